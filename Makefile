@@ -1,0 +1,72 @@
+# One target a stage. Which run needs what is drawn from configs/ into .graph.mk, so a new run never edits this file.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+COMP ?=
+NAME ?=
+FROM ?=
+SET ?=
+PUBLIC ?=
+PRIVATE ?=
+export SET PUBLIC PRIVATE
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+PY := .venv/bin/python
+SETUP := .venv/.ready
+RUN := $(COMP)/$(NAME)
+DEMO := $(or $(COMP),digits)
+RUNS :=
+CONFIGS = $(filter-out competition,$(patsubst configs/$(COMP)/%.toml,%,$(wildcard configs/$(COMP)/*.toml)))
+COMPS = $(patsubst configs/%/competition.toml,%,$(wildcard configs/*/competition.toml))
+
+include .graph.mk
+.graph.mk: $(wildcard configs configs/* configs/*/*.toml) $(wildcard pipeline/store/*.py)
+	@$(PYTHON) -m pipeline.store.graph > $@.tmp && mv $@.tmp $@
+
+# A wrong or missing argument is one line, before anything runs.
+GOAL := $(filter data folds vary train ensemble submit,$(MAKECMDGOALS))
+ifneq ($(GOAL),)
+$(if $(COMP),,$(error make $(GOAL) needs COMP=<competition>; choices: $(COMPS)))
+$(if $(wildcard configs/$(COMP)/competition.toml),,$(error no competition configs/$(COMP)/competition.toml; choices: $(COMPS)))
+endif
+ifneq ($(filter train ensemble submit,$(GOAL)),)
+$(if $(NAME),,$(error make $(GOAL) needs NAME=<run>; choices: $(CONFIGS)))
+$(if $(wildcard configs/$(RUN).toml),,$(error no config configs/$(RUN).toml; choices: $(CONFIGS)))
+endif
+
+$(SETUP): pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+cache/%/data.json: | $(SETUP)
+	$(PY) -m pipeline.stages.data $*
+cache/%/table.csv: | $(SETUP)
+	$(PY) -m pipeline.stages.folds $*
+$(RUNS): runs/%/cv.json: | $(SETUP)
+	$(PY) -m pipeline.stages.$(stage.$*) $*
+submissions/%.csv: runs/%/cv.json | $(SETUP)
+	$(PY) -m pipeline.stages.submit $*
+
+.PHONY: help setup data folds vary train ensemble submit ledger status demo test lint
+help: ## every target, in stage order
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+setup: $(SETUP) ## .venv with every dependency (the other targets do it when they need it)
+data: cache/$(COMP)/data.json ## COMP= | make or confirm the raw data
+folds: cache/$(COMP)/table.csv ## COMP= | split once: folds/<comp>.csv and the table of record
+vary: | $(SETUP) ## COMP= FROM= NAME= SET='optim.lr=3e-4' | write the three-line config of a variation
+	@$(PY) -m pipeline.stages.vary $(COMP)/$(FROM) $(NAME)
+train: runs/$(RUN)/cv.json ## COMP= NAME= | train every fold, predict, score; continues where it was killed
+ensemble: runs/$(RUN)/cv.json ## COMP= NAME= | blend runs with cross-fitted weights
+submit: submissions/$(RUN).csv ## COMP= NAME= | the file for Kaggle, checked, with a ledger row; builds all it needs
+ledger: | $(SETUP) ## [COMP= NAME= PUBLIC= PRIVATE=] | every submission: what was believed and what came
+	@$(PY) -m pipeline.stages.ledger $(if $(NAME),$(RUN))
+status: | $(SETUP) ## what is done, stale, half-way, broken
+	@$(PY) -m pipeline.stages.status
+demo: submissions/$(DEMO)/blend.csv ## [COMP=digits] | the whole chain on a built-in competition, then its scores
+	@$(PY) -m pipeline.stages.ledger
+test: | $(SETUP) ## the suite
+	$(PY) -m pytest -n 2
+lint: | $(SETUP) ## ruff and mypy
+	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy

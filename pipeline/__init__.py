@@ -1,0 +1,1 @@
+"""Podium: a competition pipeline for images, small enough to read in an afternoon."""

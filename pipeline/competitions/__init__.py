@@ -1,0 +1,1 @@
+"""What differs from competition to competition: reading its tables, writing its submission."""

@@ -1,0 +1,166 @@
+"""From raw tables to the table of record: the split, its balance and its checks."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competitions.table_of_images import Raw, column, read, read_csv
+from pipeline.scoring.split import assign, balance, union
+from pipeline.store.artifacts import CompetitionFiles
+from pipeline.store.config import Competition
+from pipeline.store.errors import UserError
+from pipeline.store.files import Array, digest_file, read_json, write_json, write_text
+from pipeline.store.table import TEST, Table, write_table
+from pipeline.tasks import TASKS, Task
+
+
+def build(config: Competition, files: CompetitionFiles) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write the committed split, how it was made, and the table of record; return how it was made, and its hashes."""
+    task = TASKS[config.task]
+    raw = read(config, files.data)
+    train = ~raw.test
+    y = task.targets(raw.y[train])
+    digests = hash_images(files.data, raw.paths)
+    wanted = {
+        "folds": config.folds.model_dump(),
+        "group": config.group and config.group.model_dump(),
+        "task": task.name,
+    }
+    units = union(raw.groups[train], digests[train])
+    method, folds = reuse(files, raw, wanted) or split(config, raw, task, y, units, files.data)
+    strata = task.strata(y, config.folds.bins)
+    names = raw.classes if strata.shape[1] == len(raw.classes) else [f"bin {s}" for s in range(strata.shape[1])]
+    counts = balance(strata, folds, [*raw.classes, "(no label)"] if task.name == "multilabel" else names)
+    errors, warnings = check(raw, digests, folds, counts)
+    if errors:
+        raise UserError(f"{files.folds}: {'; '.join(errors)}: change [folds] or [group] in {files.config}")
+    codes = np.full(len(raw.ids), TEST)
+    codes[train] = folds
+    table = Table(raw.ids, codes, raw.groups, raw.paths, digests, raw.y, raw.classes)
+    write_table(files, table)
+    committed = pd.DataFrame({"id": table.ids, "fold": table.folds})
+    if (table.groups != "").any():
+        committed["group"] = table.groups
+    text = io.StringIO()
+    committed.to_csv(text, index=False)
+    write_text(files.folds, text.getvalue())
+    facts = {
+        "method": method,
+        "settings": wanted,
+        "csv": digest_file(files.folds),
+        "fold_map": table.fold_map(),
+        "classes": raw.classes,
+        "rows": {"train": int(train.sum()), "test": int(raw.test.sum()), "each_fold": np.bincount(folds).tolist()},
+        "identical_images": int(train.sum() - len(np.unique(digests[train]))),
+        "balance": counts,
+        "warnings": warnings,
+    }
+    write_json(files.folds_receipt, facts)
+    hashes = {"scored": table.content(table.scored), "test": table.content(table.test)}
+    return facts, {"fold_map": table.fold_map(), "classes": raw.classes, **hashes}
+
+
+def choose_method(config: Competition, grouped: bool) -> str:
+    """Return the scheme that `auto` stands for."""
+    if config.folds.column is not None and config.folds.method not in ("auto", "predefined"):
+        raise UserError('folds.column goes with folds.method = "predefined"')
+    if config.folds.method != "auto":
+        if config.folds.method in ("group", "stratified-group") and not grouped:
+            raise UserError(
+                f'folds.method = "{config.folds.method}" needs a [group] section: say which rows belong together'
+            )
+        if config.folds.method == "predefined" and config.folds.column is None:
+            raise UserError('folds.method = "predefined" needs folds.column, a column of the train table')
+        if config.folds.method == "multilabel" and config.task != "multilabel":
+            raise UserError(f'folds.method = "multilabel" does not fit a {config.task} task; use "stratified"')
+        return config.folds.method
+    if config.folds.column is not None:
+        return "predefined"
+    if grouped:
+        return "stratified-group"
+    return "multilabel" if config.task == "multilabel" else "stratified"
+
+
+def split(config: Competition, raw: Raw, task: Task, y: Array, units: Array, data: Path) -> tuple[str, Array]:
+    """Return the scheme and the fold of every labelled row."""
+    method = choose_method(config, grouped=bool((raw.groups[~raw.test] != "").any()))
+    if method == "predefined":
+        path = data / config.train
+        assert config.folds.column is not None
+        cells = pd.to_numeric(pd.Series(column(read_csv(path), config.folds.column, path)), errors="coerce").to_numpy()
+        if (
+            not np.isin(cells, np.arange(len(cells))).all()
+            or len(np.unique(cells)) != cells.max() + 1
+            or cells.max() < 1
+        ):
+            raise UserError(
+                f"{path}: column {config.folds.column!r} must hold folds 0, 1, ... without a gap, at least two"
+            )
+        return method, cells.astype(np.int64)
+    return method, assign(method, task.strata(y, config.folds.bins), units, config.folds.n, config.folds.seed)
+
+
+def check(raw: Raw, digests: Array, folds: Array, counts: dict[str, list[int]]) -> tuple[list[str], list[str]]:
+    """Return (errors, warnings) of a split: what would make a score lie, and what a person should know."""
+    errors, warnings = [], []
+    train, test = ~raw.test, raw.test
+    grouped = raw.groups[train] != ""
+    for what, key, rows in (
+        ("group", raw.groups[train], grouped),
+        ("image", digests[train], np.ones(train.sum(), bool)),
+    ):
+        pairs = pd.DataFrame({"key": key[rows], "fold": folds[rows]}).drop_duplicates()
+        twice = pairs["key"][pairs["key"].duplicated()].unique()
+        if len(twice):
+            example = str(twice[0]) if what == "group" else str(raw.ids[train][digests[train] == twice[0]][0])
+            errors.append(f"{len(twice)} {what}(s) in two folds, for example {example!r}")
+    for name, row in counts.items():
+        if min(row) == 0:
+            warnings.append(f"class {name!r} is missing from fold(s) {[k for k, c in enumerate(row) if c == 0]}")
+    both = np.intersect1d(raw.ids[train], raw.ids[test])
+    if len(both):
+        warnings.append(f"{len(both)} id(s) in both train and test, for example {str(both[0])!r}")
+    leaked = train & np.isin(digests, digests[test])
+    if leaked.any():
+        warnings.append(
+            f"{leaked.sum()} train row(s) have an identical image in test, for example {str(raw.ids[leaked][0])!r}"
+        )
+    shared = np.setdiff1d(np.intersect1d(raw.groups[train], raw.groups[test]), [""])
+    if len(shared):
+        warnings.append(f"{len(shared)} group(s) in both train and test: grouped folds are harder than the test set")
+    return errors, warnings
+
+
+def hash_images(data: Path, paths: Array) -> Array:
+    """Return the content hash of every image file; an empty file is refused by name."""
+
+    def one(path: str) -> str:
+        if (data / path).stat().st_size == 0:
+            raise UserError(f"image {data / path} is empty (0 bytes): fetch it again or drop its row")
+        return digest_file(data / path)
+
+    with ThreadPoolExecutor() as pool:
+        return np.array(list(pool.map(one, paths.tolist())))
+
+
+def reuse(files: CompetitionFiles, raw: Raw, wanted: dict[str, Any]) -> tuple[str, Array] | None:
+    """Return the scheme and folds of the committed split, where it was made for these settings and holds every row."""
+    if not files.folds.exists() or not files.folds_receipt.exists():
+        return None
+    receipt = read_json(files.folds_receipt)
+    if receipt["settings"] != wanted:
+        return None
+    frame = pd.read_csv(files.folds, dtype={"id": str}, keep_default_na=False)
+    known = frame[frame["fold"] >= 0]
+    of = dict(zip(known["id"].tolist(), known["fold"].tolist(), strict=True))
+    folds = [of.get(i) for i in raw.ids[~raw.test].tolist()]
+    if len(of) != len(folds) or None in folds:
+        return None
+    edited = digest_file(files.folds) != receipt["csv"]
+    return receipt["method"] + (" edited by hand" if edited else ""), np.array(folds, np.int64)

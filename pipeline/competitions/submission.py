@@ -1,0 +1,184 @@
+"""The other end: write the file Kaggle accepts, read it back, and play leaderboard where a solution is at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competitions.table_of_images import column, encode, read_csv, read_ids
+from pipeline.scoring.metrics import Metric
+from pipeline.store.config import Competition
+from pipeline.store.errors import UserError
+from pipeline.store.files import Array
+from pipeline.tasks import Task
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a competition wants predictions: the sample's header and ids, and whether cells are labels or values."""
+
+    config: Competition
+    task: Task
+    classes: list[str]
+    path: Path
+    sample: pd.DataFrame
+    columns: list[str]
+    labels: bool
+
+    @property
+    def joined(self) -> bool:
+        """Say whether one cell holds all labels of a row."""
+        return self.task.name == "multilabel" and len(self.columns) == 1
+
+
+def read_format(config: Competition, task: Task, metric: Metric, classes: list[str], data: Path) -> Format:
+    """Read the sample submission and decide what its cells are."""
+    path = data / config.submission.sample
+    sample = read_csv(path)
+    read_ids(sample, config.id, path)
+    columns = [str(c) for c in sample.columns if c != config.id]
+    wide = len(columns) > 1
+    if wide and sorted(columns) != sorted(classes):
+        raise UserError(
+            f"{path}: columns {columns[:5]} are not the classes {classes[:5]} of {config.train}: names must agree"
+        )
+    if not columns or (not wide and task.name == "regression" and len(classes) > 1):
+        raise UserError(f"{path}: columns {columns} do not hold the targets {classes[:5]}")
+    if config.submission.format == "auto":
+        one = not wide and task.name in ("multiclass", "multilabel")
+        labels = one or (metric.label and task.cuts)
+    else:
+        labels = config.submission.format == "label"
+        if not labels and not wide and task.name in ("multiclass", "multilabel"):
+            raise UserError(f'{path} has one column: submission.format = "value" needs one column a class')
+    return Format(config, task, classes, path, sample, columns, labels)
+
+
+def fill(form: Format, ids: Array, prediction: Array, labels: Array) -> pd.DataFrame:
+    """Fill the sample: predictions (N P) or decided labels of the test rows `ids`, in the sample's order."""
+    wanted = form.sample[form.config.id].to_numpy(str)
+    place = {i: row for row, i in enumerate(ids.tolist())}
+    missing = [i for i in wanted.tolist() if i not in place]
+    if missing:
+        raise UserError(
+            f"{form.path}: id {missing[0]!r} has no prediction ({len(missing)} in all): run make folds again"
+        )
+    rows = np.array([place[i] for i in wanted.tolist()], int)
+    prediction, labels = prediction[rows], labels[rows]
+    filled = form.sample.copy()
+    if form.joined:
+        separator = form.config.separator or " "
+        names = np.array(form.classes)
+        filled[form.columns[0]] = [separator.join(names[row == 1]) for row in labels]
+    elif form.labels and len(form.columns) == 1:
+        filled[form.columns[0]] = np.array(_names(form))[labels]
+    else:
+        matrix = _matrix(form, labels if form.labels else prediction)
+        for name in form.columns:
+            filled[name] = matrix[:, form.classes.index(name) if len(form.columns) > 1 else 0]
+    return filled
+
+
+def read_back(form: Format, path: Path) -> tuple[pd.DataFrame, Array]:
+    """Read a submission as Kaggle would and refuse what Kaggle would; return it and predictions (N P) or labels."""
+    frame = read_csv(path)
+    if list(frame.columns) != list(form.sample.columns):
+        raise UserError(f"{path}: header {list(frame.columns)} is not the sample's {list(form.sample.columns)}")
+    ids, wanted = frame[form.config.id].to_numpy(str), form.sample[form.config.id].to_numpy(str)
+    if len(ids) != len(wanted) or (ids != wanted).any():
+        at = next((i for i, (a, b) in enumerate(zip(ids, wanted, strict=False)) if a != b), min(len(ids), len(wanted)))
+        raise UserError(
+            f"{path}: row {at + 2} does not have the id of the sample's row: keep the sample's ids and order"
+        )
+    return frame, decode(form, frame, path)
+
+
+def decode(form: Format, frame: pd.DataFrame, path: Path) -> Array:
+    """Turn cells back into labels (as `Task.decide` gives them) or predictions (N P)."""
+    ids = frame[form.config.id].to_numpy(str)
+    if form.labels and len(form.columns) == 1:
+        single = {"target": form.columns[0], "classes": form.classes if form.joined else _names(form)}
+        known = form.config.model_copy(
+            update={**single, "separator": (form.config.separator or " ") if form.joined else None}
+        )
+        return form.task.targets(encode(known, frame, ids, path)[0])
+    ordered = form.classes if len(form.columns) > 1 else form.columns
+    cells = [pd.to_numeric(frame[name], errors="coerce").to_numpy(float) for name in ordered]
+    values = np.column_stack(cells)
+    wrong = ~np.isfinite(values).all(1)
+    if wrong.any():
+        raise UserError(f"{path}: id {str(ids[wrong][0])!r} has no finite number: a model predicted NaN or infinity")
+    if form.labels:
+        return values.astype(np.int64) if form.task.name == "multilabel" else values.argmax(1)
+    if form.task.probabilities and ((values < 0) | (values > 1)).any():
+        raise UserError(
+            f"{path}: id {str(ids[((values < 0) | (values > 1)).any(1)][0])!r} has a probability outside 0..1"
+        )
+    if form.task.name == "multiclass":
+        off = np.abs(values.sum(1) - 1) > 1e-3
+        if off.any():
+            raise UserError(
+                f"{path}: id {str(ids[off][0])!r} has probabilities that sum to {values[off][0].sum():.4f}, not 1"
+            )
+    return values[:, -1:] if form.task.name == "binary" else values
+
+
+def leaderboard(form: Format, metric: Metric, data: Path, submitted: Array) -> dict[str, float]:
+    """Score a decoded submission against `solution.csv` as Kaggle would: {"public": ..., "private": ...}."""
+    path = data / "solution.csv"
+    frame = read_csv(path)
+    ids = read_ids(frame, form.config.id, path)
+    targets = form.config.target if isinstance(form.config.target, list) else [form.config.target]
+    if set(targets) <= set(frame.columns):
+        known = form.config.model_copy(update={"classes": form.classes})
+        y = form.task.targets(encode(known, frame, ids, path)[0])
+    else:
+        cells = np.column_stack([pd.to_numeric(column(frame, c, path)) for c in form.classes])
+        y = cells.argmax(1) if form.task.name == "multiclass" else form.task.targets(cells)
+    place = {i: row for row, i in enumerate(form.sample[form.config.id].tolist())}
+    absent = [i for i in ids.tolist() if i not in place]
+    if absent:
+        raise UserError(f"{path}: id {absent[0]!r} is not in {form.path}")
+    guess = submitted[[place[i] for i in ids.tolist()]]
+    usage = column(frame, "Usage", path) if "Usage" in frame.columns else np.full(len(frame), "Private")
+    result = {}
+    for name in ("Public", "Private"):
+        rows = np.char.lower(usage) == name.lower()
+        if rows.any():
+            result[name.lower()] = score_submitted(form, metric, y[rows], guess[rows])
+    return result
+
+
+def score_submitted(form: Format, metric: Metric, y: Array, guess: Array) -> float:
+    """Score what a file says: labels count as certain probabilities where the metric wants probabilities."""
+    if not form.labels:
+        return metric(form.task, y, guess, form.task.default_cuts(len(form.classes)))
+    if not metric.label:
+        if form.task.name == "multiclass":
+            guess = np.eye(len(form.classes))[guess]
+        guess = guess.astype(np.float64)
+    return metric.function(y, guess, np.ones(len(y)))
+
+
+def _names(form: Format) -> list[Any]:
+    """Return class names as the sample writes them: whole numbers where both are numbers."""
+    sample = form.sample[form.columns[0]]
+    try:
+        numbers = [float(c) for c in form.classes]
+        whole = bool((pd.to_numeric(sample) % 1 == 0).all()) and all(n == int(n) for n in numbers)
+    except ValueError:
+        return form.classes
+    return [str(int(n)) for n in numbers] if whole and not any("." in s for s in sample) else form.classes
+
+
+def _matrix(form: Format, filled: Array) -> Array:
+    """Return N x (columns in class order): both sides of a binary probability, one-hot for labels of one class."""
+    if len(form.columns) == 1:
+        return filled.reshape(len(filled), -1)
+    if form.labels:
+        return filled if filled.ndim == 2 else np.eye(len(form.classes), dtype=np.int64)[filled]
+    return np.column_stack([1 - filled, filled]) if form.task.name == "binary" else filled

@@ -1,0 +1,200 @@
+"""The default competition: a CSV of ids and targets, and a folder of images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from pipeline.store.config import Competition, Group
+from pipeline.store.errors import UserError, nearest
+from pipeline.store.files import Array
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Rows as the competition gives them: labelled first, then test (targets NaN)."""
+
+    ids: Array
+    test: Array
+    groups: Array
+    paths: Array
+    y: Array
+    classes: list[str]
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read a CSV as text: no guessing of types, an empty cell stays an empty cell."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist: put or link the competition's files into {path.parent}")
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as CSV: {str(error).strip()}") from error
+
+
+def column(frame: pd.DataFrame, name: str, path: Path) -> Array:
+    """Return a column as text; a missing one is named with the nearest match."""
+    if name not in frame.columns:
+        raise UserError(f"{path} has no column {name!r}; {nearest(name, map(str, frame.columns))}")
+    return frame[name].to_numpy(str)
+
+
+def read_ids(frame: pd.DataFrame, name: str, path: Path) -> Array:
+    """Return the id column: present, unique, and safe as a part of a path."""
+    ids = column(frame, name, path)
+    values, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        raise UserError(
+            f"{path}: id {str(values[counts > 1][0])!r} stands there {counts.max()} times: keep one row an id"
+        )
+    for row, value in enumerate(ids.tolist()):
+        if not value.strip():
+            raise UserError(f"{path}: row {row + 2} has an empty id in column {name!r}")
+        if "\\" in value or "\0" in value or value.startswith("/") or ".." in PurePosixPath(value).parts:
+            raise UserError(f"{path}: id {value!r} (row {row + 2}) would lead out of the data folder: rename it")
+    return ids
+
+
+def read(config: Competition, data: Path) -> Raw:
+    """Read the tables of a competition and find every image."""
+    train_path = data / config.train
+    frame = read_csv(train_path)
+    if not len(frame):
+        raise UserError(f"{train_path} has no rows")
+    train_ids = read_ids(frame, config.id, train_path)
+    y, classes = encode(config, frame, train_ids, train_path)
+    test_path = data / (config.test or config.submission.sample)
+    test_ids = read_ids(read_csv(test_path), config.id, test_path)
+    ids = np.concatenate([train_ids, test_ids])
+    test = np.arange(len(ids)) >= len(train_ids)
+    splits = np.where(test, config.images.test, config.images.train)
+    pairs = zip(ids.tolist(), splits.tolist(), strict=True)
+    paths = np.array([config.images.pattern.replace("{split}", split).replace("{id}", i) for i, split in pairs])
+    twice = np.intersect1d(paths[test], paths[~test])
+    if len(twice):
+        raise UserError(f"{test_path}: image {str(twice[0])!r} belongs to a train row too: remove it from one table")
+    for i, path in zip(ids.tolist(), paths.tolist(), strict=True):
+        if not (data / path).is_file():
+            raise UserError(_missing_image(data, i, path))
+    everything = np.full((len(ids), y.shape[1]), np.nan)
+    everything[~test] = y
+    groups = np.full(len(ids), "", object)
+    if config.group is not None:
+        groups = read_groups(config.group, config.id, frame, ids, test, data, train_path)
+    return Raw(ids, test, groups.astype(str), paths, everything, classes)
+
+
+def encode(config: Competition, frame: pd.DataFrame, ids: Array, path: Path) -> tuple[Array, list[str]]:
+    """Return targets (N T) as numbers and the names of classes, labels, grades or targets."""
+    names = [config.target] if isinstance(config.target, str) else config.target
+    cells = np.column_stack([column(frame, name, path) for name in names])
+    cells = np.char.strip(cells)
+    if config.separator is not None:
+        return _encode_joined(config, cells[:, 0], ids, path)
+    empty = (cells == "") | (np.char.lower(cells) == "nan")
+    if empty.any():
+        row, t = np.argwhere(empty)[0]
+        raise UserError(f"{path}: id {str(ids[row])!r} has no value in column {names[t]!r}: fill it or drop the row")
+    if config.task == "regression":
+        return _numbers(cells, names, ids, path), names
+    if len(names) > 1:
+        values = _numbers(cells, names, ids, path)
+        wrong = ~np.isin(values, (0, 1)).all(1)
+        if config.task == "multiclass":
+            wrong |= values.sum(1) != 1
+        if wrong.any():
+            want = "exactly one 1 and else 0" if config.task == "multiclass" else "0 or 1"
+            raise UserError(f"{path}: id {str(ids[wrong][0])!r} must have {want} in columns {names}")
+        return (values if config.task == "multilabel" else values.argmax(1)[:, None]), names
+    classes = config.classes or _sorted(np.unique(cells).tolist())
+    if config.task == "binary" and len(classes) != 2:
+        raise UserError(f"{path}: a binary target has 2 values, column {names[0]!r} has {len(classes)}: {classes[:5]}")
+    if len(classes) < 2:
+        raise UserError(f"{path}: column {names[0]!r} has one class only ({classes[0]!r}): nothing to learn")
+    if config.task == "ordinal":
+        try:
+            [float(c) for c in classes]
+        except ValueError:
+            raise UserError(f"{path}: ordinal grades must be numbers, column {names[0]!r} has {classes[:5]}") from None
+    index = {c: i for i, c in enumerate(classes)}
+    for i, cell in zip(ids.tolist(), cells[:, 0].tolist(), strict=True):
+        if cell not in index:
+            raise UserError(
+                f"{path}: id {i!r} has the label {cell!r}, which is not among the classes; {nearest(cell, classes)}"
+            )
+    return np.array([[index[cell]] for cell in cells[:, 0].tolist()], float), classes
+
+
+def read_groups(
+    group: Group, id_name: str, frame: pd.DataFrame, ids: Array, test: Array, data: Path, train_path: Path
+) -> Array:
+    """Return the group of every row; a train row without one is refused, a test row may have none ("")."""
+    if group.pattern is not None:
+        try:
+            pattern = re.compile(group.pattern)
+        except re.error as error:
+            raise UserError(f"group.pattern {group.pattern!r} is not a regular expression: {error}") from error
+        found = [pattern.search(i) for i in ids.tolist()]
+        values = [None if m is None else m.group(1 if pattern.groups else 0) for m in found]
+        where = f"group.pattern {group.pattern!r}"
+    else:
+        assert group.column is not None
+        path = data / group.table if group.table else train_path
+        table = read_csv(path) if group.table else frame
+        keys = column(table, group.id or id_name, path)
+        of = dict(zip(keys.tolist(), column(table, group.column, path).tolist(), strict=True))
+        values = [of.get(i) for i in ids.tolist()]
+        where = f"{path}, column {group.column!r}"
+    for i, value, is_test in zip(ids.tolist(), values, test.tolist(), strict=True):
+        if not value and not is_test:
+            raise UserError(f"{where} gives no group for id {i!r}: every train row needs one")
+    return np.array([value or "" for value in values], object)
+
+
+def _encode_joined(config: Competition, cells: Array, ids: Array, path: Path) -> tuple[Array, list[str]]:
+    """Encode a column of joined labels; an empty cell is the valid empty set."""
+    assert config.separator is not None
+    split = [[part.strip() for part in cell.split(config.separator) if part.strip()] for cell in cells.tolist()]
+    classes = config.classes or _sorted({label for labels in split for label in labels})
+    if not classes:
+        raise UserError(f"{path}: column {config.target!r} has no label at all")
+    y = np.zeros((len(split), len(classes)))
+    for row, labels in enumerate(split):
+        for label in labels:
+            if label not in classes:
+                who = str(ids[row])
+                raise UserError(
+                    f"{path}: id {who!r} has the label {label!r}, not among the classes; {nearest(label, classes)}"
+                )
+            y[row, classes.index(label)] = 1
+    return y, classes
+
+
+def _numbers(cells: Array, names: Sequence[str], ids: Array, path: Path) -> Array:
+    values = np.column_stack([pd.to_numeric(pd.Series(c), errors="coerce").to_numpy(float) for c in cells.T])
+    if not np.isfinite(values).all():
+        row, t = np.argwhere(~np.isfinite(values))[0]
+        raise UserError(f"{path}: id {str(ids[row])!r} has {str(cells[row, t])!r} in column {names[t]!r}, not a number")
+    return values
+
+
+def _sorted(values: Sequence[str] | set[str]) -> list[str]:
+    """Sort numerically where every value is a number, else by name."""
+    try:
+        return sorted(values, key=float)
+    except ValueError:
+        return sorted(values)
+
+
+def _missing_image(data: Path, i: str, path: str) -> str:
+    wanted = data / path
+    line = f"id {i!r} has no image {wanted}: check images.pattern"
+    if not wanted.parent.is_dir():
+        return f"{line} (the folder {wanted.parent} does not exist)"
+    alike = sorted(p.name for p in wanted.parent.glob(f"{PurePosixPath(path).stem}*"))
+    return f"{line} (there is {alike[0]!r})" if alike else line

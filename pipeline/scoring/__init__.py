@@ -1,0 +1,1 @@
+"""Metrics, splits, blends and decisions: numpy, scipy and scikit-learn only."""

@@ -1,0 +1,265 @@
+"""Thresholds and ordinal cut points: exact where the metric allows it, cross-fitted always.
+
+Methods: `fixed` (one half between neighbours), `ratio` (as many rows above a cut as labels are), `optimal` (the best cut
+on the rows it is fitted on; `ratio` for a label with fewer than 50 positives, where the optimum is mostly noise), and
+`auto`, which chooses among them inside the cross-fitting and keeps `fixed` unless the gate is passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.scoring.bootstrap import gate, replicate
+from pipeline.scoring.metrics import METRICS, Metric, f_score
+from pipeline.store.files import Array
+from pipeline.tasks import Task
+
+RARE = 50
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What cuts are fitted for."""
+
+    task: Task
+    metric: Metric
+    classes: int
+    y: Array
+    folds: Array
+    group: Array | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Cross-fitted decisions: labels of the OOF rows, cuts of each fold, deployed cuts and how they were chosen."""
+
+    labels: Array
+    by_fold: dict[int, Array]
+    methods: dict[int, str]
+    cuts: Array
+    method: str
+
+
+def match_shares(above: float, p: Array) -> float:
+    """Return the cut on `p` (N,) that leaves a share of the rows nearest to `above` over it; ties stay together."""
+    n, values = len(p), np.sort(p).astype(np.float64)
+    borders = np.r_[0, np.flatnonzero(np.diff(values)) + 1, n]
+    place = int(borders[np.argmin(np.abs(n - borders - above * n))])
+    padded = np.r_[values[0] - 1, values, values[-1] + 1]
+    return float(_between(padded[place], padded[place + 1]))
+
+
+def ratio_cuts(problem: Problem, y: Array, p: Array) -> Array:
+    """Return cuts with as many rows above them as the targets have."""
+    if problem.task.name == "ordinal":
+        return np.array([match_shares(float((y > c).mean()), p[:, 0]) for c in range(problem.classes - 1)])
+    y = y.reshape(len(y), -1)
+    return np.array([match_shares(float(y[:, c].mean()), p[:, c]) for c in range(y.shape[1])])
+
+
+def optimal_cuts(problem: Problem, y: Array, p: Array) -> Array:
+    """Return the best cuts for the metric on these rows."""
+    metric = problem.metric
+    ratio = ratio_cuts(problem, y, p)
+    if problem.task.name == "ordinal":
+        starts = (problem.task.default_cuts(problem.classes), ratio)
+        if metric.name == "quadratic_kappa":
+            return kappa_cuts(y, p[:, 0], starts)
+        return _coordinate_search(problem, y, p, starts)
+    if _counts(metric, problem.task) is not None:
+        y = y.reshape(len(y), -1)
+        exact = np.array([best_threshold(metric, problem.task, y[:, c], p[:, c]) for c in range(y.shape[1])])
+        return np.where(y.sum(0) < RARE, ratio, exact)
+    # Metrics that mix labels (micro, samples, whole rows) and the user's own: one threshold, over pooled quantiles.
+    grid = np.unique(np.r_[0.5, np.quantile(p, np.linspace(0.005, 0.995, 199))])
+    gains = [metric.gain(metric(problem.task, y, p, np.full(p.shape[1], cut)), 0.0) for cut in grid]
+    return np.full(p.shape[1], grid[int(np.nanargmax(gains))])
+
+
+def best_threshold(metric: Metric, task: Task, y: Array, p: Array) -> float:
+    """Return the exact best threshold of one label (y and p are N) by sorting."""
+    order = np.argsort(-p, kind="stable")
+    p, y = p[order].astype(np.float64), y[order]
+    n = len(y)
+    hit, predicted = np.r_[0, np.cumsum(y)], np.arange(n + 1)
+    possible = np.r_[True, p[1:] != p[:-1], True]
+    from_counts = _counts(metric, task)
+    assert from_counts is not None, f"{metric.name} is not a function of the counts of one label"
+    cut = int(np.argmax(np.where(possible, from_counts(hit, predicted, hit[-1], n), -np.inf)))
+    padded = np.r_[p[0] + 1, p, p[-1] - 1]
+    return float(_between(padded[cut + 1], padded[cut]))
+
+
+Counts = Callable[[Array, Array, int, int], Array]
+
+
+def _counts(metric: Metric, task: Task) -> Counts | None:
+    """Return the metric of one label as a function of (hits, predicted, actual, rows), None where it is none."""
+
+    def right(hit: Array, predicted: Array, actual: int, n: int) -> Array:
+        return (n - actual - predicted + 2 * hit) / n
+
+    def recalls(hit: Array, predicted: Array, actual: int, n: int) -> Array:
+        return hit / max(actual, 1) + (n - actual - predicted + hit) / max(n - actual, 1)
+
+    def f_positive(hit: Array, predicted: Array, actual: int, n: int) -> Array:
+        return f_score(hit, predicted, np.full(len(hit), actual), beta)
+
+    def f_both(hit: Array, predicted: Array, actual: int, n: int) -> Array:
+        rest = f_score(n - actual - predicted + hit, n - predicted, np.full(len(hit), n - actual), beta)
+        return f_positive(hit, predicted, actual, n) + rest
+
+    name, _, average = metric.name.partition("_")
+    if METRICS.get(metric.name) is not metric:
+        return None
+    if task.name == "binary" and metric.name == "balanced_accuracy":
+        return recalls
+    if task.name == "binary" and (metric.name == "accuracy" or average == "micro"):
+        return right
+    if not name.startswith("f") or average not in ("", "macro"):
+        return None
+    beta = float(name[1:])
+    return f_both if task.name == "binary" and average == "macro" else f_positive
+
+
+def kappa_cuts(y: Array, p: Array, starts: tuple[Array, ...]) -> Array:
+    """Return cuts that no move of a single cut improves (quadratic kappa), the best over the starts.
+
+    With prefix sums of the sorted rows the kappa of every position of one cut costs one vector operation, so each move
+    is to the exact optimum given the other cuts.
+    """
+    order = np.argsort(p, kind="stable")
+    p, y = p[order].astype(np.float64), y[order].astype(np.float64)
+    n, total, squares = len(y), y.sum(), (y**2).sum()
+    prefix = np.r_[0.0, np.cumsum(y)]
+    possible = np.r_[True, p[1:] != p[:-1], True]
+
+    def kappa(grade: Array, grade2: Array, product: Array) -> Array:
+        expected = squares + grade2 - 2 * total * grade / n
+        observed = squares - 2 * product + grade2
+        return 1 - np.divide(observed, expected, out=np.ones_like(expected), where=expected > 1e-12)
+
+    best_score, best = -np.inf, np.asarray(starts[0])
+    for start in starts:
+        # A cut as a position: rows from that position on lie above it.
+        position = np.searchsorted(p, start, side="right")
+        score = -np.inf
+        while True:
+            for j in range(len(start)):
+                low = position[j - 1] if j else 0
+                high = position[j + 1] if j + 1 < len(start) else n
+                at = np.arange(low, high + 1)
+                at = at[possible[at]]
+                bounds = np.r_[0, np.delete(position, j), n]
+                rest = np.repeat(np.arange(len(start)), np.diff(bounds))  # grades with cut j taken out
+                above, sums = high - at, prefix[high] - prefix[at]
+                # Rows over cut j get one more than `rest`, up to the next cut and beyond it.
+                beyond, beyond_sum = n - high, prefix[n] - prefix[high]
+                grade = rest.sum() + above + beyond
+                grade2 = (rest**2).sum() + (2 * j + 1) * above + (2 * rest[high:] + 1).sum()
+                product = rest @ y + sums + beyond_sum
+                values = kappa(grade + 0.0, grade2 + 0.0, product)
+                position[j] = at[int(np.argmax(values))]
+                newest = float(values.max())
+            if newest <= score + 1e-12:
+                break
+            score = newest
+        if score > best_score:
+            edges = np.r_[p[0] - 1, p, p[-1] + 1]
+            best_score, best = score, _between(edges[position], edges[position + 1])
+    return best
+
+
+def fit(problem: Problem, method: str, rows: Array, view: Array) -> tuple[Array, str]:
+    """Fit cuts on the rows of a mask; return them and the method that `auto` settled on."""
+    y, p = problem.y[rows], view[rows]
+    if method == "fixed":
+        return problem.task.default_cuts(problem.classes), method
+    if method == "ratio":
+        return ratio_cuts(problem, y, p), method
+    if method == "optimal":
+        return optimal_cuts(problem, y, p), method
+    return fit(problem, _choose(problem, rows, view), rows, view)
+
+
+def crossfit(problem: Problem, method: str, view: Callable[[int | None], Array]) -> Decision:
+    """Decide each fold with cuts fitted on the other folds, and fit the deployed cuts on all rows.
+
+    `view(k)` returns all OOF predictions (N P) as fold k may see them (for a blend: under the weights fitted without
+    fold k); `view(None)` those of the deployed run.
+    """
+    everything = np.ones(len(problem.y), bool)
+    labels, by_fold, methods = np.zeros_like(problem.y), {}, {}
+    for k in np.unique(problem.folds).tolist():
+        mine = problem.folds == k
+        by_fold[k], methods[k] = fit(problem, method, ~mine, view(k))
+        labels[mine] = problem.task.decide(view(k)[mine], by_fold[k])
+    cuts, chosen = fit(problem, method, everything, view(None))
+    return Decision(labels, by_fold, methods, cuts, chosen)
+
+
+def match_ensemble(task: Task, cuts: Array, models: list[Array], mean: Array) -> Array:
+    """Move cuts fitted for one model to the mean of several (label-free quantile matching).
+
+    The mean of K models is narrower than one model, so the same cut would leave too few rows beyond it: the moved cut
+    leaves the share of rows that the models, each at its own cut, leave on average.
+    """
+    if not len(cuts):
+        return cuts
+    columns = [0] * len(cuts) if task.name == "ordinal" else list(range(len(cuts)))
+    shares = [np.mean([(m[:, c] > cut).mean() for m in models]) for c, cut in zip(columns, cuts, strict=True)]
+    return np.array([match_shares(float(share), mean[:, c]) for c, share in zip(columns, shares, strict=True)])
+
+
+def _between(low: Array, high: Array) -> Array:
+    """Return the cut halfway, or `low` where rounding would put the cut on `high`, which must stay over it."""
+    middle = (low + high) / 2
+    return np.where(middle < high, middle, low)
+
+
+def _choose(problem: Problem, rows: Array, view: Array) -> str:
+    """Choose a method by cross-fitted gain over `fixed` inside `rows`, through the gate."""
+    candidates = ["optimal", "ratio"]
+    inner = np.unique(problem.folds[rows])
+    if len(inner) < 2:
+        return "fixed"
+    labels = {}
+    for method in ["fixed", *candidates]:
+        labels[method] = np.zeros_like(problem.y)
+        for k in inner:
+            mine = rows & (problem.folds == k)
+            cuts, _ = fit(problem, method, rows & ~mine, view)
+            labels[method][mine] = problem.task.decide(view[mine], cuts)
+    y = problem.y[rows]
+    score = problem.metric.function
+
+    def scorer(method: str) -> Callable[[Array], float]:
+        guess = labels[method][rows]
+        return lambda weight: score(y, guess, weight)
+
+    scorers = [scorer(method) for method in labels]
+    now = np.array([s(np.ones(len(y))) for s in scorers])
+    group = None if problem.group is None else problem.group[rows]
+    boot = replicate(scorers, len(y), group)
+    winner, _ = gate(problem.metric.gain(now[1:], now[0]), problem.metric.gain(boot[:, 1:], boot[:, :1]))
+    return "fixed" if winner is None else candidates[winner]
+
+
+def _coordinate_search(problem: Problem, y: Array, p: Array, starts: tuple[Array, ...]) -> Array:
+    """Move one cut at a time over 99 quantiles until no move improves the metric."""
+    grid = np.unique(np.quantile(p[:, 0].astype(np.float64), np.linspace(0.005, 0.995, 99)))
+
+    def gain(cuts: Array) -> float:
+        return float(problem.metric.gain(problem.metric(problem.task, y, p, cuts), 0.0))
+
+    best = max(starts, key=gain)
+    while True:
+        old = gain(best)
+        for j in range(len(best)):
+            moved = [np.sort(np.r_[np.delete(best, j), value]) for value in grid]
+            best = max([best, *moved], key=gain)
+        if gain(best) <= old:
+            return best

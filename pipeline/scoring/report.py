@@ -1,0 +1,64 @@
+"""The scores of a run: pooled with a standard error, per fold, fixed against tuned decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pipeline.scoring.bootstrap import standard_error
+from pipeline.scoring.cuts import Decision, Problem, crossfit
+from pipeline.store.files import Array
+
+
+def score_oof(problem: Problem, oof: Array, decision: Decision | None) -> dict[str, Any]:
+    """Return the scores of OOF predictions (N P).
+
+    `score` is the one to publish: cross-fitted wherever something was tuned; `se` its bootstrap standard error (by group
+    where there are groups). Label metrics also get `fixed` (untuned cuts) and `in_sample` (cuts fitted on the rows they
+    are scored on: too high, shown for comparison only).
+    """
+    task, metric, y = problem.task, problem.metric, problem.y
+    default = task.default_cuts(problem.classes)
+
+    def score(weight: Array) -> float:
+        if decision is not None and metric.label:
+            return metric.function(y, decision.labels, weight)
+        return metric(task, y, oof, default, weight)
+
+    ks = np.unique(problem.folds).tolist()
+    per_fold = [score((problem.folds == k).astype(np.float64)) for k in ks]
+    report: dict[str, Any] = {
+        "metric": metric.name,
+        "score": score(np.ones(len(y))),
+        "se": standard_error(score, len(y), problem.group),
+        "n": len(y),
+        "per_fold": per_fold,
+        "fold_sd": float(np.std(per_fold, ddof=1)) if len(ks) > 1 else float("nan"),
+    }
+    if decision is not None and metric.label:
+        report["fixed"] = metric(task, y, oof, default)
+        report["in_sample"] = metric(task, y, oof, decision.cuts)
+    return report
+
+
+def score_run(
+    problem: Problem, oof: Array, method: str, view: Callable[[int | None], Array]
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the scores of a run and, for tasks with cuts, its cross-fitted decision (see `cuts.crossfit`)."""
+    if not (problem.task.cuts and problem.metric.label):
+        return score_oof(problem, oof, None), None
+    decision = crossfit(problem, method, view)
+    cuts = {str(k): cut for k, cut in decision.by_fold.items()}
+    facts = {"method": decision.method, "cuts": decision.cuts, "by_fold": cuts, "methods": decision.methods}
+    return score_oof(problem, oof, decision), facts | {"level": "crossfit"}
+
+
+def in_words(report: dict[str, Any]) -> str:
+    """Return the scores as one line for a person."""
+    line = f"{report['metric']} {report['score']:.4f} +- {report['se']:.4f} (se, n={report['n']})"
+    line += f", folds sd {report['fold_sd']:.4f}"
+    if "in_sample" in report:
+        line += f"; fixed cuts {report['fixed']:.4f}, tuned in-sample {report['in_sample']:.4f} (optimistic)"
+    return line

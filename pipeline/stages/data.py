@@ -1,0 +1,40 @@
+"""Raw data: make a built-in competition, or confirm that the user's folder is there."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+
+from pipeline.store.artifacts import CompetitionFiles
+from pipeline.store.command import main
+from pipeline.store.config import load_competition
+from pipeline.store.errors import UserError, resolve
+from pipeline.store.files import digest_file, digest_json, lock
+from pipeline.store.receipts import fresh, touch, write_receipt
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make `data/<competition>` where it is built in, and write the receipt of its tables."""
+    config, files = load_competition(args.competition), CompetitionFiles(args.competition)
+    with lock(files.lock, f"competition {files.name}"):
+        if config.built_in is not None and not files.data.exists():
+            from pipeline.competitions.digits import MAKERS
+
+            maker = resolve(MAKERS, config.built_in, "built-in competition")
+            building = files.data.with_name(f".{files.name}.tmp")
+            shutil.rmtree(building, ignore_errors=True)
+            maker(building)
+            building.rename(files.data)
+        if not files.data.is_dir():
+            raise UserError(
+                f"{files.data} does not exist: unzip the competition there, or link it: ln -s FOLDER {files.data}"
+            )
+        tables = {path.name: digest_file(path) for path in sorted(files.data.glob("*.csv"))}
+        key = digest_json(tables)
+        if fresh(files.data_receipt, key):
+            return touch(files.data_receipt)
+        write_receipt(files.data_receipt, stage="data", key=key, outputs=[], tables=tables)
+
+
+if __name__ == "__main__":
+    main(run, __doc__, "competition")

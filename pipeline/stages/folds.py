@@ -1,0 +1,50 @@
+"""Split the labelled rows into folds, once, and turn the raw tables into the table of record."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import Any
+
+from pipeline.scoring.metrics import get_metric
+from pipeline.store.artifacts import CompetitionFiles
+from pipeline.store.command import main
+from pipeline.store.config import load_competition
+from pipeline.store.files import lock
+from pipeline.store.keys import folds_key
+from pipeline.store.receipts import fresh, touch, write_receipt
+from pipeline.tasks import TASKS
+
+log = logging.getLogger("pipeline.folds")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the table of record, the committed split and how it was made."""
+    config, files = load_competition(args.competition), CompetitionFiles(args.competition)
+    get_metric(config.metric, TASKS[config.task])
+    with lock(files.lock, f"competition {files.name}"):
+        if fresh(files.table_receipt, folds_key(config, files)):
+            return touch(files.table)
+        from pipeline.competitions.record import build  # pandas and scikit-learn: only where there is work
+
+        facts, hashes = build(config, files)
+        outputs = [files.folds, files.folds_receipt, files.table]
+        write_receipt(files.table_receipt, stage="folds", key=folds_key(config, files), outputs=outputs, **hashes)
+        touch(files.table)
+        say(files, facts)
+
+
+def say(files: CompetitionFiles, facts: dict[str, Any]) -> None:
+    """Print the balance table and the warnings."""
+    rows = facts["rows"]
+    log.info("%s: %s, %d train rows, %d test rows", files.folds, facts["method"], rows["train"], rows["test"])
+    table = {"rows": rows["each_fold"], **facts["balance"]}
+    width = max(map(len, table))
+    for name, counts in table.items():
+        log.info("  %-*s %s", width, name, " ".join(f"{count:6d}" for count in counts))
+    for warning in facts["warnings"]:
+        log.warning("warning: %s", warning)
+
+
+if __name__ == "__main__":
+    main(run, __doc__, "competition")

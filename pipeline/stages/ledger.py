@@ -1,0 +1,45 @@
+"""Print every submission with what was believed (CV) and what came; PUBLIC= and PRIVATE= record a score by hand."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+
+from pipeline.store import ledger
+from pipeline.store.command import main
+from pipeline.store.errors import UserError
+
+
+def run(args: argparse.Namespace) -> None:
+    """Record scores given in the environment, then print the table."""
+    scores = {}
+    for name in ("public", "private"):
+        value = os.environ.get(name.upper(), "")
+        if value:
+            try:
+                scores[name] = float(value)
+            except ValueError:
+                raise UserError(f"{name.upper()}={value} is not a number") from None
+            if not math.isfinite(scores[name]):
+                raise UserError(f"{name.upper()}={value} is not a finite number")
+    if scores:
+        if not args.run:
+            raise UserError("say which submission: make ledger COMP=... NAME=... PUBLIC=0.91")
+        ledger.record(args.run, **scores)
+    rows = ledger.read()
+    if not rows:
+        print("no submission yet: make submit COMP=... NAME=...")
+        return
+    width = max(len(row.run) for row in rows)
+    print(
+        f"{'run':{width}}  {'time':19}  {'file':8}  {'metric':18} {'cv':>8}  {'se':>6}  {'fold sd':>7}  {'public':>8} {'private':>8}"
+    )
+    for row in rows:
+        public, private = (f"{v:8.4f}" if not math.isnan(v) else f"{'-':>8}" for v in (row.public, row.private))
+        numbers = f"{row.cv:8.4f}  {row.se:6.4f}  {row.fold_sd:7.4f}  {public} {private}"
+        print(f"{row.run:{width}}  {row.time:19}  {row.hash[:8]}  {row.metric:18} {numbers}")
+
+
+if __name__ == "__main__":
+    main(run, __doc__, "run?")

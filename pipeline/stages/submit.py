@@ -1,0 +1,140 @@
+"""Write the submission of a run, check it as Kaggle would, and enter it in the ledger."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from pipeline.scoring.metrics import METRICS, Metric, get_metric
+from pipeline.store import ledger
+from pipeline.store.artifacts import RunFiles
+from pipeline.store.command import main
+from pipeline.store.config import load_competition
+from pipeline.store.errors import UserError
+from pipeline.store.files import Array, atomic, digest_file, lock, read_json, read_npy
+from pipeline.store.keys import submit_key
+from pipeline.store.receipts import damaged, fresh, touch, write_receipt
+from pipeline.tasks import TASKS, Task
+
+log = logging.getLogger("pipeline.submit")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write `submissions/<run>.csv`, its receipt, and a ledger row."""
+    files = RunFiles(args.run)
+    competition = load_competition(files.competition.name)
+    if not files.receipt.exists():
+        raise UserError(f"{files.receipt} is missing: make submit COMP=... NAME=... builds it")
+    shelf = read_json(files.receipt)
+    with lock(files.submit_lock, f"the submission of {args.run}"):
+        key = submit_key(shelf, competition, files.competition.data)
+        if files.submission.exists() and fresh(files.submission_receipt, key):
+            return touch(files.submission)
+        broken = damaged(shelf)
+        if broken:
+            raise UserError(f"{broken[0]} is not what {files.receipt} says: delete {files.receipt} and run make again")
+        if "saw" in shelf["level"].values():
+            raise UserError(
+                f"{args.run} rests on labels of its own held-out rows (level `saw`): its score is not honest"
+            )
+        submit(files, shelf, key)
+
+
+def decide(
+    task: Task, metric: Metric, files: RunFiles, shelf: dict[str, Any], test: Array, wants_labels: bool
+) -> tuple[Array, dict[str, Any]]:
+    """Decide the labels of the test rows; return them and the cuts used.
+
+    Tuned cuts belong to one model a row; the mean of K models is narrower, so they are moved to leave the share of rows
+    that the K models leave on average (see `cuts.match_ensemble`).
+    """
+    from pipeline.scoring.cuts import Problem, fit, match_ensemble
+    from pipeline.store.table import read_table
+
+    if not (task.cuts and wants_labels):
+        return task.decide(test, np.zeros(0)), {}
+    decision = shelf["decision"]
+    if decision is None:
+        # The metric takes probabilities but the file wants labels: F1 decides.
+        table = read_table(files.competition.name)
+        metric = METRICS["f1" if task.name == "binary" else "f1_macro"]
+        y = task.targets(table.y[table.scored])
+        problem = Problem(task, metric, len(table.classes), y, table.folds[table.scored], table.group)
+        cuts, method = fit(problem, "auto", np.ones(len(y), bool), np.asarray(read_npy(files.oof)))
+    else:
+        cuts, method = np.array(decision["cuts"]), decision["method"]
+    models = [np.asarray(read_npy(files.fold(k).test)) for k in shelf["folds"]]
+    moved = cuts if method == "fixed" else match_ensemble(task, cuts, models, test)
+    return task.decide(test, moved), {"metric": metric.name, "method": method, "one_model": cuts, "deployed": moved}
+
+
+def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
+    """Fill the sample, write, read back, score where there is a solution."""
+    from pipeline.competitions.submission import fill, leaderboard, read_back, read_format
+    from pipeline.store.table import TEST, read_table
+    from pipeline.store.tracking import track
+
+    competition = load_competition(files.competition.name)
+    task, table = TASKS[competition.task], read_table(files.competition.name)
+    metric, data = get_metric(competition.metric, task), files.competition.data
+    form = read_format(competition, task, metric, table.classes, data)
+    rows = table.folds[table.test] == TEST
+    test = np.asarray(read_npy(files.test))
+    if len(test) != len(rows):
+        raise UserError(f"{files.test} has {len(test)} rows, the table has {len(rows)} test rows: run make train again")
+    labels, cuts = decide(task, metric, files, shelf, test, form.labels)
+    filled = fill(form, table.ids[table.test][rows], test[rows], labels[rows])
+    scores: dict[str, float] = {}
+    with atomic(files.submission) as temporary:
+        filled.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
+        _, submitted = read_back(form, temporary)
+        if (data / "solution.csv").exists():
+            scores = leaderboard(form, metric, data, submitted)
+        made = digest_file(temporary)
+        facts = {
+            "run": files.run,
+            "shelf_key": shelf["key"],
+            "level": shelf["level"],
+            "decision": cuts,
+            "rows": len(filled),
+        }
+        row = ledger.Row(
+            run=files.run,
+            hash=made,
+            time=time.strftime("%Y-%m-%d %H:%M:%S"),
+            metric=metric.name,
+            cv=shelf["metrics"]["score"],
+            se=shelf["metrics"]["se"],
+            fold_sd=shelf["metrics"]["fold_sd"],
+            public=scores.get("public", math.nan),
+            private=scores.get("private", math.nan),
+        )
+        ledger.enter(row)
+    write_receipt(
+        files.submission_receipt,
+        stage="submit",
+        key=key,
+        outputs=[files.submission],
+        metrics=shelf["metrics"],
+        **facts,
+        **scores,
+    )
+    touch(files.submission)
+    with track(files, "submit", facts, key) as tracker:
+        tracker.summary({"cv": row.cv, "cv_se": row.se, **scores})
+        tracker.artifact(f"{files.run}-submission", "submission", files.submission)
+    log.info("%s: %d rows, cv %s %.4f +- %.4f", files.submission, len(filled), metric.name, row.cv, row.se)
+    if scores:
+        told = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        log.info(
+            "%s: local leaderboard: %s (look %d at these labels)", files.run, told, ledger.looks(files.competition.name)
+        )
+
+
+if __name__ == "__main__":
+    main(run, __doc__, "run")

@@ -1,0 +1,176 @@
+"""Every file name of the house is spelt here and nowhere else; paths are relative to the repository root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+CONFIGS, FOLDS, DATA, CACHE, RUNS, SUBMISSIONS = (
+    Path(name) for name in ("configs", "folds", "data", "cache", "runs", "submissions")
+)
+LEDGER, LEDGER_LOCK = SUBMISSIONS / "ledger.csv", CACHE / ".ledger.lock"
+
+
+@dataclass(frozen=True)
+class CompetitionFiles:
+    """The files of one competition."""
+
+    name: str
+
+    @property
+    def config(self) -> Path:
+        """Return the competition contract."""
+        return CONFIGS / self.name / "competition.toml"
+
+    @property
+    def data(self) -> Path:
+        """Return the folder of raw data (or a link to it)."""
+        return DATA / self.name
+
+    @property
+    def data_receipt(self) -> Path:
+        """Return the receipt of the raw data; it lies in the cache because the user's folder is never written."""
+        return CACHE / self.name / "data.json"
+
+    @property
+    def table(self) -> Path:
+        """Return the table of record."""
+        return CACHE / self.name / "table.csv"
+
+    @property
+    def table_receipt(self) -> Path:
+        """Return the receipt of the table of record."""
+        return CACHE / self.name / "table.json"
+
+    @property
+    def folds(self) -> Path:
+        """Return the committed split."""
+        return FOLDS / f"{self.name}.csv"
+
+    @property
+    def folds_receipt(self) -> Path:
+        """Return how the split was made: method, seed, hashes, classes, balance table, checks."""
+        return FOLDS / f"{self.name}.json"
+
+    @property
+    def images(self) -> Path:
+        """Return the folder of decoded images."""
+        return CACHE / self.name / "images"
+
+    @property
+    def lock(self) -> Path:
+        """Return the lock of the competition's shared files."""
+        return CACHE / self.name / ".lock"
+
+
+@dataclass(frozen=True)
+class FoldFiles:
+    """The files of one model of a run: repeat 0 lies in `fold<k>/`, repeat r in `repeat<r>/fold<k>/`."""
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        """Return the final weights; their header carries the fit hash."""
+        return self.folder / "model.safetensors"
+
+    def epoch(self, number: int) -> Path:
+        """Return the weights kept after an epoch (select = "best" only)."""
+        return self.folder / f"epoch{number}.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """Return the checkpoint to resume from."""
+        return self.folder / "last.pt"
+
+    @property
+    def log(self) -> Path:
+        """Return the step and epoch log."""
+        return self.folder / "log.jsonl"
+
+    @property
+    def oof(self) -> Path:
+        """Return predictions of the rows this model never saw."""
+        return self.folder / "oof.npy"
+
+    @property
+    def test(self) -> Path:
+        """Return this model's test predictions."""
+        return self.folder / "test.npy"
+
+    @property
+    def receipt(self) -> Path:
+        """Return the model's receipt, written last."""
+        return self.folder / "fold.json"
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The shelf of a run id `<competition>/<name>`."""
+
+    run: str
+
+    @property
+    def competition(self) -> CompetitionFiles:
+        """Return the files of the run's competition."""
+        return CompetitionFiles(self.run.split("/")[0])
+
+    @property
+    def config(self) -> Path:
+        """Return the run's config."""
+        return CONFIGS / f"{self.run}.toml"
+
+    @property
+    def folder(self) -> Path:
+        """Return the shelf."""
+        return RUNS / self.run
+
+    @property
+    def oof(self) -> Path:
+        """Return out-of-fold predictions: the rows with fold >= 0 in table order."""
+        return self.folder / "oof.npy"
+
+    @property
+    def test(self) -> Path:
+        """Return the deployed test predictions."""
+        return self.folder / "test.npy"
+
+    @property
+    def receipt(self) -> Path:
+        """Return the run's receipt with its scores, written last."""
+        return self.folder / "cv.json"
+
+    @property
+    def state(self) -> Path:
+        """Return what must not change while a run is resumed: its fold map and the machine's choices."""
+        return self.folder / "state.json"
+
+    @property
+    def log(self) -> Path:
+        """Return the log in words."""
+        return self.folder / "run.log"
+
+    @property
+    def lock(self) -> Path:
+        """Return the lock of the shelf."""
+        return self.folder / ".lock"
+
+    @property
+    def submit_lock(self) -> Path:
+        """Return the lock of the submission."""
+        return self.folder / ".submit.lock"
+
+    def fold(self, fold: int, repeat: int = 0) -> FoldFiles:
+        """Return the files of one model."""
+        folder = self.folder if repeat == 0 else self.folder / f"repeat{repeat}"
+        return FoldFiles(folder / f"fold{fold}")
+
+    @property
+    def submission(self) -> Path:
+        """Return the file for Kaggle."""
+        return SUBMISSIONS / f"{self.run}.csv"
+
+    @property
+    def submission_receipt(self) -> Path:
+        """Return what the file for Kaggle rests on."""
+        return SUBMISSIONS / f"{self.run}.json"

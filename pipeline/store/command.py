@@ -1,0 +1,52 @@
+"""The thin shell around every stage: arguments, logging, exit status."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.store.errors import UserError
+
+
+def main(stage: Callable[[argparse.Namespace], None], description: str, *arguments: str) -> None:
+    """Run a stage: positional `arguments`; a UserError is one line on stderr and exit status 2."""
+    parser = argparse.ArgumentParser(prog=f"python -m {stage.__module__}", description=description)
+    for name in arguments:
+        parser.add_argument(name.removesuffix("?"), nargs="?" if name.endswith("?") else None)
+    parsed = parser.parse_args()
+    console = logging.StreamHandler()
+    console.setLevel(logging.INFO)
+    console.setFormatter(logging.Formatter("%(asctime)s - %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[console])
+    try:
+        stage(parsed)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: run the same command to continue", file=sys.stderr)
+        sys.exit(130)
+
+
+def log_to(path: Path) -> logging.Handler:
+    """Also log to a file, with every detail; return the handler so that the caller can close it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setLevel(logging.DEBUG)
+    handler.setFormatter(logging.Formatter("%(asctime)s - %(name)s - %(levelname)s - %(message)s"))
+    package = logging.getLogger("pipeline")
+    package.setLevel(logging.DEBUG)
+    package.addHandler(handler)
+    return handler
+
+
+def setting(name: str, default: int) -> int:
+    """Read a whole number from the environment: where to run is environment, never config."""
+    value = os.environ.get(name, "")
+    if value and not value.isdigit():
+        raise UserError(f"environment variable {name} must be a whole number, got {value!r}")
+    return int(value) if value else default

@@ -1,0 +1,278 @@
+"""The schema of every config: unknown keys are refused, the nearest known one is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.store.artifacts import CompetitionFiles
+from pipeline.store.errors import UserError, nearest
+from pipeline.store.toml import read_run, read_toml, sibling
+
+TaskName = Literal["binary", "multiclass", "multilabel", "ordinal", "regression"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of a config: frozen, nothing unknown, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+class Images(Section):
+    """Where the images lie and how they are read."""
+
+    pattern: str = "{split}_images/{id}"
+    train: str = "train"
+    test: str = "test"
+    channels: Literal["grey", "rgb", "rgba"] = "rgb"
+    depth: Literal[8, 16] = 8
+
+    @model_validator(mode="after")
+    def _has_id(self) -> Images:
+        if "{id}" not in self.pattern:
+            raise ValueError(f"images.pattern must contain {{id}}, got {self.pattern!r}")
+        return self
+
+
+class Group(Section):
+    """What must never be divided between folds: a column, a second table, or a pattern on the id."""
+
+    column: str | None = None
+    table: str | None = None
+    id: str | None = None
+    pattern: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Group:
+        if (self.column is None) == (self.pattern is None):
+            raise ValueError("[group] takes either column (of train.csv, or of `table`) or pattern (on the id)")
+        return self
+
+
+class Folds(Section):
+    """How rows are split."""
+
+    method: Literal["auto", "kfold", "stratified", "group", "stratified-group", "multilabel", "predefined"] = "auto"
+    n: Annotated[int, Field(ge=2)] = 5
+    seed: int = 0
+    bins: Annotated[int, Field(ge=2)] = 10
+    column: str | None = None
+
+
+class Submission(Section):
+    """The file Kaggle accepts."""
+
+    sample: str = "sample_submission.csv"
+    format: Literal["auto", "label", "value"] = "auto"
+
+
+class Competition(Section):
+    """The contract of a competition: `configs/<competition>/competition.toml`."""
+
+    task: TaskName
+    metric: str
+    built_in: str | None = None
+    train: str = "train.csv"
+    test: str | None = None
+    id: str
+    target: str | list[str]
+    separator: str | None = None
+    classes: list[str] | None = None
+    images: Images = Images()
+    group: Group | None = None
+    folds: Folds = Folds()
+    submission: Submission = Submission()
+
+    @model_validator(mode="after")
+    def _targets_fit_task(self) -> Competition:
+        if isinstance(self.target, list) and self.task in ("binary", "ordinal"):
+            raise ValueError(f"target: a {self.task} task has one target column, got {self.target}")
+        if self.separator is not None and self.task != "multilabel":
+            raise ValueError("separator: only a multilabel task has a column of joined labels")
+        if self.task == "multilabel" and isinstance(self.target, str) and self.separator is None:
+            raise ValueError('separator: a multilabel task with one column needs it, for example separator = " "')
+        return self
+
+
+class Model(Section):
+    """The network."""
+
+    name: str = "cnn"
+    weights: str = "none"
+    pool: Literal["avg", "max", "gem"] = "avg"
+    dropout: Share = 0.0
+    head: Literal["auto", "classification", "regression", "both"] = "auto"
+    options: dict[str, Any] = {}
+
+
+class Image(Section):
+    """What the network sees."""
+
+    size: Count | Annotated[list[Count], Field(min_length=2, max_length=2)] = 64
+    normalize: Literal["imagenet", "half"] = "imagenet"
+
+
+class Augment(Section):
+    """How training images are changed."""
+
+    recipe: str = "light"
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Loss(Section):
+    """What is minimised."""
+
+    name: str = "auto"
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gamma: Annotated[float, Field(ge=0)] = 2.0
+    delta: Positive = 1.0
+    class_weight: Literal["none", "inverse"] = "none"
+
+
+class Optim(Section):
+    """How it is minimised."""
+
+    name: str = "adamw"
+    lr: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    schedule: Literal["constant", "cosine", "onecycle"] = "cosine"
+    warmup: Share = 0.05
+    clip: Annotated[float, Field(ge=0)] = 0.0
+    accumulate: Count = 1
+
+
+class Average(Section):
+    """Averages of the weights along the way: `ema` a decay, `swa` the share of training after which it begins."""
+
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    swa: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _one(self) -> Average:
+        if self.ema and self.swa:
+            raise ValueError("average: ema and swa exclude each other; set one of them to 0")
+        return self
+
+
+class Predict(Section):
+    """How predictions are made; changing it never trains again."""
+
+    tta: str = "none"
+    batch_size: Count = 256
+
+
+Decision = Literal["auto", "fixed", "optimal", "ratio"]
+
+
+class Train(Section):
+    """A run that trains K models."""
+
+    stage: Literal["train"] = "train"
+    seed: int = 0
+    epochs: Count = 20
+    batch_size: Count = 32
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    select: Literal["last", "best"] = "last"
+    on_bad_image: Literal["error", "skip-train"] = "error"
+    decision: Decision = "auto"
+    model: Model = Model()
+    image: Image = Image()
+    augment: Augment = Augment()
+    loss: Loss = Loss()
+    optim: Optim = Optim()
+    average: Average = Average()
+    predict: Predict = Predict()
+
+    @model_validator(mode="after")
+    def _select_and_swa(self) -> Train:
+        if self.select == "best" and self.average.swa:
+            raise ValueError(
+                'select = "best" and average.swa exclude each other: SWA has one set of weights, at the end'
+            )
+        return self
+
+    def fitting(self) -> dict[str, Any]:
+        """Return what the weights depend on."""
+        return self.model_dump(exclude={"predict", "decision", "stage"})
+
+
+class Ensemble(Section):
+    """A run that blends other runs."""
+
+    stage: Literal["ensemble"]
+    members: Annotated[list[str], Field(min_length=1)]
+    method: Literal["auto", "uniform", "convex", "greedy", "hand"] = "auto"
+    weights: list[Annotated[float, Field(ge=0)]] | None = None
+    space: Literal["probability", "logit", "rank"] = "probability"
+    seed: int = 0
+    steps: Count = 25
+    bags: Count = 5
+    decision: Decision = "auto"
+
+    @model_validator(mode="after")
+    def _hand_has_weights(self) -> Ensemble:
+        if (self.method == "hand") != (self.weights is not None):
+            raise ValueError('weights: method = "hand" needs them, and only it takes them')
+        if self.weights is not None and (len(self.weights) != len(self.members) or sum(self.weights) <= 0):
+            raise ValueError(f"weights: need {len(self.members)} numbers >= 0, one a member, with a sum above 0")
+        if len(set(self.members)) != len(self.members):
+            raise ValueError("members: a run stands there twice")
+        if self.method == "convex" and self.space != "probability":
+            raise ValueError('method = "convex" blends probabilities (or values): set space = "probability"')
+        return self
+
+
+S = TypeVar("S", bound=Section)
+STAGES: dict[str, type[Train] | type[Ensemble]] = {"train": Train, "ensemble": Ensemble}
+
+
+def validate(schema: type[S], settings: dict[str, Any], path: Path) -> S:
+    """Check settings against a schema; the first mistake becomes one line with file, key and nearest known key."""
+    try:
+        return schema.model_validate(settings)
+    except ValidationError as error:
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            owner = _section_at(schema, first["loc"][:-1])
+            raise UserError(f"{path}: unknown key {place!r}; {nearest(str(first['loc'][-1]), owner)}") from None
+        got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: {place + ': ' if place else ''}{message}{got}") from None
+
+
+def load_competition(name: str) -> Competition:
+    """Read and check the contract of a competition."""
+    path = CompetitionFiles(name).config
+    if not path.exists():
+        known = [p.parent.name for p in path.parent.parent.glob("*/competition.toml")]
+        raise UserError(f"no competition {name!r}: {path} does not exist; {nearest(name, known)}")
+    return validate(Competition, read_toml(path), path)
+
+
+def load_run(run: str) -> Train | Ensemble:
+    """Read and check the config of a run, with every `base` laid under it."""
+    settings, files = read_run(run)
+    stage = settings.get("stage", "train")
+    if stage not in STAGES:
+        raise UserError(f"{files[0]}: unknown stage {stage!r}; {nearest(str(stage), STAGES)}")
+    config = validate(STAGES[stage], settings, files[0])
+    if isinstance(config, Ensemble):
+        config = config.model_copy(update={"members": [sibling(run, member) for member in config.members]})
+    return config
+
+
+def _section_at(schema: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that may stand at `place` in a schema."""
+    for part in place:
+        annotation = schema.model_fields[str(part)].annotation
+        found = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
+        schema = next(a for a in found if issubclass(a, BaseModel))
+    return list(schema.model_fields)

@@ -1,0 +1,77 @@
+"""Draw the edges of the Make graph from the configs, so that a new run never edits the Makefile."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.store.artifacts import CONFIGS, CompetitionFiles, RunFiles
+from pipeline.store.errors import UserError
+from pipeline.store.toml import parents, read_run
+
+
+def runs() -> list[str]:
+    """Return every run id that has a config."""
+    paths = sorted(CONFIGS.glob("*/*.toml"))
+    return [f"{path.parent.name}/{path.stem}" for path in paths if path.stem != "competition"]
+
+
+def competitions() -> list[str]:
+    """Return every competition that has a contract."""
+    return sorted(path.parent.name for path in CONFIGS.glob("*/competition.toml"))
+
+
+def check_cycles(edges: dict[str, list[str]]) -> None:
+    """Refuse a cycle by name: Make would only warn and drop an edge."""
+    done: set[str] = set()
+
+    def visit(run: str, path: tuple[str, ...]) -> None:
+        if run in path:
+            raise UserError(f"configs form a cycle: {' -> '.join((*path[path.index(run) :], run))}; remove one edge")
+        if run not in done:
+            for parent in edges.get(run, []):
+                visit(parent, (*path, run))
+            done.add(run)
+
+    for run in edges:
+        visit(run, ())
+
+
+def edges_of(found: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Return run -> parents for the settings of all runs."""
+    return {run: parents(run, settings) for run, settings in found.items()}
+
+
+def draw() -> str:
+    """Return the text of `.graph.mk`: per competition its inputs, per run its stage, configs and parents."""
+    lines = ["# written by pipeline/store/graph.py from configs/; do not edit"]
+    for name in competitions():
+        files = CompetitionFiles(name)
+        lines.append(f"{files.data_receipt}: {files.config} $(wildcard {files.data}/*.csv)")
+        lines.append(f"{files.table}: {files.config} {files.data_receipt} $(wildcard {files.folds})")
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs():
+        files_of_run = RunFiles(run)
+        try:
+            settings, sources = read_run(run)
+        except UserError as error:
+            # One broken config must not stop the others: its own target reports it.
+            print(f"warning: {error}", file=sys.stderr)
+            settings, sources = {}, [files_of_run.config]
+        found[run] = settings
+        needs: list[Path] = [*sources, files_of_run.competition.config, files_of_run.competition.table]
+        needs += [RunFiles(parent).receipt for parent in parents(run, settings)]
+        lines.append(f"RUNS += {files_of_run.receipt}")
+        lines.append(f"stage.{run} := {settings.get('stage', 'train')}")
+        lines.append(f"{files_of_run.receipt}: {' '.join(map(str, dict.fromkeys(needs)))}")
+    check_cycles(edges_of(found))
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    try:
+        print(draw(), end="")
+    except UserError as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        sys.exit(2)

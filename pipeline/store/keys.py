@@ -1,0 +1,63 @@
+"""What each artefact depends on, as one hash; a stage that finds its own hash in the receipt has nothing to do.
+
+Fitting and predicting have separate hashes: new TTA or new test images never train again. A comment in a config
+changes nothing, because the hash is of what was read from it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.store.artifacts import CompetitionFiles, RunFiles
+from pipeline.store.config import Competition, Ensemble, Train, load_competition, load_run
+from pipeline.store.errors import UserError
+from pipeline.store.files import digest_file, digest_json, read_json
+
+
+def folds_key(config: Competition, files: CompetitionFiles) -> str:
+    """Return the hash of all that the table of record depends on."""
+    if not files.data_receipt.exists():
+        raise UserError(f"{files.data_receipt} is missing: run make data COMP={files.name}")
+    committed = [digest_file(path) for path in (files.folds, files.folds_receipt) if path.exists()]
+    return digest_json([config.model_dump(), read_json(files.data_receipt)["tables"], committed])
+
+
+def read_table_facts(files: CompetitionFiles) -> dict[str, Any]:
+    """Return the hashes of the table of record: `fold_map`, `scored` rows, `test` rows, and the `classes`."""
+    if not files.table_receipt.exists() or not files.table.exists():
+        raise UserError(f"{files.table} is missing: run make folds COMP={files.name}")
+    facts: dict[str, Any] = read_json(files.table_receipt)
+    return facts
+
+
+def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -> tuple[str, str, str]:
+    """Return the hashes of the weights, of the predictions, and of the scored run."""
+    weights = Path(config.model.weights)
+    contract = [competition.task, competition.metric, competition.images.channels, competition.images.depth]
+    rows = [table["classes"], table["fold_map"], table["scored"]]
+    fitted = digest_json([config.fitting(), digest_file(weights) if weights.is_file() else None, contract, rows])
+    predicted = digest_json([fitted, config.predict.model_dump(), table["test"]])
+    return fitted, predicted, digest_json([predicted, config.decision])
+
+
+def ensemble_key(config: Ensemble, competition: Competition, members: dict[str, dict[str, Any]]) -> str:
+    """Return the hash of a blend: its config and what its members wrote."""
+    outputs = {member: receipt["outputs"] for member, receipt in members.items()}
+    return digest_json([config.model_dump(), competition.metric, outputs])
+
+
+def submit_key(shelf: dict[str, Any], competition: Competition, data: Path) -> str:
+    """Return the hash of a submission: the shelf, the sample, and the solution where there is one."""
+    tables = [data / competition.submission.sample, data / "solution.csv"]
+    known = [digest_file(path) for path in tables if path.exists()]
+    return digest_json([shelf["key"], shelf["outputs"], competition.model_dump(), known])
+
+
+def current_key(run: str) -> str:
+    """Return the hash that the receipt of a run has if the run is up to date."""
+    files = RunFiles(run)
+    config, competition = load_run(run), load_competition(files.competition.name)
+    if isinstance(config, Train):
+        return train_keys(config, competition, read_table_facts(files.competition))[2]
+    return ensemble_key(config, competition, {m: read_json(RunFiles(m).receipt) for m in config.members})

@@ -1,0 +1,89 @@
+"""The ledger of submissions: one committed CSV of what was believed and what came."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import asdict, dataclass, fields, replace
+
+from pipeline.store.artifacts import LEDGER, LEDGER_LOCK
+from pipeline.store.errors import UserError
+from pipeline.store.files import lock, write_text
+
+
+@dataclass(frozen=True)
+class Row:
+    """One submitted file; NaN where a score is not known (yet)."""
+
+    run: str
+    hash: str
+    time: str
+    metric: str
+    cv: float
+    se: float
+    fold_sd: float
+    public: float = math.nan
+    private: float = math.nan
+
+
+def read() -> list[Row]:
+    """Return the rows, oldest first."""
+    if not LEDGER.exists():
+        return []
+    with open(LEDGER, encoding="utf-8", newline="") as handle:
+        found = list(csv.DictReader(handle))
+    try:
+        return [
+            Row(**{f.name: _number(row[f.name]) if f.type == "float" else row[f.name] for f in fields(Row)})
+            for row in found
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{LEDGER} is damaged ({error}): restore it with git checkout {LEDGER}") from error
+
+
+def enter(row: Row) -> None:
+    """Add a row; the same file of the same run keeps its first time and the scores it has."""
+    with lock(LEDGER_LOCK, "the ledger"):
+        rows = read()
+        for at, old in enumerate(rows):
+            if (old.run, old.hash) == (row.run, row.hash):
+                known = {n: getattr(old, n) for n in ("public", "private") if math.isnan(getattr(row, n))}
+                rows[at] = replace(row, time=old.time, **known)
+                break
+        else:
+            rows.append(row)
+        _write(rows)
+
+
+def record(run: str, **scores: float) -> Row:
+    """Set scores of the newest row of a run by hand."""
+    with lock(LEDGER_LOCK, "the ledger"):
+        rows = read()
+        for at in range(len(rows) - 1, -1, -1):
+            if rows[at].run == run:
+                rows[at] = replace(rows[at], **scores)
+                _write(rows)
+                return rows[at]
+    raise UserError(f"{LEDGER} has no submission of {run!r}: run make submit first")
+
+
+def looks(competition: str) -> int:
+    """Return how many different files of a competition have been scored on its private labels."""
+    return len({row.hash for row in read() if row.run.startswith(f"{competition}/") and not math.isnan(row.private)})
+
+
+def _write(rows: list[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [f.name for f in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cells = {
+            k: ("" if math.isnan(v) else f"{v:.6g}") if isinstance(v, float) else v for k, v in asdict(row).items()
+        }
+        writer.writerow(cells)
+    write_text(LEDGER, text.getvalue())
+
+
+def _number(text: str) -> float:
+    return float(text) if text else math.nan

@@ -1,0 +1,57 @@
+"""Read configs as plain tables (standard library only: the Make graph is drawn from here)."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pipeline.store.artifacts import CONFIGS, RunFiles
+from pipeline.store.errors import UserError, nearest
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read one TOML file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = [f"{p.parent.name}/{p.stem}" for p in CONFIGS.glob("*/*.toml") if p.stem != "competition"]
+        wanted = f"{path.parent.name}/{path.stem}"
+        raise UserError(f"no config {path}; {nearest(wanted, known)}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+
+
+def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with `change` laid over it, table by table."""
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def read_run(run: str, seen: tuple[str, ...] = ()) -> tuple[dict[str, Any], list[Path]]:
+    """Return a run's raw settings with every `base` laid under them, and the files they came from."""
+    if run in seen:
+        raise UserError(f"configs form a cycle: {' -> '.join((*seen, run))}; break it in one of their `base` keys")
+    path = RunFiles(run).config
+    settings = read_toml(path)
+    if "base" not in settings:
+        return settings, [path]
+    base = settings.pop("base")
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base must be the name of another config, not {base!r}")
+    under, files = read_run(sibling(run, base), (*seen, run))
+    return merge(under, settings), [path, *files]
+
+
+def sibling(run: str, name: str) -> str:
+    """Return the run id of `name` as written in the config of `run`: of the same competition unless it names one."""
+    return name if "/" in name else f"{run.split('/')[0]}/{name}"
+
+
+def parents(run: str, settings: dict[str, Any]) -> list[str]:
+    """Return the run ids a run builds on."""
+    members = settings.get("members", [])
+    return [sibling(run, m) for m in members if isinstance(m, str)] if isinstance(members, list) else []

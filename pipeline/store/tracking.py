@@ -1,0 +1,83 @@
+"""Mirror a stage to Weights & Biases: one group a run, one W&B run a fold, once an epoch.
+
+`log.jsonl` on the shelf is the record; W&B is its mirror. `WANDB_MODE=disabled` costs nothing, not even the import;
+without an account the mirror is written offline (`wandb sync` sends it later).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.store.artifacts import CACHE, RunFiles
+from pipeline.store.files import Array, digest
+
+log = logging.getLogger(__name__)
+TABLE_ROWS = 10_000
+
+
+class Tracker:
+    """What a stage may say to W&B; every call does nothing where tracking is disabled."""
+
+    def __init__(self, wandb: Any = None, run: Any = None) -> None:
+        self.wandb, self.run = wandb, run
+
+    def log(self, numbers: dict[str, Any]) -> None:
+        """Add one point to the history."""
+        if self.run is not None:
+            self.run.log(numbers)
+
+    def summary(self, numbers: dict[str, Any]) -> None:
+        """Set summary values."""
+        if self.run is not None:
+            self.run.summary.update(numbers)
+
+    def table(self, name: str, columns: dict[str, Array]) -> None:
+        """Log a table (its first 10,000 rows: the whole one lies on the shelf)."""
+        if self.run is not None:
+            rows = [list(row) for row in zip(*(c[:TABLE_ROWS].tolist() for c in columns.values()), strict=True)]
+            self.run.log({name: self.wandb.Table(columns=list(columns), data=rows)})
+
+    def artifact(self, name: str, kind: str, *paths: Path) -> None:
+        """Log files as one artefact."""
+        if self.run is not None:
+            artifact = self.wandb.Artifact(name.replace("/", "-"), type=kind)
+            for path in paths:
+                artifact.add_file(str(path), policy="immutable", skip_cache=True)
+            self.run.log_artifact(artifact)
+
+
+@contextlib.contextmanager
+def track(files: RunFiles, stage: str, config: dict[str, Any], key: str, fold: int | None = None) -> Iterator[Tracker]:
+    """Open the W&B run of a stage (of one fold); the same key continues the same W&B run."""
+    if os.environ.get("WANDB_MODE") == "disabled":
+        yield Tracker()
+        return
+    import wandb
+
+    for variable, folder in (("WANDB_CACHE_DIR", "cache"), ("WANDB_DATA_DIR", "data")):
+        os.environ.setdefault(variable, str((CACHE / "wandb" / folder).absolute()))
+    files.folder.mkdir(parents=True, exist_ok=True)
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    run = wandb.init(
+        project=os.environ.get("WANDB_PROJECT", "podium"),
+        group=files.run,
+        job_type=stage,
+        name=files.run if fold is None else f"{files.run}/fold{fold}",
+        id=digest(files.run, stage, key, str(fold))[:16],
+        resume="allow" if mode == "online" else None,
+        config={**config, "run": files.run, "fold": fold, "key": key},
+        dir=files.folder,
+        mode=mode,
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+    try:
+        yield Tracker(wandb, run)
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()

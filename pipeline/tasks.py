@@ -1,0 +1,80 @@
+"""What differs between the tasks, and nowhere else.
+
+Shapes: `N` rows, `C` classes, `L` labels, `T` targets.
+
+| task       | target y          | prediction on the shelf        | cuts             |
+|------------|-------------------|--------------------------------|------------------|
+| binary     | N, 0/1            | N 1, probability of the second | 1 threshold      |
+| multiclass | N, class index    | N C, probabilities, sum 1      | none (arg max)   |
+| multilabel | N L, 0/1          | N L, probabilities             | L thresholds     |
+| ordinal    | N, grade index    | N 1, grade as a real number    | C-1 cut points   |
+| regression | N T, real         | N T, real                      | none             |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.store.files import Array
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: its heads (the first is the default), whether it predicts probabilities, whether it has cuts."""
+
+    name: str
+    heads: tuple[str, ...]
+    probabilities: bool
+    cuts: bool
+
+    def width(self, classes: int) -> int:
+        """Return the number of prediction columns for `classes` classes, labels or targets."""
+        return 1 if self.name in ("binary", "ordinal") else classes
+
+    def targets(self, y: Array) -> Array:
+        """Give the table's targets (N T, real) the shape and type of the task."""
+        if self.name == "regression":
+            return y
+        whole = y.astype(np.int64)
+        return whole if self.name == "multilabel" else whole[:, 0]
+
+    def default_cuts(self, classes: int) -> Array:
+        """Return the untuned cuts: one half between neighbours."""
+        if self.name == "ordinal":
+            return np.arange(classes - 1) + 0.5
+        return np.full(self.width(classes) if self.cuts else 0, 0.5)
+
+    def decide(self, prediction: Array, cuts: Array) -> Array:
+        """Turn predictions into labels: class index, 0/1 labels, grade; a value passes unchanged."""
+        if self.name == "multiclass":
+            return prediction.argmax(1)
+        if self.name == "ordinal":
+            return np.searchsorted(cuts, prediction[:, 0], side="left")
+        if self.name == "binary":
+            return (prediction[:, 0] > cuts[0]).astype(np.int64)
+        return (prediction > cuts).astype(np.int64) if self.cuts else prediction
+
+    def strata(self, y: Array, bins: int) -> Array:
+        """Return what folds are stratified by: a 0/1 matrix N S (several ones a row for labels)."""
+        if self.name == "multilabel":
+            # A row without any label is a stratum too, else the empty rows pile up in one fold.
+            return np.column_stack([y, ~y.any(1)]).astype(np.int64)
+        if self.name == "regression":
+            ranks = y[:, 0].argsort(kind="stable").argsort(kind="stable")
+            y = ranks * min(bins, len(y)) // max(len(y), 1)
+        values, index = np.unique(y, return_inverse=True)
+        return np.eye(len(values), dtype=np.int64)[index]
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("binary", ("classification",), probabilities=True, cuts=True),
+        Task("multiclass", ("classification",), probabilities=True, cuts=False),
+        Task("multilabel", ("classification",), probabilities=True, cuts=True),
+        Task("ordinal", ("regression", "classification", "both"), probabilities=False, cuts=True),
+        Task("regression", ("regression",), probabilities=False, cuts=False),
+    )
+}

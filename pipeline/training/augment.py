@@ -1,0 +1,127 @@
+"""Augmentation: albumentations behind one function, and mixup / cutmix on batches.
+
+`augmenter(recipe)` gives `(image uint8 or uint16 H W C, seed) -> image`; nothing else here is used outside.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+# Else albumentations asks the network for its newest version at import.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+
+from pipeline.store.errors import resolve
+from pipeline.store.files import Array
+
+Augmenter = Callable[[Array, int], Array]
+
+
+def none() -> list[Any]:
+    """Change nothing."""
+    return []
+
+
+def light() -> list[Any]:
+    """Flip left to right, shift a little: safe for photographs."""
+    return [A.HorizontalFlip(p=0.5, strict=True), _affine(shift=0.06, scale=0.1, degrees=8, p=0.8)]
+
+
+def medium() -> list[Any]:
+    """Any of the eight symmetries of the square, stronger geometry, some colour: for views without an upright."""
+    return [
+        A.D4(p=1.0, strict=True),
+        _affine(shift=0.1, scale=0.2, degrees=25, p=0.8),
+        A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5, strict=True),
+    ]
+
+
+def heavy() -> list[Any]:
+    """`medium` with holes, blur and noise."""
+    return [
+        *medium(),
+        A.OneOf([A.GaussianBlur(p=1.0, strict=True), A.GaussNoise(std_range=(0.02, 0.1), p=1.0, strict=True)], p=0.3),
+        A.CoarseDropout(num_holes_range=(1, 4), hole_height_range=(0.1, 0.25), hole_width_range=(0.1, 0.25), p=0.5,
+                        strict=True),
+    ]  # fmt: skip
+
+
+def upright() -> list[Any]:
+    """Geometry without flips: for characters and whatever else loses its meaning in a mirror."""
+    return [
+        _affine(shift=0.1, scale=0.15, degrees=15, p=0.9, shear=10),
+        A.ElasticTransform(alpha=30, sigma=5, p=0.5, strict=True),
+        A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.3, strict=True),
+    ]
+
+
+RECIPES: dict[str, Callable[[], list[Any]]] = {
+    "none": none,
+    "light": light,
+    "medium": medium,
+    "heavy": heavy,
+    "upright": upright,
+}
+
+
+def augmenter(recipe: str) -> Augmenter:
+    """Return the augmentation of a recipe; the same (image, seed) gives the same view in any process."""
+    transforms = resolve(RECIPES, recipe, "augmentation recipe")()
+    if not transforms:
+        return lambda image, seed: image
+    composed = A.Compose(transforms)
+
+    def augment(image: Array, seed: int) -> Array:
+        # Without a seed a sample every worker draws the same augmentations, and every epoch repeats them.
+        composed.set_random_seed(seed)
+        if image.dtype == np.uint16:
+            changed = composed(image=image.astype(np.float32) / 65535)["image"]
+            return (np.clip(changed, 0, 1) * 65535).astype(np.uint16)
+        changed = composed(image=image)["image"]
+        return changed if changed.ndim == 3 else changed[:, :, None]
+
+    return augment
+
+
+def mix_batch(
+    images: torch.Tensor, targets: torch.Tensor, mixup: float, cutmix: float, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mix a batch (N C H W) with a permutation of itself: mixup (Zhang 2018) or cutmix (Yun 2019), one of them a batch.
+
+    `mixup` and `cutmix` are the alphas of their Beta distributions, 0 for never. Targets mix by the share of pixels.
+    """
+    choices = [name for name, alpha in (("mixup", mixup), ("cutmix", cutmix)) if alpha > 0]
+    if not choices:
+        return images, targets
+    pick = choices[int(rng.integers(len(choices)))]
+    keep = float(rng.beta(*[mixup if pick == "mixup" else cutmix] * 2))
+    other = torch.as_tensor(rng.permutation(len(images)), device=images.device)
+    if pick == "mixup":
+        images = keep * images + (1 - keep) * images[other]
+    else:
+        height, width = images.shape[2:]
+        cut_h, cut_w = (round(side * (1 - keep) ** 0.5) for side in (height, width))
+        top, left = (int(rng.integers(side - cut + 1)) for side, cut in ((height, cut_h), (width, cut_w)))
+        images = images.clone()
+        patch = (slice(None), slice(None), slice(top, top + cut_h), slice(left, left + cut_w))
+        images[patch] = images[other][patch]
+        keep = 1 - cut_h * cut_w / (height * width)
+    return images, keep * targets + (1 - keep) * targets[other]
+
+
+def _affine(shift: float, scale: float, degrees: float, p: float, shear: float = 0.0) -> Any:
+    return A.Affine(
+        translate_percent=(-shift, shift),
+        scale=(1 - scale, 1 + scale),
+        rotate=(-degrees, degrees),
+        shear=(-shear, shear),
+        border_mode=cv2.BORDER_REFLECT_101,
+        p=p,
+        strict=True,
+    )

@@ -1,0 +1,281 @@
+"""The only training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from pipeline.store.command import setting
+from pipeline.store.errors import UserError, resolve
+from pipeline.store.files import Array, atomic
+from pipeline.training.augment import Augmenter, mix_batch
+from pipeline.training.losses import Objective
+from pipeline.training.optim import OPTIMIZERS, averaged, factor, parameter_groups
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the machine chose: device, precision and threads; stored with the run and reused on resume."""
+
+    device: str
+    precision: str
+    threads: int
+
+    def autocast(self) -> Any:
+        """Return the context in which forward passes run."""
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        return torch.autocast(self.device, dtype=dtype) if dtype else contextlib.nullcontext()
+
+    def prepare(self) -> None:
+        """Set threads and, on a CPU, determinism."""
+        torch.set_num_threads(self.threads)
+        cv2.setNumThreads(0)
+        torch.use_deterministic_algorithms(self.device == "cpu")
+        torch.backends.cudnn.benchmark = self.device == "cuda"
+
+
+def choose_machine(precision: str) -> Machine:
+    """Choose what to run on; precision `auto` is bf16 where a GPU has it, fp16 on other GPUs, fp32 on a CPU."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if precision == "auto":
+        precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if device == "cuda" else "fp32"
+    if precision == "fp16" and device == "cpu":
+        raise UserError('precision = "fp16" needs a GPU; use "fp32" or "bf16"')
+    return Machine(device, precision, setting("PODIUM_THREADS", torch.get_num_threads()))
+
+
+class Views(Dataset[tuple[Array, int]]):
+    """Augmented images by (epoch, row): the same view in any process and any order."""
+
+    def __init__(self, images: Array, augment: Augmenter, seed: int) -> None:
+        self.images, self.augment, self.seed = images, augment, seed
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Array, int]:  # type: ignore[override]
+        epoch, row = place
+        seed = int(np.random.SeedSequence([self.seed, epoch, row]).generate_state(1)[0])
+        return self.augment(self.images[row], seed), row
+
+
+class Batches:
+    """The sampler: per epoch a seeded permutation of the training rows in batches of nearly equal size."""
+
+    def __init__(self, rows: Array, batch_size: int, seed: int) -> None:
+        self.rows, self.seed, self.epoch = rows, seed, 0
+        self.steps = -(-len(rows) // batch_size)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
+        for batch in np.array_split(order, self.steps):
+            yield [(self.epoch, row) for row in batch.tolist()]
+
+
+def collate(items: list[tuple[Array, int]]) -> tuple[Tensor, Tensor]:
+    """Stack views to N H W C as they are (uint8); they become floats on the device."""
+    return torch.from_numpy(np.stack([image for image, _ in items])), torch.tensor([row for _, row in items])
+
+
+def to_device(images: Tensor, machine: Machine) -> Tensor:
+    """Move N H W C integers to the device as N C H W in 0..1."""
+    full = 255 if images.dtype == torch.uint8 else 65535
+    moved = images.to(machine.device, non_blocking=True).permute(0, 3, 1, 2)
+    return moved.to(torch.float32, memory_format=torch.contiguous_format) / full
+
+
+def fit(
+    network: nn.Module,
+    objective: Objective,
+    *,
+    images: Array,
+    targets: Tensor,
+    rows: Array,
+    names: Array,
+    augment: Augmenter,
+    machine: Machine,
+    evaluate: Callable[[nn.Module], dict[str, float]],
+    record: Callable[[dict[str, Any]], None],
+    keep: Callable[[int, nn.Module], None] | None,
+    checkpoint: Path,
+    key: str,
+    log_file: Path,
+    title: str,
+    seed: int,
+    epochs: int,
+    batch_size: int,
+    mixup: float,
+    cutmix: float,
+    optimizer: str,
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    schedule: str,
+    warmup: float,
+    clip: float,
+    accumulate: int,
+    ema: float,
+    swa: float,
+) -> nn.Module:
+    """Train on some rows and return the network to predict with; a killed call continues from `checkpoint`.
+
+    `images` N H W C and `targets` N D are of all rows, `rows` the positions to train on. `evaluate` scores a network on
+    the held-out rows after each epoch, `record` gets each epoch's numbers, `keep` each epoch's network. One optimiser
+    step sees `batch_size` rows, in `accumulate` pieces.
+    """
+    network.to(machine.device)
+    optim = resolve(OPTIMIZERS, optimizer, "optimizer")(parameter_groups(network, weight_decay), lr, momentum)
+    scaler = torch.amp.GradScaler(machine.device, enabled=machine.precision == "fp16")
+    average = averaged(network, ema, swa)
+    batches = Batches(rows, batch_size, seed)
+    workers = setting("PODIUM_WORKERS", 0 if machine.device == "cpu" else 8)
+    loader = DataLoader(
+        Views(images, augment, seed),
+        batch_sampler=batches,  # type: ignore[arg-type]
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=machine.device == "cuda",
+        persistent_workers=workers > 0,
+    )
+    parts = {"network": network, "optimizer": optim, "scaler": scaler, **({"average": average} if average else {})}
+    begin = _resume(checkpoint, key, parts, log_file)
+    saved, total = time.monotonic(), epochs * batches.steps
+    bar = tqdm(range(begin, epochs), initial=begin, total=epochs, desc=title, unit="epoch", disable=None, leave=False)
+    for epoch in bar:
+        started, losses = time.monotonic(), []
+        batches.epoch = epoch
+        network.train()
+        for step, (views, picked) in enumerate(loader, epoch * batches.steps):
+            rate = lr * factor(schedule, (step + 1) / total, warmup, swa)
+            for group in optim.param_groups:
+                group["lr"] = rate
+            mixing = np.random.default_rng([seed, epoch, step])
+            with _memory(batch_size, accumulate, views):
+                x, y = mix_batch(to_device(views, machine), targets[picked].to(machine.device), mixup, cutmix, mixing)
+                loss = _accumulate(network, objective, x, y, machine, scaler, accumulate)
+                scaler.unscale_(optim)
+                if clip:
+                    nn.utils.clip_grad_norm_(network.parameters(), clip)
+                scaler.step(optim)
+                scaler.update()
+                optim.zero_grad(set_to_none=True)
+            losses.append(loss)
+            if average is not None and (ema or epoch >= swa * epochs):
+                average.update_parameters(network)
+            if machine.device == "cpu" or step % 50 == 49:
+                _check_finite(losses[-50:], title, epoch, names[picked.numpy()])
+        numbers = torch.stack(losses).tolist()
+        _check_finite([torch.tensor(numbers).mean()], title, epoch, names[rows[:0]])
+        current = _current(network, average, ema)
+        entry = {"epoch": epoch, "step": (epoch + 1) * batches.steps, "lr": rate, "train_loss": float(np.mean(numbers))}
+        entry |= evaluate(current) | {"seconds": round(time.monotonic() - started, 4)}
+        with open(log_file, "a", encoding="utf-8") as handle:
+            for at, value in enumerate(numbers, epoch * batches.steps):
+                handle.write(json.dumps({"step": at, "epoch": epoch, "loss": value}) + "\n")
+            handle.write(json.dumps(entry) + "\n")
+        record(entry)
+        log.debug("%s: %s", title, json.dumps(entry))
+        bar.set_postfix({k: f"{v:.4g}" for k, v in entry.items() if k in ("train_loss", "valid_loss")})
+        if keep is not None:
+            keep(epoch, current)
+        if epoch + 1 < epochs and time.monotonic() - saved >= setting("PODIUM_CHECKPOINT_SECONDS", 10):
+            _save(checkpoint, key, epoch, parts)
+            saved = time.monotonic()
+    if average is None:
+        return network
+    final: nn.Module = average.module
+    if swa:
+        batches.epoch = epochs
+        update_bn((to_device(views, machine) for views, _ in loader), final, device=machine.device)
+    return final
+
+
+def _accumulate(
+    network: nn.Module, objective: Objective, x: Tensor, y: Tensor, machine: Machine, scaler: Any, pieces: int
+) -> Tensor:
+    """Add the gradient of the mean loss over a batch, piece by piece; return that loss."""
+    total = torch.zeros((), device=x.device)
+    for part, target in zip(x.chunk(pieces), y.chunk(pieces), strict=True):
+        with machine.autocast():
+            scores = network(part)
+        loss = objective.loss(scores, target).sum() / len(x)
+        scaler.scale(loss).backward()
+        total += loss.detach()
+    return total
+
+
+def _current(network: nn.Module, average: AveragedModel | None, ema: float) -> nn.Module:
+    """Return the network that stands for this epoch: the EMA where there is one (SWA is ready only at the end)."""
+    return average.module if average is not None and ema else network
+
+
+def _check_finite(losses: list[Tensor], title: str, epoch: int, ids: Array) -> None:
+    if not torch.stack(losses).isfinite().all():
+        batch = f", batch of ids {', '.join(map(str, ids[:4]))}, ..." if len(ids) else ""
+        raise UserError(
+            f"{title}: the loss is not finite in epoch {epoch}{batch}: lower optim.lr or set optim.clip = 1.0"
+        )
+
+
+@contextlib.contextmanager
+def _memory(batch_size: int, accumulate: int, views: Tensor) -> Iterator[None]:
+    """Turn running out of memory into advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        size = f"{views.shape[1]} x {views.shape[2]}"
+        raise UserError(
+            f"out of memory at batch_size = {batch_size}, optim.accumulate = {accumulate}, images {size}: "
+            f"set optim.accumulate = {2 * accumulate} (same result, half the memory) or a smaller image.size"
+        ) from error
+
+
+def _save(path: Path, key: str, epoch: int, parts: dict[str, Any]) -> None:
+    state = {name: part.state_dict() for name, part in parts.items()}
+    random = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state()
+    with atomic(path) as temporary:
+        torch.save({"key": key, "epoch": epoch, "random": random, **state}, temporary)
+
+
+def _resume(path: Path, key: str, parts: dict[str, Any], log_file: Path) -> int:
+    """Load a checkpoint of the same key and cut the log back to it; return the epoch to begin with."""
+    begin = 0
+    if path.exists():
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["key"] == key:
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+            torch.set_rng_state(state["random"]["cpu"])
+            if "cuda" in state["random"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state(state["random"]["cuda"])
+            begin = state["epoch"] + 1
+            log.info("%s: continuing after epoch %d", path.parent, state["epoch"])
+    kept = []
+    if begin and log_file.exists():
+        # A killed process may have left half a line at the end.
+        for line in log_file.read_text(encoding="utf-8").splitlines(keepends=True):
+            if line.endswith("\n") and json.loads(line)["epoch"] < begin:
+                kept.append(line)
+    with atomic(log_file) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
+    return begin

@@ -1,0 +1,248 @@
+"""One model of a run: fit it, and predict with it, from shelf to shelf."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pipeline.scoring.metrics import Metric
+from pipeline.store.artifacts import FoldFiles, RunFiles
+from pipeline.store.config import Competition, Train
+from pipeline.store.errors import UserError, resolve
+from pipeline.store.files import Array, atomic, digest, write_npy
+from pipeline.store.receipts import write_receipt
+from pipeline.store.table import Table
+from pipeline.store.tracking import Tracker
+from pipeline.tasks import TASKS, Task
+from pipeline.training.augment import augmenter
+from pipeline.training.engine import Machine, fit
+from pipeline.training.images import CHANNELS, cached
+from pipeline.training.losses import Objective
+from pipeline.training.models import Network, build, outputs_of, to_prediction
+from pipeline.training.optim import OPTIMIZERS
+from pipeline.training.predict import TTA, predict, scores
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every fold of a run shares."""
+
+    files: RunFiles
+    config: Train
+    competition: Competition
+    table: Table
+    metric: Metric
+    machine: Machine
+    fit_key: str
+    predict_key: str
+
+    @property
+    def task(self) -> Task:
+        """Return the task."""
+        return TASKS[self.competition.task]
+
+    @property
+    def head(self) -> str:
+        """Return the head that the config asks for."""
+        heads = self.task.heads
+        head = heads[0] if self.config.model.head == "auto" else self.config.model.head
+        if head not in heads:
+            raise UserError(
+                f"{self.files.config}: model.head {head!r} does not fit a {self.task.name} task; choices: {', '.join(heads)}"
+            )
+        return head
+
+    @property
+    def size(self) -> list[int]:
+        """Return height and width."""
+        size = self.config.image.size
+        return [size, size] if isinstance(size, int) else size
+
+    def images(self, rows: Array) -> tuple[Array, dict[int, str]]:
+        """Return decoded images of some rows of the table, and what is wrong with the unreadable ones."""
+        table, files = self.table, self.files.competition
+        return cached(files, table.paths[rows], table.digests[rows], self.competition.images, self.size)
+
+
+def check_names(job: Job) -> None:
+    """Resolve every name of the config before anything is written or trained."""
+    config, y = job.config, job.task.targets(job.table.y[job.table.scored])
+    augmenter(config.augment.recipe)
+    resolve(OPTIMIZERS, config.optim.name, "optimizer")
+    resolve(TTA, config.predict.tta, "predict.tta")
+    if config.predict.tta == "d4" and job.size[0] != job.size[1]:
+        raise UserError(f'{job.files.config}: predict.tta = "d4" turns images by 90 degrees: image.size must be square')
+    Objective(job.task, job.head, len(job.table.classes), y, **config.loss.model_dump())
+    new_network(without_weights(job))
+
+
+def without_weights(job: Job) -> Job:
+    """Return the job with an untrained network: to look at it, or to load weights of our own into it."""
+    model = job.config.model.model_copy(update={"weights": "none"})
+    return replace(job, config=job.config.model_copy(update={"model": model}))
+
+
+def new_network(job: Job) -> Network:
+    """Build the network of a run, on the CPU."""
+    model = job.config.model
+    return build(
+        model.name,
+        weights=model.weights,
+        options=dict(model.options),
+        channels=CHANNELS[job.competition.images.channels],
+        size=job.size,
+        outputs=outputs_of(job.task, job.head, len(job.table.classes)),
+        pool=model.pool,
+        dropout=model.dropout,
+        normalize=job.config.image.normalize,
+    )
+
+
+def save_weights(path: Path, network: nn.Module, **header: Any) -> None:
+    """Write weights as safetensors with a header of text."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, {name: str(value) for name, value in header.items()})
+
+
+def header_of(path: Path) -> dict[str, str]:
+    """Return the header of a weights file, {} where there is none."""
+    if not path.exists():
+        return {}
+    with open(path, "rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        found: dict[str, str] = json.loads(handle.read(length)).get("__metadata__", {})
+    return found
+
+
+def is_fitted(job: Job, fold: int) -> bool:
+    """Say whether the weights of a fold (or, for select = "best", all its epochs) are there."""
+    files = job.files.fold(fold)
+    if header_of(files.model).get("key") == job.fit_key:
+        return True
+    kept = job.config.select == "best" and header_of(files.epoch(job.config.epochs - 1)).get("key") == job.fit_key
+    return bool(kept)
+
+
+def fit_fold(job: Job, fold: int, tracker: Tracker) -> None:
+    """Train the model of a fold on all other folds and write its weights (or every epoch's)."""
+    config, table, files = job.config, job.table, job.files.fold(fold)
+    started = time.monotonic()
+    images, bad = job.images(table.scored)
+    if bad and config.on_bad_image == "error":
+        row, why = next(iter(bad.items()))
+        raise UserError(
+            f"{why} (id {str(table.ids[table.scored][row])!r}; {len(bad)} in all): mend it, drop its row, "
+            f'or set on_bad_image = "skip-train"'
+        )
+    folds, y = table.folds[table.scored], job.task.targets(table.y[table.scored])
+    usable = ~np.isin(np.arange(len(folds)), list(bad))
+    rows, held_out = np.flatnonzero((folds != fold) & usable), np.flatnonzero(folds == fold)
+    seed = int(digest(str(config.seed), str(fold))[:8], 16)
+    torch.manual_seed(seed)
+    network = new_network(job)
+    objective = Objective(job.task, job.head, len(table.classes), y[rows], **config.loss.model_dump())
+    if job.head != "classification":
+        network.center, network.spread = objective.center, objective.spread
+    targets = objective.encode(y)
+    cuts = job.task.default_cuts(len(table.classes))
+
+    def evaluate(current: nn.Module) -> dict[str, float]:
+        raw = scores(current, images, held_out, machine=job.machine, batch_size=config.predict.batch_size)
+        prediction = to_prediction(job.task, job.head, raw, objective.center, objective.spread).numpy()
+        loss = objective.loss(raw, targets[held_out]).mean().item()
+        return {"valid_loss": loss, f"valid_{job.metric.name}": job.metric(job.task, y[held_out], prediction, cuts)}
+
+    def keep(epoch: int, current: nn.Module) -> None:
+        save_weights(files.epoch(epoch), current, key=job.fit_key, epoch=epoch)
+
+    fitted = fit(
+        network, objective, images=images, targets=targets, rows=rows, names=table.ids[table.scored],
+        augment=augmenter(config.augment.recipe), machine=job.machine, evaluate=evaluate, record=tracker.log,
+        keep=keep if config.select == "best" else None, checkpoint=files.last, key=job.fit_key, log_file=files.log,
+        title=f"{job.files.run} fold {fold}", seed=seed, epochs=config.epochs, batch_size=config.batch_size,
+        mixup=config.augment.mixup, cutmix=config.augment.cutmix, optimizer=config.optim.name, lr=config.optim.lr,
+        weight_decay=config.optim.weight_decay, momentum=config.optim.momentum, schedule=config.optim.schedule,
+        warmup=config.optim.warmup, clip=config.optim.clip, accumulate=config.optim.accumulate,
+        ema=config.average.ema, swa=config.average.swa,
+    )  # fmt: skip
+    if config.select == "last":
+        save_weights(files.model, fitted, key=job.fit_key, epoch=config.epochs - 1)
+    files.last.unlink(missing_ok=True)
+    log.info("%s fold %d: trained on %d rows in %.1f s", job.files.run, fold, len(rows), time.monotonic() - started)
+
+
+def curve(files: FoldFiles, name: str) -> list[float]:
+    """Return a number of the log, epoch by epoch."""
+    entries = [json.loads(line) for line in files.log.read_text(encoding="utf-8").splitlines()]
+    return [entry[name] for entry in entries if name in entry]
+
+
+def choose_epochs(job: Job, folds: list[int]) -> None:
+    """Give each fold the epoch that is best on the mean curve of the *other* folds (level `crossfit`)."""
+    pending = [k for k in folds if header_of(job.files.fold(k).model).get("key") != job.fit_key]
+    curves = {k: np.array(curve(job.files.fold(k), f"valid_{job.metric.name}")) for k in folds}
+    for k in pending:
+        others = np.mean([curves[j] for j in folds if j != k], axis=0)
+        best = int(np.argmax(job.metric.gain(others, 0.0)))
+        network = new_network(without_weights(job))
+        network.load_state_dict(load_file(job.files.fold(k).epoch(best)))
+        save_weights(job.files.fold(k).model, network, key=job.fit_key, epoch=best)
+    for k in folds:
+        for epoch in range(job.config.epochs):
+            job.files.fold(k).epoch(epoch).unlink(missing_ok=True)
+
+
+def predict_fold(job: Job, fold: int, tracker: Tracker, level: str) -> dict[str, Any]:
+    """Predict the held-out rows and the test rows with the model of a fold; the receipt is written last."""
+    table, files, config = job.table, job.files.fold(fold), job.config
+    started = time.monotonic()
+    network = new_network(without_weights(job))
+    network.load_state_dict(load_file(files.model))
+    scored, test = table.scored, table.test
+    held_out = np.flatnonzero(table.folds[scored] == fold)
+    how = {"machine": job.machine, "tta": config.predict.tta, "batch_size": config.predict.batch_size}
+    images, bad = job.images(scored)
+    oof = predict(network, job.task, job.head, images, held_out, **how)
+    test_images, unreadable = job.images(test)
+    if unreadable:
+        raise UserError(f"{next(iter(unreadable.values()))}: every test row needs a prediction; mend the file")
+    write_npy(files.oof, oof)
+    write_npy(files.test, predict(network, job.task, job.head, test_images, np.arange(len(test)), **how))
+    y = job.task.targets(table.y[scored])[held_out]
+    score = job.metric(job.task, y, oof, job.task.default_cuts(len(table.classes)))
+    usable = ~np.isin(np.arange(len(scored)), list(bad))
+    trained = table.ids[scored][(table.folds[scored] != fold) & usable]
+    facts: dict[str, Any] = {
+        "run": job.files.run,
+        "fit_hash": job.fit_key,
+        "predict_hash": job.predict_key,
+        "fold": fold,
+        "level": level,
+        "trained_on": {"rows": len(trained), "ids": digest(*trained)},
+        "epoch": int(header_of(files.model)["epoch"]),
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "machine": asdict(job.machine),
+        "bad_images": len(bad),
+        "predict_seconds": round(time.monotonic() - started, 3),
+        "metrics": {job.metric.name: score},
+    }
+    outputs = [files.model, files.oof, files.test]
+    write_receipt(files.receipt, stage="train", key=job.predict_key, outputs=outputs, **facts)
+    tracker.summary({f"oof_{job.metric.name}": score, "rows": len(held_out)})
+    columns = {f"p{c}": oof[:, c] for c in range(oof.shape[1])}
+    tracker.table("oof", {"id": table.ids[scored][held_out], **columns})
+    tracker.artifact(f"{job.files.run}-fold{fold}", "model", files.model)
+    return facts

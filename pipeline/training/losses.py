@@ -1,0 +1,148 @@
+"""Losses: `(scores N D, targets N D) -> N`, one number a sample; the engine takes the mean, once.
+
+Class targets are soft (one-hot, mixed or smoothed), so that mixup, cutmix and label smoothing share every loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.store.errors import UserError, resolve
+from pipeline.store.files import Array
+from pipeline.tasks import Task
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def ce(scores: Tensor, targets: Tensor) -> Tensor:
+    """Return cross-entropy with soft targets."""
+    return -(targets * scores.log_softmax(1)).sum(1)
+
+
+def bce(scores: Tensor, targets: Tensor) -> Tensor:
+    """Return binary cross-entropy, mean over labels."""
+    return functional.binary_cross_entropy_with_logits(scores, targets, reduction="none").mean(1)
+
+
+def focal_softmax(scores: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
+    """Return softmax focal loss (Lin 2017): each class term of CE times (1 - p)^gamma."""
+    log_p = scores.log_softmax(1)
+    return -(targets * (1 - log_p.exp()).pow(gamma) * log_p).sum(1)
+
+
+def focal_sigmoid(scores: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
+    """Return sigmoid focal loss (Lin 2017), mean over labels."""
+    p = scores.sigmoid()
+    positive = targets * (1 - p).pow(gamma) * functional.logsigmoid(scores)
+    negative = (1 - targets) * p.pow(gamma) * functional.logsigmoid(-scores)
+    return -(positive + negative).mean(1)
+
+
+def mse(scores: Tensor, targets: Tensor) -> Tensor:
+    """Return squared error in standardised units, mean over targets."""
+    return (scores - targets).square().mean(1)
+
+
+def huber(scores: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
+    """Return Huber loss (1964) in standardised units: quadratic within `delta`, linear beyond."""
+    return functional.huber_loss(scores, targets, reduction="none", delta=delta).mean(1)
+
+
+def ce_and(regression: Loss, scores: Tensor, targets: Tensor) -> Tensor:
+    """Return cross-entropy on all columns but the last, plus a regression loss on the last."""
+    return ce(scores[:, :-1], targets[:, :-1]) + regression(scores[:, -1:], targets[:, -1:])
+
+
+EXCLUSIVE: dict[str, Callable[..., Tensor]] = {"ce": ce, "focal": focal_softmax}
+INDEPENDENT: dict[str, Callable[..., Tensor]] = {"bce": bce, "focal": focal_sigmoid}
+REAL: dict[str, Callable[..., Tensor]] = {"mse": mse, "huber": huber}
+
+
+def losses_for(task: Task, head: str) -> dict[str, Callable[..., Tensor]]:
+    """Return the losses that fit a head; the first is the default (head `both` adds its choice to cross-entropy)."""
+    if head != "classification":
+        return REAL
+    return INDEPENDENT if task.name in ("binary", "multilabel") else EXCLUSIVE
+
+
+class Objective:
+    """Turn targets into what the head is compared with, and compare: `loss(scores, encode(y))` is N numbers.
+
+    Class weights and the standardisation of values come from the training rows of the fold (`y`), never from others.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        head: str,
+        classes: int,
+        y: Array,
+        *,
+        name: str = "auto",
+        smoothing: float = 0.0,
+        class_weight: str = "none",
+        gamma: float = 2.0,
+        delta: float = 1.0,
+    ) -> None:
+        self.task, self.head, self.classes, self.smoothing = task, head, classes, smoothing
+        table = losses_for(task, head)
+        function = resolve(table, next(iter(table)) if name == "auto" else name, f"loss for a {head} head")
+        options = {"gamma": gamma} if name == "focal" else {"delta": delta} if name == "huber" else {}
+        loss = partial(function, **options)
+        self.function: Loss = partial(ce_and, loss) if head == "both" else loss
+        values = y.astype(np.float64).reshape(len(y), -1)
+        self.center = torch.tensor(values.mean(0), dtype=torch.float32)
+        self.spread = torch.tensor(np.maximum(values.std(0), 1e-6), dtype=torch.float32)
+        if head == "regression" and (smoothing or class_weight != "none"):
+            raise UserError("loss.smoothing and loss.class_weight need classes; the head is a regression")
+        self.independent = table is INDEPENDENT
+        self.weights: Tensor | None = None
+        if class_weight == "inverse":
+            plain = self._classes(y)
+            self.weights = entry_weights(plain) if self.independent else class_weights(plain)
+
+    def _classes(self, y: Array) -> Tensor:
+        targets = torch.as_tensor(y)
+        if self.independent:
+            return targets.float().reshape(len(y), -1)
+        return functional.one_hot(targets.long(), self.classes).float()
+
+    def encode(self, y: Array) -> Tensor:
+        """Return float targets N D in the columns of the head."""
+        parts = []
+        if self.head != "regression":
+            even = 0.5 if self.independent else 1 / self.classes
+            parts.append(self._classes(y) * (1 - self.smoothing) + self.smoothing * even)
+        if self.head != "classification":
+            values = torch.as_tensor(y, dtype=torch.float32).reshape(len(y), -1)
+            parts.append((values - self.center) / self.spread)
+        return torch.cat(parts, 1)
+
+    def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return one loss a sample (N)."""
+        scores = scores.float()
+        if self.weights is None:
+            return self.function(scores, targets)
+        weights = self.weights.to(scores.device)
+        if self.independent:
+            entries = self.function(scores.reshape(-1, 1), targets.reshape(-1, 1)).view_as(scores)
+            return (entries * (targets * weights[:, 1] + (1 - targets) * weights[:, 0])).mean(1)
+        return self.function(scores, targets) * (targets[:, : self.classes] @ weights)
+
+
+def class_weights(targets: Tensor) -> Tensor:
+    """Return inverse-frequency weights N / (C n_c) of classes (N C one-hot); an absent class gets 0."""
+    counts = targets.sum(0)
+    return torch.where(counts > 0, len(targets) / (len(counts) * counts.clamp(min=1)), torch.zeros_like(counts))
+
+
+def entry_weights(targets: Tensor) -> Tensor:
+    """Return L x 2 weights of (negative, positive) entries that make both sides of each label weigh the same."""
+    positive = targets.mean(0).clamp(1e-6, 1 - 1e-6)
+    return torch.stack([0.5 / (1 - positive), 0.5 / positive], 1)

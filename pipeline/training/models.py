@@ -1,0 +1,192 @@
+"""Networks: any timm backbone (or the small CNN below), a pooling, dropout, and a Kaiming-initialised head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.store.errors import UserError, nearest, resolve
+from pipeline.tasks import Task
+
+MEAN_STD = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+class GeM(nn.Module):
+    """Generalised mean over N C H W or N C T (Radenovic 2018): p = 1 is the average, p to infinity the maximum."""
+
+    def __init__(self, p: float = 3.0) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(p))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool to N C."""
+        return x.float().clamp(min=1e-6).pow(self.p).flatten(2).mean(2).pow(1 / self.p)
+
+
+def average(x: Tensor) -> Tensor:
+    """Pool N C ... to N C by the mean."""
+    return x.flatten(2).mean(2)
+
+
+def maximum(x: Tensor) -> Tensor:
+    """Pool N C ... to N C by the maximum."""
+    return x.flatten(2).amax(2)
+
+
+POOLS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
+    "avg": lambda: average,
+    "max": lambda: maximum,
+    "gem": GeM,
+}
+
+
+class SmallCNN(nn.Module):
+    """Pairs of 3x3 convolutions with batch norm, a 2x2 maximum between pairs: for small images and no pretraining."""
+
+    def __init__(self, in_chans: int, widths: Sequence[int] = (32, 64, 128)) -> None:
+        super().__init__()
+        self.num_features = widths[-1]
+        layers: list[nn.Module] = []
+        for stage, width in enumerate(widths):
+            if stage:
+                layers.append(nn.MaxPool2d(2))
+            for channels in (in_chans, width):
+                layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            in_chans = width
+        self.layers = nn.Sequential(*layers)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the feature map N C h w."""
+        return self.layers(x)  # type: ignore[no-any-return]
+
+
+MODELS: dict[str, Callable[..., Any]] = {"cnn": SmallCNN}
+
+
+class Network(nn.Module):
+    """Normalise, backbone, pool, dropout, head; the normalisation of pixels happens here, on the device.
+
+    Input N C H W in 0..1; output N D raw scores. `center` and `spread` undo the standardisation of value targets.
+    """
+
+    center: Tensor
+    spread: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Any, channels: int, outputs: int, pool: str, dropout: float, normalize: str) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pool = POOLS[pool]()
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(backbone.num_features, outputs)
+        nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
+        nn.init.zeros_(self.head.bias)
+        for name, values in zip(("mean", "std"), MEAN_STD[normalize], strict=True):
+            # Grey takes the mean of the three, a fourth (alpha) channel too.
+            three = list(values)
+            full = three if channels == 3 else [sum(three) / 3] if channels == 1 else [*three, sum(three) / 3]
+            self.register_buffer(name, torch.tensor(full).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("center", torch.zeros(1))
+        self.register_buffer("spread", torch.ones(1))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return pooled features N F, before dropout."""
+        maps = self.backbone.forward_features((x - self.mean) / self.std)
+        if maps.ndim == 3:  # tokens N T F, the first ones not of the image
+            maps = maps[:, getattr(self.backbone, "num_prefix_tokens", 0) :].transpose(1, 2)
+        elif maps.shape[1] != self.backbone.num_features:  # channels last, as Swin's
+            maps = maps.permute(0, 3, 1, 2)
+        return self.pool(maps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return raw scores N D."""
+        return self.head(self.dropout(self.features(x)))  # type: ignore[no-any-return]
+
+
+def build(
+    name: str, *, weights: str, options: dict[str, Any], channels: int, size: Sequence[int], **head: Any
+) -> Network:
+    """Build a network by backbone name: `cnn`, an import path, or any timm model."""
+    if name in MODELS or ":" in name:
+        if weights != "none":
+            raise UserError(
+                f'model.weights = "{weights}": only timm models have weights to load; use "none" with {name!r}'
+            )
+        backbone = _call(resolve(MODELS, name, "model"), name, in_chans=channels, **options)
+    else:
+        backbone = _timm(name, weights, {"in_chans": channels, **options}, size)
+    try:
+        backbone.eval()
+        with torch.no_grad():
+            backbone.forward_features(torch.zeros(1, channels, *size))
+        return Network(backbone.train(), channels, **head)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"model {name!r} cannot take {channels} x {size[0]} x {size[1]} images: {why}") from error
+
+
+def _timm(name: str, weights: str, options: dict[str, Any], size: Sequence[int]) -> Any:
+    import timm
+
+    if not timm.is_model(name):
+        raise UserError(f"unknown model {name!r}; {nearest(name, [*MODELS, *timm.list_models()])}")
+    if weights not in ("none", "pretrained"):
+        if not Path(weights).exists():
+            raise UserError(f'model.weights: {weights} does not exist; give a file, "pretrained" or "none"')
+        options["pretrained_cfg_overlay"] = {"file": weights}
+    published = timm.get_pretrained_cfg(name)
+    if published is not None and published.fixed_input_size:
+        options.setdefault("img_size", tuple(size))
+    try:
+        return _call(timm.create_model, name, name, pretrained=weights != "none", num_classes=0, **options)
+    except UserError:
+        raise
+    except Exception as error:
+        if weights == "none":
+            raise UserError(f"model {name!r} cannot be built: {error}") from error
+        why = str(error).splitlines()[0]
+        raise UserError(
+            f'weights of {name!r} cannot be loaded ({why}): check the network, or set model.weights to a file or "none"'
+        ) from error
+
+
+def _call(builder: Callable[..., Any], name: str, *args: Any, **options: Any) -> Any:
+    try:
+        return builder(*args, **options)
+    except TypeError as error:
+        raise UserError(f"model.options do not fit {name!r}: {error}") from error
+
+
+def outputs_of(task: Task, head: str, classes: int) -> int:
+    """Return how many raw scores the head gives."""
+    if task.name == "ordinal":
+        return {"regression": 1, "classification": classes, "both": classes + 1}[head]
+    return task.width(classes)
+
+
+def to_prediction(task: Task, head: str, scores: Tensor, center: Tensor, spread: Tensor) -> Tensor:
+    """Turn raw scores N D into predictions N P (see `pipeline.tasks`)."""
+    scores = scores.float()
+    if task.name == "multiclass":
+        return scores.softmax(1)
+    if task.probabilities:
+        return scores.sigmoid()
+    if head == "regression":
+        return scores * spread + center
+    classes = scores.shape[1] - (head == "both")
+    grades = torch.arange(classes, device=scores.device, dtype=scores.dtype)
+    expected = (scores[:, :classes].softmax(1) * grades).sum(1, keepdim=True)
+    if head == "both":
+        return (expected + scores[:, -1:] * spread + center) / 2
+    return expected

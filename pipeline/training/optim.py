@@ -1,0 +1,91 @@
+"""Optimisers, learning-rate schedules as functions of progress, and averages of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
+
+
+def adamw(groups: list[dict[str, object]], lr: float, momentum: float) -> torch.optim.Optimizer:
+    """Return AdamW (Loshchilov and Hutter 2019); `momentum` is its first beta."""
+    return torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999))
+
+
+def sgd(groups: list[dict[str, object]], lr: float, momentum: float) -> torch.optim.Optimizer:
+    """Return SGD with Nesterov momentum."""
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+
+
+OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Split parameters: vectors and scalars (norms, biases) are not decayed."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def constant(progress: float, warmup: float) -> float:
+    """Rise linearly over `warmup`, then stay."""
+    return min(1.0, progress / warmup) if warmup else 1.0
+
+
+def cosine(progress: float, warmup: float) -> float:
+    """Rise linearly over `warmup`, then fall to 0 on a half cosine (Loshchilov and Hutter 2017)."""
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-9)))
+
+
+def onecycle(progress: float, warmup: float) -> float:
+    """Rise from 1/25 on a half cosine over `warmup`, fall to 1e-4 on another (Smith 2018)."""
+    if progress < warmup:
+        return 1 + (1 / 25 - 1) * (1 + math.cos(math.pi * progress / warmup)) / 2
+    return 1e-4 + (1 - 1e-4) * cosine((progress - warmup) / max(1 - warmup, 1e-9), 0.0)
+
+
+SCHEDULES: dict[str, Callable[[float, float], float]] = {"constant": constant, "cosine": cosine, "onecycle": onecycle}
+
+
+def factor(schedule: str, progress: float, warmup: float, swa: float) -> float:
+    """Return the share of the peak learning rate at a progress in (0, 1].
+
+    With SWA the schedule falls to a quarter of the peak where averaging begins and stays there, because an average of
+    points that no longer move is the last point.
+    """
+    if not swa:
+        return SCHEDULES[schedule](progress, warmup)
+    return max(SCHEDULES[schedule](min(progress / swa, 1.0), warmup), 0.25 if progress > warmup * swa else 0.0)
+
+
+def ema_update(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    """Return the exponential moving average, with a decay that warms up as min(decay, (1+n)/(10+n))."""
+
+    def update(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        now = min(decay, (1 + float(count)) / (10 + float(count)))
+        for mean, value in zip(averages, current, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - now)
+            else:
+                mean.copy_(value)
+
+    return update
+
+
+def averaged(network: nn.Module, ema: float, swa: float) -> AveragedModel | None:
+    """Return the running average that training keeps, None for none.
+
+    EMA averages batch-norm statistics with the weights; SWA (Izmailov 2018) computes them afresh at the end.
+    """
+    if ema:
+        return AveragedModel(network, multi_avg_fn=ema_update(ema), use_buffers=True)
+    if swa:
+        return AveragedModel(network, multi_avg_fn=get_swa_multi_avg_fn())
+    return None
