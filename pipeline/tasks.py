@@ -49,12 +49,12 @@ class Task:
     def decide(self, prediction: Array, cuts: Array) -> Array:
         """Turn predictions into labels: class index, 0/1 labels, grade; a value passes unchanged."""
         if self.name == "multiclass":
-            return prediction.argmax(1)
+            return np.asarray(prediction.argmax(1))
         if self.name == "ordinal":
-            return np.searchsorted(cuts, prediction[:, 0], side="left")
+            return np.asarray(np.searchsorted(cuts, prediction[:, 0], side="left"))
         if self.name == "binary":
-            return (prediction[:, 0] > cuts[0]).astype(np.int64)
-        return (prediction > cuts).astype(np.int64) if self.cuts else prediction
+            return np.asarray(prediction[:, 0] > cuts[0], np.int64)
+        return np.asarray(prediction > cuts, np.int64) if self.cuts else prediction
 
     def strata(self, y: Array, bins: int) -> Array:
         """Return what folds are stratified by: a 0/1 matrix N S (several ones a row for labels)."""

@@ -25,8 +25,8 @@ TOLERANCE = 1e-10
 def convex_log_loss(true: Array, weight: Array | None = None) -> tuple[Array, float]:
     """Minimise -mean log(true @ w) over the simplex; return w (M,) and the certified gap to the optimum.
 
-    `true` (N M) holds each member's probability of what happened. On w >= 0 the problem -mean log(true @ w) + sum(w) has
-    its optimum on the simplex (Kim, Carbonetto, Stephens and Anitescu 2020, mixSQP), so every Newton step is a
+    `true` (N M) holds each member's probability of what happened. On w >= 0 the problem -mean log(true @ w) + sum(w)
+    has its optimum on the simplex (Kim, Carbonetto, Stephens and Anitescu 2020, mixSQP), so every Newton step is a
     non-negative least squares problem. The gap is that of Frank and Wolfe, max_m(-gradient_m) - 1 >= f(w) - f(optimum).
     """
     n, m = true.shape

@@ -37,9 +37,9 @@ def standard_error(score: Callable[[Array], float], n: int, group: Array | None)
 def gate(gains: Array, replicated: Array) -> tuple[int | None, Array]:
     """Decide which of several candidates is adopted over the simple rule.
 
-    `gains` (C,) are cross-fitted gains over the simple rule, `replicated` (B C) the same on paired resamples. Each lower
-    end is simultaneous: it allows for the maximum over all candidates tried. Return the best candidate whose lower end
-    of the 95 % interval is above zero, or None, and the lower ends.
+    `gains` (C,) are cross-fitted gains over the simple rule, `replicated` (B C) the same on paired resamples. Each
+    lower end is simultaneous: it allows for the maximum over all candidates tried. Return the best candidate whose
+    lower end of the 95 % interval is above zero, or None, and the lower ends.
     """
     if not np.isfinite(replicated).all() or not np.isfinite(gains).all():
         return None, np.full(len(gains), np.nan)

@@ -1,8 +1,8 @@
 """Thresholds and ordinal cut points: exact where the metric allows it, cross-fitted always.
 
-Methods: `fixed` (one half between neighbours), `ratio` (as many rows above a cut as labels are), `optimal` (the best cut
-on the rows it is fitted on; `ratio` for a label with fewer than 50 positives, where the optimum is mostly noise), and
-`auto`, which chooses among them inside the cross-fitting and keeps `fixed` unless the gate is passed.
+Methods: `fixed` (one half between neighbours), `ratio` (as many rows above a cut as labels are), `optimal` (the best
+cut on the rows it is fitted on; `ratio` for a label with fewer than 50 positives, where the optimum is mostly noise),
+and `auto`, which chooses among them inside the cross-fitting and keeps `fixed` unless the gate is passed.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _counts(metric: Metric, task: Task) -> Counts | None:
     """Return the metric of one label as a function of (hits, predicted, actual, rows), None where it is none."""
 
     def right(hit: Array, predicted: Array, actual: int, n: int) -> Array:
-        return (n - actual - predicted + 2 * hit) / n
+        return np.asarray((n - actual - predicted + 2 * hit) / n)
 
     def recalls(hit: Array, predicted: Array, actual: int, n: int) -> Array:
         return hit / max(actual, 1) + (n - actual - predicted + hit) / max(n - actual, 1)
@@ -140,7 +140,7 @@ def kappa_cuts(y: Array, p: Array, starts: tuple[Array, ...]) -> Array:
     def kappa(grade: Array, grade2: Array, product: Array) -> Array:
         expected = squares + grade2 - 2 * total * grade / n
         observed = squares - 2 * product + grade2
-        return 1 - np.divide(observed, expected, out=np.ones_like(expected), where=expected > 1e-12)
+        return np.asarray(1 - np.divide(observed, expected, out=np.ones_like(expected), where=expected > 1e-12))
 
     best_score, best = -np.inf, np.asarray(starts[0])
     for start in starts:

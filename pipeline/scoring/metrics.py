@@ -39,7 +39,8 @@ class Metric:
 
     def gain(self, new: Array | float, old: Array | float) -> Array:
         """Return how much better `new` is than `old`, positive for better."""
-        return np.asarray(new) - np.asarray(old) if self.greater else np.asarray(old) - np.asarray(new)
+        sign = 1 if self.greater else -1
+        return np.asarray(sign * (np.asarray(new) - np.asarray(old)))
 
 
 def accuracy(y: Array, p: Array, weight: Array) -> float:
@@ -115,10 +116,10 @@ def f_beta(beta: float, average: str, y: Array, p: Array, weight: Array) -> floa
     hit = truth & guess
     if average == "samples":
         return float(np.average(f_score(hit.sum(1), guess.sum(1), truth.sum(1), beta), weights=weight))
-    counts = [weight @ part for part in (hit, guess, truth)]
+    hits, predicted, actual = (weight @ part for part in (hit, guess, truth))
     if average == "micro":
-        counts = [np.asarray(count.sum()) for count in counts]
-    return float(f_score(*counts, beta).mean())
+        hits, predicted, actual = hits.sum(), predicted.sum(), actual.sum()
+    return float(f_score(hits, predicted, actual, beta).mean())
 
 
 def f_score(hit: Array, predicted: Array, actual: Array, beta: float = 1.0) -> Array:

@@ -15,9 +15,9 @@ from pipeline.store.files import Array
 def score_oof(problem: Problem, oof: Array, decision: Decision | None) -> dict[str, Any]:
     """Return the scores of OOF predictions (N P).
 
-    `score` is the one to publish: cross-fitted wherever something was tuned; `se` its bootstrap standard error (by group
-    where there are groups). Label metrics also get `fixed` (untuned cuts) and `in_sample` (cuts fitted on the rows they
-    are scored on: too high, shown for comparison only).
+    `score` is the one to publish: cross-fitted wherever something was tuned; `se` its bootstrap standard error (by
+    group where there are groups). Label metrics also get `fixed` (untuned cuts) and `in_sample` (cuts fitted on rows
+    they are scored on: too high, shown for comparison only).
     """
     task, metric, y = problem.task, problem.metric, problem.y
     default = task.default_cuts(problem.classes)

@@ -63,7 +63,7 @@ def balance(strata: Array, folds: Array, names: list[str]) -> dict[str, list[int
 
 
 def union(*keys: Array) -> Array:
-    """Return a unit index (N,) that joins rows sharing a value of any key (transitively); empty strings join nothing."""
+    """Return a unit index (N,) that joins rows sharing a value of any key, transitively; empty strings join nothing."""
     parent = np.arange(len(keys[0]))
 
     def root(i: int) -> int:

@@ -26,15 +26,14 @@ def run(args: argparse.Namespace) -> None:
     if scores:
         if not args.run:
             raise UserError("say which submission: make ledger COMP=... NAME=... PUBLIC=0.91")
-        ledger.record(args.run, **scores)
+        ledger.record(args.run, scores)
     rows = ledger.read()
     if not rows:
         print("no submission yet: make submit COMP=... NAME=...")
         return
     width = max(len(row.run) for row in rows)
-    print(
-        f"{'run':{width}}  {'time':19}  {'file':8}  {'metric':18} {'cv':>8}  {'se':>6}  {'fold sd':>7}  {'public':>8} {'private':>8}"
-    )
+    head = f"{'time':19}  {'file':8}  {'metric':18} {'cv':>8}  {'se':>6}  {'fold sd':>7}  {'public':>8} {'private':>8}"
+    print(f"{'run':{width}}  {head}")
     for row in rows:
         public, private = (f"{v:8.4f}" if not math.isnan(v) else f"{'-':>8}" for v in (row.public, row.private))
         numbers = f"{row.cv:8.4f}  {row.se:6.4f}  {row.fold_sd:7.4f}  {public} {private}"

@@ -57,7 +57,7 @@ def decide(
     from pipeline.store.table import read_table
 
     if not (task.cuts and wants_labels):
-        return task.decide(test, np.zeros(0)), {}
+        return task.decide(test, task.default_cuts(len(shelf["classes"]))), {}
     decision = shelf["decision"]
     if decision is None:
         # The metric takes probabilities but the file wants labels: F1 decides.

@@ -47,8 +47,8 @@ def refuse_other_folds(files: RunFiles, fold_map: str) -> None:
     """Refuse a shelf that was written under another fold map: its models saw rows that are held out now."""
     if files.state.exists() and read_json(files.state)["fold_map"] != fold_map:
         raise UserError(
-            f"{files.folder} was written under another fold map than {files.competition.folds}: its models saw rows that "
-            f"are held out now; delete {files.folder} or train under another name"
+            f"{files.folder} was written under another fold map than {files.competition.folds}: its models saw rows "
+            f"that are held out now; delete {files.folder} or train under another name"
         )
 
 
@@ -96,9 +96,8 @@ def train(
     for k in folds:
         oof[table.folds[scored] == k] = read_npy(files.fold(k).oof)
     write_npy(files.oof, oof)
-    write_npy(
-        files.test, np.mean([read_npy(files.fold(k).test) for k in folds], axis=0, dtype=np.float64).astype(np.float32)
-    )
+    tests = np.stack([read_npy(files.fold(k).test) for k in folds])
+    write_npy(files.test, tests.mean(0, dtype=np.float64).astype(np.float32))
     y = task.targets(table.y[scored])
     problem = Problem(task, metric, len(table.classes), y, table.folds[scored], table.group)
     report, decision = score_run(problem, oof, config.decision, lambda k: oof)

@@ -34,10 +34,7 @@ def read() -> list[Row]:
     with open(LEDGER, encoding="utf-8", newline="") as handle:
         found = list(csv.DictReader(handle))
     try:
-        return [
-            Row(**{f.name: _number(row[f.name]) if f.type == "float" else row[f.name] for f in fields(Row)})
-            for row in found
-        ]
+        return [_row(cells) for cells in found]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{LEDGER} is damaged ({error}): restore it with git checkout {LEDGER}") from error
 
@@ -56,13 +53,13 @@ def enter(row: Row) -> None:
         _write(rows)
 
 
-def record(run: str, **scores: float) -> Row:
+def record(run: str, scores: dict[str, float]) -> Row:
     """Set scores of the newest row of a run by hand."""
     with lock(LEDGER_LOCK, "the ledger"):
         rows = read()
         for at in range(len(rows) - 1, -1, -1):
             if rows[at].run == run:
-                rows[at] = replace(rows[at], **scores)
+                rows[at] = _row({**_cells(rows[at]), **{name: repr(value) for name, value in scores.items()}})
                 _write(rows)
                 return rows[at]
     raise UserError(f"{LEDGER} has no submission of {run!r}: run make submit first")
@@ -78,12 +75,15 @@ def _write(rows: list[Row]) -> None:
     writer = csv.DictWriter(text, [f.name for f in fields(Row)], lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        cells = {
-            k: ("" if math.isnan(v) else f"{v:.6g}") if isinstance(v, float) else v for k, v in asdict(row).items()
-        }
-        writer.writerow(cells)
+        writer.writerow(_cells(row))
     write_text(LEDGER, text.getvalue())
 
 
-def _number(text: str) -> float:
-    return float(text) if text else math.nan
+def _row(cells: dict[str, str]) -> Row:
+    texts = [cells[name] for name in ("run", "hash", "time", "metric")]
+    numbers = [float(cells[name] or "nan") for name in ("cv", "se", "fold_sd", "public", "private")]
+    return Row(*texts, *numbers)  # type: ignore[arg-type]
+
+
+def _cells(row: Row) -> dict[str, str]:
+    return {k: ("" if math.isnan(v) else f"{v:.6g}") if isinstance(v, float) else v for k, v in asdict(row).items()}

@@ -34,12 +34,12 @@ class Table:
     @property
     def scored(self) -> Array:
         """Return the positions of the rows of `oof.npy`."""
-        return np.flatnonzero(self.folds >= 0)
+        return np.asarray(np.flatnonzero(self.folds >= 0))
 
     @property
     def test(self) -> Array:
         """Return the positions of the rows of `test.npy`."""
-        return np.r_[np.flatnonzero(self.folds == TEST), np.flatnonzero(self.folds == UNLABELLED)]
+        return np.concatenate([np.flatnonzero(self.folds == TEST), np.flatnonzero(self.folds == UNLABELLED)])
 
     @property
     def group(self) -> Array | None:
@@ -47,7 +47,7 @@ class Table:
         groups = self.groups[self.scored]
         if not (groups != "").any():
             return None
-        return np.where(groups == "", np.char.add("\0", self.ids[self.scored].astype(str)), groups)
+        return np.asarray(np.where(groups == "", np.char.add("\0", self.ids[self.scored].astype(str)), groups))
 
     def fold_map(self) -> str:
         """Return the hash of every row that is trained on or scored: ids, folds and groups."""
@@ -79,6 +79,6 @@ def read_table(name: str) -> Table:
     text = dict.fromkeys(("id", "group", "path", "digest"), str)
     frame = pd.read_csv(files.table, dtype=text, keep_default_na=False, na_values={"y0": [""]})
     targets = frame.filter(regex=r"^y\d+$").apply(pd.to_numeric).to_numpy(np.float64)
-    columns = [frame[column].to_numpy(str) for column in text]
+    ids, groups, paths, digests = (frame[column].to_numpy(str) for column in text)
     classes = read_json(files.folds_receipt)["classes"]
-    return Table(columns[0], frame["fold"].to_numpy(np.int64), *columns[1:], targets, classes)
+    return Table(ids, frame["fold"].to_numpy(np.int64), groups, paths, digests, targets, classes)

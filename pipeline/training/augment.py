@@ -82,9 +82,12 @@ def augmenter(recipe: str) -> Augmenter:
         composed.set_random_seed(seed)
         if image.dtype == np.uint16:
             changed = composed(image=image.astype(np.float32) / 65535)["image"]
-            return (np.clip(changed, 0, 1) * 65535).astype(np.uint16)
-        changed = composed(image=image)["image"]
-        return changed if changed.ndim == 3 else changed[:, :, None]
+            changed = (np.clip(changed, 0, 1) * 65535).astype(np.uint16)
+        else:
+            changed = composed(image=image)["image"]
+        # D4 may leave an image that is not square on its side; a quarter turn more gives one of its own symmetries.
+        changed = changed if changed.shape[:2] == image.shape[:2] else np.rot90(changed)
+        return np.asarray(changed).reshape(image.shape)
 
     return augment
 
@@ -100,7 +103,8 @@ def mix_batch(
     if not choices:
         return images, targets
     pick = choices[int(rng.integers(len(choices)))]
-    keep = float(rng.beta(*[mixup if pick == "mixup" else cutmix] * 2))
+    alpha = mixup if pick == "mixup" else cutmix
+    keep = float(rng.beta(alpha, alpha))
     other = torch.as_tensor(rng.permutation(len(images)), device=images.device)
     if pick == "mixup":
         images = keep * images + (1 - keep) * images[other]

@@ -66,7 +66,7 @@ class Views(Dataset[tuple[Array, int]]):
     def __init__(self, images: Array, augment: Augmenter, seed: int) -> None:
         self.images, self.augment, self.seed = images, augment, seed
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Array, int]:  # type: ignore[override]
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Array, int]:
         epoch, row = place
         seed = int(np.random.SeedSequence([self.seed, epoch, row]).generate_state(1)[0])
         return self.augment(self.images[row], seed), row
@@ -147,18 +147,20 @@ def fit(
     workers = setting("PODIUM_WORKERS", 0 if machine.device == "cpu" else 8)
     loader = DataLoader(
         Views(images, augment, seed),
-        batch_sampler=batches,  # type: ignore[arg-type]
+        batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
         pin_memory=machine.device == "cuda",
         persistent_workers=workers > 0,
+        # Else the loader draws from the stream of the dropouts, once an epoch or (with workers) once a process.
+        generator=torch.Generator(),
     )
     parts = {"network": network, "optimizer": optim, "scaler": scaler, **({"average": average} if average else {})}
     begin = _resume(checkpoint, key, parts, log_file)
     saved, total = time.monotonic(), epochs * batches.steps
     bar = tqdm(range(begin, epochs), initial=begin, total=epochs, desc=title, unit="epoch", disable=None, leave=False)
     for epoch in bar:
-        started, losses = time.monotonic(), []
+        started, losses, seen = time.monotonic(), [], []
         batches.epoch = epoch
         network.train()
         for step, (views, picked) in enumerate(loader, epoch * batches.steps):
@@ -176,12 +178,13 @@ def fit(
                 scaler.update()
                 optim.zero_grad(set_to_none=True)
             losses.append(loss)
-            if average is not None and (ema or epoch >= swa * epochs):
+            seen.append(picked)
+            if average is not None and (ema or (step + 1) / total > swa):
                 average.update_parameters(network)
             if machine.device == "cpu" or step % 50 == 49:
-                _check_finite(losses[-50:], title, epoch, names[picked.numpy()])
+                _check_finite(losses[-50:], seen[-50:], title, epoch, names)
         numbers = torch.stack(losses).tolist()
-        _check_finite([torch.tensor(numbers).mean()], title, epoch, names[rows[:0]])
+        _check_finite(losses, seen, title, epoch, names)
         current = _current(network, average, ema)
         entry = {"epoch": epoch, "step": (epoch + 1) * batches.steps, "lr": rate, "train_loss": float(np.mean(numbers))}
         entry |= evaluate(current) | {"seconds": round(time.monotonic() - started, 4)}
@@ -202,7 +205,7 @@ def fit(
     final: nn.Module = average.module
     if swa:
         batches.epoch = epochs
-        update_bn((to_device(views, machine) for views, _ in loader), final, device=machine.device)
+        update_bn((to_device(views, machine) for views, _ in loader), final, device=torch.device(machine.device))
     return final
 
 
@@ -225,11 +228,13 @@ def _current(network: nn.Module, average: AveragedModel | None, ema: float) -> n
     return average.module if average is not None and ema else network
 
 
-def _check_finite(losses: list[Tensor], title: str, epoch: int, ids: Array) -> None:
-    if not torch.stack(losses).isfinite().all():
-        batch = f", batch of ids {', '.join(map(str, ids[:4]))}, ..." if len(ids) else ""
+def _check_finite(losses: list[Tensor], seen: list[Tensor], title: str, epoch: int, names: Array) -> None:
+    bad = torch.stack(losses).isfinite().logical_not().nonzero()
+    if len(bad):
+        ids = ", ".join(map(str, names[seen[int(bad[0])].numpy()][:4]))
         raise UserError(
-            f"{title}: the loss is not finite in epoch {epoch}{batch}: lower optim.lr or set optim.clip = 1.0"
+            f"{title}: the loss is not finite in epoch {epoch}, batch of ids {ids}, ...: "
+            f"lower optim.lr or set optim.clip = 1.0"
         )
 
 
@@ -253,8 +258,9 @@ def _save(path: Path, key: str, epoch: int, parts: dict[str, Any]) -> None:
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
-    with atomic(path) as temporary:
-        torch.save({"key": key, "epoch": epoch, "random": random, **state}, temporary)
+    # Given a path, torch turns a full disk into a RuntimeError that `atomic` cannot know.
+    with atomic(path) as temporary, open(temporary, "wb") as handle:
+        torch.save({"key": key, "epoch": epoch, "random": random, **state}, handle)
 
 
 def _resume(path: Path, key: str, parts: dict[str, Any], log_file: Path) -> int:

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import nn
 from pipeline.scoring.metrics import Metric
 from pipeline.store.artifacts import FoldFiles, RunFiles
 from pipeline.store.config import Competition, Train
-from pipeline.store.errors import UserError, resolve
+from pipeline.store.errors import UserError, nearest, resolve
 from pipeline.store.files import Array, atomic, digest, write_npy
 from pipeline.store.receipts import write_receipt
 from pipeline.store.table import Table
@@ -59,7 +60,7 @@ class Job:
         head = heads[0] if self.config.model.head == "auto" else self.config.model.head
         if head not in heads:
             raise UserError(
-                f"{self.files.config}: model.head {head!r} does not fit a {self.task.name} task; choices: {', '.join(heads)}"
+                f"{self.files.config}: model.head {head!r} is not for a {self.task.name} task; {nearest(head, heads)}"
             )
         return head
 
@@ -212,14 +213,22 @@ def predict_fold(job: Job, fold: int, tracker: Tracker, level: str) -> dict[str,
     network.load_state_dict(load_file(files.model))
     scored, test = table.scored, table.test
     held_out = np.flatnonzero(table.folds[scored] == fold)
-    how = {"machine": job.machine, "tta": config.predict.tta, "batch_size": config.predict.batch_size}
+    look = partial(
+        predict,
+        network,
+        job.task,
+        job.head,
+        machine=job.machine,
+        tta=config.predict.tta,
+        batch_size=config.predict.batch_size,
+    )
     images, bad = job.images(scored)
-    oof = predict(network, job.task, job.head, images, held_out, **how)
+    oof = look(images, held_out)
     test_images, unreadable = job.images(test)
     if unreadable:
         raise UserError(f"{next(iter(unreadable.values()))}: every test row needs a prediction; mend the file")
     write_npy(files.oof, oof)
-    write_npy(files.test, predict(network, job.task, job.head, test_images, np.arange(len(test)), **how))
+    write_npy(files.test, look(test_images, np.arange(len(test))))
     y = job.task.targets(table.y[scored])[held_out]
     score = job.metric(job.task, y, oof, job.task.default_cuts(len(table.classes)))
     usable = ~np.isin(np.arange(len(scored)), list(bad))

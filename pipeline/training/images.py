@@ -164,5 +164,5 @@ def _make_room(folder: Path, need: int) -> None:
     while kept and total > budget:
         oldest = kept.pop(0)
         total -= oldest.stat().st_size
-        oldest.unlink()
+        oldest.unlink(missing_ok=True)
         oldest.with_suffix(".json").unlink(missing_ok=True)

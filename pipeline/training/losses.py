@@ -33,15 +33,20 @@ def bce(scores: Tensor, targets: Tensor) -> Tensor:
 def focal_softmax(scores: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
     """Return softmax focal loss (Lin 2017): each class term of CE times (1 - p)^gamma."""
     log_p = scores.log_softmax(1)
-    return -(targets * (1 - log_p.exp()).pow(gamma) * log_p).sum(1)
+    return -(targets * _power(1 - log_p.exp(), gamma) * log_p).sum(1)
 
 
 def focal_sigmoid(scores: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
     """Return sigmoid focal loss (Lin 2017), mean over labels."""
     p = scores.sigmoid()
-    positive = targets * (1 - p).pow(gamma) * functional.logsigmoid(scores)
-    negative = (1 - targets) * p.pow(gamma) * functional.logsigmoid(-scores)
+    positive = targets * _power(1 - p, gamma) * functional.logsigmoid(scores)
+    negative = (1 - targets) * _power(p, gamma) * functional.logsigmoid(-scores)
     return -(positive + negative).mean(1)
+
+
+def _power(share: Tensor, gamma: float) -> Tensor:
+    """Return share^gamma; at 0 its slope is infinite where gamma < 1, and the gradient would be NaN."""
+    return share.clamp(min=1e-6).pow(gamma) if gamma < 1 else share.pow(gamma)
 
 
 def mse(scores: Tensor, targets: Tensor) -> Tensor:
@@ -55,8 +60,9 @@ def huber(scores: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
 
 
 def ce_and(regression: Loss, scores: Tensor, targets: Tensor) -> Tensor:
-    """Return cross-entropy on all columns but the last, plus a regression loss on the last."""
-    return ce(scores[:, :-1], targets[:, :-1]) + regression(scores[:, -1:], targets[:, -1:])
+    """Return cross-entropy on all columns but the last, plus a regression loss on the last with the same weight."""
+    weight = targets[:, :-1].sum(1)
+    return ce(scores[:, :-1], targets[:, :-1]) + weight * regression(scores[:, -1:], targets[:, -1:])
 
 
 EXCLUSIVE: dict[str, Callable[..., Tensor]] = {"ce": ce, "focal": focal_softmax}
@@ -130,10 +136,12 @@ class Objective:
         if self.weights is None:
             return self.function(scores, targets)
         weights = self.weights.to(scores.device)
+        # Each class term has the weight of its class, as in torch, so that soft targets stay a mean of hard ones.
         if self.independent:
-            entries = self.function(scores.reshape(-1, 1), targets.reshape(-1, 1)).view_as(scores)
-            return (entries * (targets * weights[:, 1] + (1 - targets) * weights[:, 0])).mean(1)
-        return self.function(scores, targets) * (targets[:, : self.classes] @ weights)
+            flat = scores.reshape(-1, 1)
+            no, yes = (self.function(flat, torch.full_like(flat, side)).view_as(scores) for side in (0.0, 1.0))
+            return (targets * weights[:, 1] * yes + (1 - targets) * weights[:, 0] * no).mean(1)
+        return self.function(scores, torch.cat([targets[:, : self.classes] * weights, targets[:, self.classes :]], 1))
 
 
 def class_weights(targets: Tensor) -> Tensor:
@@ -143,6 +151,6 @@ def class_weights(targets: Tensor) -> Tensor:
 
 
 def entry_weights(targets: Tensor) -> Tensor:
-    """Return L x 2 weights of (negative, positive) entries that make both sides of each label weigh the same."""
-    positive = targets.mean(0).clamp(1e-6, 1 - 1e-6)
-    return torch.stack([0.5 / (1 - positive), 0.5 / positive], 1)
+    """Return L x 2 weights of (negative, positive) entries that make both sides weigh the same; absent ones get 0."""
+    shares = torch.stack([1 - targets.mean(0), targets.mean(0)], 1)
+    return torch.where(shares > 0, 0.5 / shares, torch.zeros_like(shares))

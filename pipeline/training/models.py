@@ -123,7 +123,7 @@ def build(
             raise UserError(
                 f'model.weights = "{weights}": only timm models have weights to load; use "none" with {name!r}'
             )
-        backbone = _call(resolve(MODELS, name, "model"), name, in_chans=channels, **options)
+        backbone = _call(resolve(MODELS, name, "model"), name, **{"in_chans": channels, **options})
     else:
         backbone = _timm(name, weights, {"in_chans": channels, **options}, size)
     try:
@@ -145,11 +145,20 @@ def _timm(name: str, weights: str, options: dict[str, Any], size: Sequence[int])
         if not Path(weights).exists():
             raise UserError(f'model.weights: {weights} does not exist; give a file, "pretrained" or "none"')
         options["pretrained_cfg_overlay"] = {"file": weights}
-    published = timm.get_pretrained_cfg(name)
+    try:
+        published = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = timm.list_pretrained(f"{name.split('.')[0]}.*")
+        raise UserError(f"unknown weights tag of model {name!r}; {nearest(name, tags)}") from error
     if published is not None and published.fixed_input_size:
         options.setdefault("img_size", tuple(size))
     try:
-        return _call(timm.create_model, name, name, pretrained=weights != "none", num_classes=0, **options)
+        state = torch.get_rng_state()
+        backbone = _call(timm.create_model, name, name, pretrained=weights != "none", num_classes=0, **options)
+        if weights not in ("none", "pretrained"):
+            torch.set_rng_state(state)
+            _require_loaded(backbone, timm.create_model(name, num_classes=0, **options), weights)
+        return backbone
     except UserError:
         raise
     except Exception as error:
@@ -161,7 +170,15 @@ def _timm(name: str, weights: str, options: dict[str, Any], size: Sequence[int])
         ) from error
 
 
-def _call(builder: Callable[..., Any], name: str, *args: Any, **options: Any) -> Any:
+def _require_loaded(backbone: nn.Module, fresh: nn.Module, weights: str) -> None:
+    """Refuse a file that lacks weights: timm only logs them, and trains on with what it drew at random."""
+    drawn = dict(fresh.named_parameters())
+    for name, value in backbone.named_parameters():
+        if value.ndim > 1 and torch.equal(value, drawn[name]) and value.min() < value.max():
+            raise UserError(f"model.weights: {weights} has no weights for {name!r}: it belongs to another model")
+
+
+def _call(builder: Callable[..., Any], name: str, /, *args: Any, **options: Any) -> Any:
     try:
         return builder(*args, **options)
     except TypeError as error:

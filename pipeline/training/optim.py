@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def adamw(groups: list[dict[str, object]], lr: float, momentum: float) -> torch.optim.Optimizer:
     """Return AdamW (Loshchilov and Hutter 2019); `momentum` is its first beta."""
@@ -65,10 +67,10 @@ def factor(schedule: str, progress: float, warmup: float, swa: float) -> float:
     return max(SCHEDULES[schedule](min(progress / swa, 1.0), warmup), 0.25 if progress > warmup * swa else 0.0)
 
 
-def ema_update(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+def ema_update(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     """Return the exponential moving average, with a decay that warms up as min(decay, (1+n)/(10+n))."""
 
-    def update(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+    def update(averages: Tensors, current: Tensors, count: Tensor | int) -> None:
         now = min(decay, (1 + float(count)) / (10 + float(count)))
         for mean, value in zip(averages, current, strict=True):
             if mean.is_floating_point():
@@ -87,5 +89,5 @@ def averaged(network: nn.Module, ema: float, swa: float) -> AveragedModel | None
     if ema:
         return AveragedModel(network, multi_avg_fn=ema_update(ema), use_buffers=True)
     if swa:
-        return AveragedModel(network, multi_avg_fn=get_swa_multi_avg_fn())
+        return AveragedModel(network, multi_avg_fn=get_swa_multi_avg_fn())  # type: ignore[no-untyped-call]
     return None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pipeline.store.errors import UserError, resolve
+from pipeline.store.errors import resolve
 from pipeline.store.files import Array
 from pipeline.tasks import Task
 from pipeline.training.engine import Machine, to_device

@@ -1,0 +1,281 @@
+from itertools import combinations_with_replacement
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.scoring.cuts import (
+    RARE,
+    Problem,
+    best_threshold,
+    crossfit,
+    fit,
+    kappa_cuts,
+    match_ensemble,
+    match_shares,
+    optimal_cuts,
+    ratio_cuts,
+)
+from pipeline.scoring.metrics import METRICS, Metric, quadratic_kappa
+from pipeline.tasks import TASKS
+
+BINARY, LABELS, ORDINAL = TASKS["binary"], TASKS["multilabel"], TASKS["ordinal"]
+EXACT = [
+    *(("binary", f"f{beta}{average}") for beta in ("0.5", "1", "2") for average in ("", "_macro", "_micro")),
+    ("binary", "accuracy"),
+    ("binary", "balanced_accuracy"),
+    *(("multilabel", f"f{beta}_macro") for beta in ("0.5", "1", "2")),
+]
+ONE_ULP = np.cumsum([0.0, *[np.spacing(0.3)] * 4]) + 0.3
+# Few distinct scores, so that ties are common; some differ in the last bit only.
+scores = st.sampled_from([0.0, 0.2, 0.5, 0.7, 1.0, *ONE_ULP.tolist()])
+labelled = st.lists(st.tuples(st.integers(0, 1), scores), min_size=1, max_size=25)
+graded = st.lists(st.tuples(st.integers(0, 3), scores), min_size=2, max_size=12).filter(
+    lambda r: len({g for g, _ in r}) > 1
+)
+
+
+def problem(task, metric, y, classes=None, folds=3, seed=0):
+    classes = classes or (y.shape[1] if y.ndim == 2 else int(y.max()) + 1)
+    found = METRICS[metric] if isinstance(metric, str) else metric
+    return Problem(TASKS[task], found, classes, y, np.random.default_rng(seed).integers(0, folds, len(y)), None)
+
+
+def sample(task, n=600, seed=0):
+    """Informative but miscalibrated predictions: the default cuts are far from the best."""
+    rng = np.random.default_rng(seed)
+    if task == "ordinal":
+        y = rng.choice(4, n, p=[0.5, 0.3, 0.15, 0.05])
+        return y, (0.6 * y + 0.5 + 0.4 * rng.normal(size=n))[:, None]
+    y = (rng.random((n, 3)) < [0.15, 0.3, 0.5]).astype(int)
+    p = 1 / (1 + np.exp(2 - 1.5 * y - rng.normal(size=y.shape)))
+    return (y[:, 1], p[:, 1:2]) if task == "binary" else (y, p)
+
+
+def places(p):
+    """Return one cut for every way to divide the sorted scores, exact for scores one bit apart: p > cut."""
+    return np.r_[p.min() - 1, np.unique(p)]
+
+
+@pytest.mark.parametrize("task, name", EXACT)
+@given(rows=labelled)
+def test_best_threshold_is_the_best_of_all(task, name, rows):
+    y, p = (np.array(v) for v in zip(*rows, strict=True))
+    metric = METRICS[name]
+    reference = METRICS[name.removesuffix("_macro")] if task == "multilabel" else metric
+
+    def value(cut):
+        return reference.function(y, (p > cut).astype(int), np.ones(len(y)))
+
+    assert value(best_threshold(metric, TASKS[task], y, p)) == pytest.approx(max(value(c) for c in places(p)))
+
+
+def test_best_threshold_lies_halfway():
+    y, p = np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.6, 0.9])
+    assert best_threshold(METRICS["f1"], BINARY, y, p) == pytest.approx(0.4)
+
+
+@given(rows=labelled, above=st.floats(0, 1))
+def test_match_shares_leaves_the_nearest_share(rows, above):
+    p = np.array([s for _, s in rows])
+    left = (p > match_shares(above, p)).mean()
+    assert abs(left - above) == pytest.approx(min(abs((p > c).mean() - above) for c in places(p)), abs=1e-12)
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel", "ordinal"])
+def test_ratio_cuts_leave_as_many_rows_above_as_the_labels_have(task):
+    y, p = sample(task)
+    cuts = ratio_cuts(problem(task, "accuracy", y), y, p)
+    labels = TASKS[task].decide(p, cuts)
+    if task == "ordinal":
+        assert np.bincount(labels).tolist() == np.bincount(y).tolist()
+        assert (np.diff(cuts) > 0).all()
+    else:
+        assert (labels.sum(0) == y.sum(0)).all()
+
+
+def kappa_at(y, p, cuts):
+    return quadratic_kappa(y, (p[:, None] > cuts).sum(1), np.ones(len(y)))
+
+
+@given(graded)
+def test_no_move_of_one_cut_improves_kappa(rows):
+    y, p = (np.array(v) for v in zip(*rows, strict=True))
+    starts = (ORDINAL.default_cuts(4), ratio_cuts(problem("ordinal", "quadratic_kappa", y, 4), y, p[:, None]))
+    cuts = kappa_cuts(y, p, starts)
+    best = kappa_at(y, p, cuts)
+    every = [kappa_at(y, p, c) for c in combinations_with_replacement(places(p), 3)]
+    assert best <= max(every) + 1e-12
+    assert (np.diff(cuts) >= 0).all()
+    for start in starts:
+        assert best >= kappa_at(y, p, start) - 1e-12
+    for j in range(3):
+        for place in places(p):
+            moved = np.r_[cuts[:j], place, cuts[j + 1 :]]
+            if (np.diff(moved) >= 0).all():
+                assert kappa_at(y, p, moved) <= best + 1e-12
+
+
+@given(rows=labelled.filter(lambda r: len({g for g, _ in r}) > 1))
+def test_a_single_kappa_cut_is_the_best_of_all(rows):
+    y, p = (np.array(v) for v in zip(*rows, strict=True))
+    best = max(kappa_at(y, p, [c]) for c in places(p))
+    assert kappa_at(y, p, kappa_cuts(y, p, (np.array([0.5]),))) == pytest.approx(best)
+
+
+def test_kappa_cuts_are_mostly_the_best_of_all():
+    rng, best = np.random.default_rng(0), []
+    for _ in range(30):
+        y = np.r_[0, 1, 2, 3, rng.integers(0, 4, 8)]
+        p = np.round(y * 0.5 + rng.normal(size=12), 1)
+        starts = (ORDINAL.default_cuts(4), ratio_cuts(problem("ordinal", "quadratic_kappa", y, 4), y, p[:, None]))
+        every = max(kappa_at(y, p, c) for c in combinations_with_replacement(places(p), 3))
+        best.append(kappa_at(y, p, kappa_cuts(y, p, starts)) >= every - 1e-12)
+    assert np.mean(best) >= 0.8
+
+
+@pytest.mark.parametrize(
+    "task, name",
+    [
+        *EXACT,
+        ("multilabel", "accuracy"),
+        ("multilabel", "f1_micro"),
+        ("multilabel", "f2_samples"),
+        *(("ordinal", name) for name in ("quadratic_kappa", "accuracy", "balanced_accuracy", "f1_macro")),
+    ],
+)
+def test_optimal_beats_fixed_and_ratio_on_its_own_rows(task, name):
+    y, p = sample(task)
+    asked = problem(task, name, y)
+    cuts = optimal_cuts(asked, y, p)
+    fixed = TASKS[task].default_cuts(asked.classes)
+    best = asked.metric(asked.task, y, p, cuts)
+    assert best > asked.metric(asked.task, y, p, fixed)
+    if task != "multilabel":
+        assert best >= asked.metric(asked.task, y, p, ratio_cuts(asked, y, p))
+
+
+def test_pooled_threshold_tries_one_half():
+    y = np.eye(2, dtype=int)[np.zeros(10, int)]
+    p = np.where(y, 0.9, 0.1)
+    p[0] = [0.9, 0.499]  # only cuts in 0.499 .. 0.9 are right, and no quantile of 20 entries falls there
+    p[1:, 0] = 0.95
+    asked = problem("multilabel", "accuracy", y)
+    assert asked.metric(LABELS, y, p, optimal_cuts(asked, y, p)) == 1
+
+
+@pytest.mark.parametrize("greater", [True, False])
+def test_a_metric_of_the_user(greater):
+    def share(y, p, weight):
+        assert y.shape == p.shape == weight.shape
+        return float(np.average((y == p) == greater, weights=weight))
+
+    y, p = sample("binary")
+    asked = problem("binary", Metric("mine", share, label=True, greater=greater, tasks=("binary",)), y)
+    right = METRICS["accuracy"](BINARY, y, p, optimal_cuts(asked, y, p))
+    assert right == pytest.approx(max(((p[:, 0] > c) == y).mean() for c in places(p)), abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["f1_macro", "f1"])
+def test_rare_labels_fall_back_to_ratio(name):
+    y, p = sample("multilabel")
+    y[np.flatnonzero(y[:, 0])[RARE - 1 :], 0] = 0
+    if name == "f1":
+        y, p = y[:, 0], p[:, :1]
+    asked = problem("multilabel" if y.ndim == 2 else "binary", name, y)
+    optimal, ratio = optimal_cuts(asked, y, p), ratio_cuts(asked, y, p)
+    assert y.reshape(len(y), -1)[:, 0].sum() == RARE - 1
+    assert optimal[0] == ratio[0]
+    assert (optimal[1:] != ratio[1:]).all()
+
+
+@pytest.mark.parametrize("method", ["fixed", "ratio", "optimal", "auto"])
+@pytest.mark.parametrize(
+    "task, name",
+    [("binary", "f1"), ("multilabel", "f1_macro"), ("multilabel", "f1_micro"), ("ordinal", "quadratic_kappa")],
+)
+def test_no_fold_sees_its_own_labels(task, name, method):
+    y, p = sample(task)
+    before = problem(task, name, y)
+    own = before.folds == 1
+    changed = y.copy()
+    changed[own] = np.random.default_rng(1).permutation(y[own])
+    after = Problem(before.task, before.metric, before.classes, changed, before.folds, None)
+    one, other = (crossfit(asked, method, lambda _: p) for asked in (before, after))
+    assert (one.by_fold[1] == other.by_fold[1]).all()
+    assert (one.labels[own] == other.labels[own]).all()
+    assert one.methods[1] == other.methods[1]
+    if method == "optimal":
+        assert (one.by_fold[0] != other.by_fold[0]).any()
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel", "ordinal"])
+def test_crossfit_gives_every_fold_its_view(task):
+    y, p = sample(task)
+    asked = problem(task, "accuracy", y)
+    decision = crossfit(asked, "ratio", lambda k: p + (10 if k is None else k))
+    assert set(decision.by_fold) == {0, 1, 2}
+    assert (decision.cuts == ratio_cuts(asked, y, p + 10)).all()
+    assert decision.method == "ratio"
+    for k, cuts in decision.by_fold.items():
+        mine = asked.folds == k
+        assert (cuts == ratio_cuts(asked, y[~mine], p[~mine] + k)).all()
+        assert (decision.labels[mine] == asked.task.decide(p[mine] + k, cuts)).all()
+    assert decision.labels.shape == y.shape
+    assert np.issubdtype(decision.labels.dtype, np.integer)
+
+
+def test_auto_adopts_a_real_gain():
+    for task, name in (("binary", "f1"), ("ordinal", "quadratic_kappa")):
+        y, p = sample(task)
+        cuts, method = fit(problem(task, name, y), "auto", np.ones(len(y), bool), p)
+        assert method != "fixed"
+        assert (cuts != TASKS[task].default_cuts(4)).all()
+
+
+def test_auto_keeps_fixed_without_folds_to_compare_on():
+    y, p = sample("binary")
+    asked = problem("binary", "f1", y)
+    assert fit(asked, "auto", asked.folds == 1, p)[1] == "fixed"
+
+
+def test_auto_resamples_groups():
+    y, p = sample("binary", 60, seed=5)
+    times = 40
+    y, p, unit = y.repeat(times), p.repeat(times, 0), np.arange(60).repeat(times)
+    folds = unit % 3
+    methods = [
+        fit(Problem(BINARY, METRICS["f1"], 2, y, folds, group), "auto", np.ones(len(y), bool), p)[1]
+        for group in (None, unit)
+    ]
+    # Forty copies look like proof to a gate over rows; over groups there are only 60 cases.
+    assert methods[0] != "fixed"
+    assert methods[1] == "fixed"
+
+
+def test_auto_adopts_noise_in_5_percent_at_most():
+    rng, n, trials = np.random.default_rng(0), 300, 200
+    y, p, everything = np.arange(n) % 2, rng.random((n, 1)), np.ones(n, bool)
+    methods = [fit(problem("binary", "accuracy", rng.permutation(y)), "auto", everything, p)[1] for _ in range(trials)]
+    assert sum(method != "fixed" for method in methods) <= 0.05 * trials
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel", "ordinal"])
+def test_match_ensemble_keeps_the_share_beyond_each_cut(task):
+    y, p = sample(task, 1000)
+    models = [p + s * np.random.default_rng(k).normal(size=p.shape) for k, s in enumerate((0.3, 0.5, 1.0))]
+    mean = np.mean(models, 0)
+    cuts = ratio_cuts(problem(task, "accuracy", y), y, models[0])
+    moved = match_ensemble(TASKS[task], cuts, models, mean)
+    column = (lambda v: np.repeat(v, len(cuts), 1)) if task == "ordinal" else (lambda v: v)
+    wanted = np.mean([(column(m) > cuts).mean(0) for m in models], 0)
+    assert (column(mean) > moved).mean(0) == pytest.approx(wanted, abs=0.5 / 1000 + 1e-12)
+    assert ((column(mean) > moved).mean(0) != (column(mean) > cuts).mean(0)).any()
+
+
+def test_match_ensemble_of_one_model_and_without_cuts():
+    p, cuts = sample("ordinal")[1], ORDINAL.default_cuts(4)
+    moved = match_ensemble(ORDINAL, cuts, [p, p], p)
+    assert (ORDINAL.decide(p, moved) == ORDINAL.decide(p, cuts)).all()
+    assert match_ensemble(TASKS["multiclass"], np.zeros(0), [p], p).size == 0

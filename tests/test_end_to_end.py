@@ -1,0 +1,110 @@
+"""Each task from folder to submission through the real Make targets."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_competition
+
+ENOUGH = {"binary": 0.8, "multiclass": 0.5, "multilabel": 0.6, "ordinal": 0.4, "regression": -1.6}
+
+
+@pytest.mark.parametrize("task", ENOUGH)
+def test_folder_to_submission(task, make, house):
+    data = make_competition(house, task)
+    make("submit", "COMP=toy", "NAME=blend")
+    sample, sent = (pd.read_csv(p, dtype={"id": str}) for p in (data / "sample_submission.csv", "submissions/toy/blend.csv"))
+    assert list(sent.columns) == list(sample.columns)
+    assert (sent["id"] == sample["id"]).all()
+    ledger = pd.read_csv("submissions/ledger.csv")
+    sign = -1 if task == "regression" else 1
+    assert sign * ledger["private"][0] > ENOUGH[task]
+    assert sign * ledger["cv"][0] > ENOUGH[task]
+    receipt = json.loads((house / "runs/toy/blend/cv.json").read_text())
+    assert set(receipt["level"].values()) == {"crossfit"}
+    assert np.load("runs/toy/blend/oof.npy").shape[0] == 60
+    again = make("submit", "COMP=toy", "NAME=blend")
+    assert "Nothing to be done" in again.stdout
+    assert make("-q", "submit", "COMP=toy", "NAME=blend").returncode == 0
+
+
+def test_what_make_recomputes(make, house):
+    make_competition(house, "multiclass")
+    make("submit", "COMP=toy", "NAME=blend")
+    before = {p: p.stat().st_mtime_ns for p in house.glob("runs/toy/*/fold*/model.safetensors")}
+    blend = (house / "runs/toy/blend/oof.npy").read_bytes()
+
+    # A comment recomputes nothing.
+    config = house / "configs/toy/a.toml"
+    config.write_text("# a comment\n" + config.read_text())
+    make("submit", "COMP=toy", "NAME=blend")
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert make("-q", "submit", "COMP=toy", "NAME=blend").returncode == 0
+
+    # New TTA predicts again and trains nothing.
+    config.write_text(config.read_text() + '[predict]\ntta = "hflip"\n')
+    make("submit", "COMP=toy", "NAME=blend")
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert (house / "runs/toy/blend/oof.npy").read_bytes() != blend
+
+    # One run's setting trains that run and blends again; the other run is left alone.
+    (house / "configs/toy/b.toml").write_text('base = "a"\nseed = 2\nepochs = 2\n')
+    make("submit", "COMP=toy", "NAME=blend")
+    changed = {p.parent.parent.name for p in before if p.stat().st_mtime_ns != before[p]}
+    assert changed == {"b"}
+    status = make("status").stdout
+    assert status.count("done") == 3
+
+
+def test_two_at_once_are_the_same_as_one(make, house):
+    make_competition(house, "multiclass")
+    make("-j2", "submit", "COMP=toy", "NAME=blend")
+    first = {p.relative_to(house): p.read_bytes() for p in house.glob("runs/toy/*/**/*.npy")}
+    assert len(first) > 10
+    for folder in ("runs", "cache"):
+        (house / folder).rename(house / f"{folder}.old")
+    make("submit", "COMP=toy", "NAME=blend")
+    for path, content in first.items():
+        assert (house / path).read_bytes() == content, path
+
+
+def test_vary_then_train(make, house):
+    make_competition(house, "multiclass")
+    make("vary", "COMP=toy", "FROM=a", "NAME=lr3", "SET=optim.lr=3e-3 epochs=1")
+    assert (house / "configs/toy/lr3.toml").read_text().splitlines()[1:] == ['base = "a"', "optim.lr = 3e-3", "epochs = 1"]
+    make("train", "COMP=toy", "NAME=lr3")
+    assert json.loads((house / "runs/toy/lr3/cv.json").read_text())["config"]["optim"]["lr"] == 3e-3
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["train"], "needs COMP="),
+        (["train", "COMP=toy"], "needs NAME="),
+        (["train", "COMP=toy", "NAME=aa"], "no config configs/toy/aa.toml"),
+        (["submit", "COMP=tow", "NAME=a"], "no competition"),
+    ],
+)
+def test_wrong_arguments_are_one_line(make, house, arguments, said):
+    make_competition(house, "binary")
+    done = make(*arguments, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (house / "runs").exists()
+
+
+def test_cycle_is_refused(make, house):
+    make_competition(house, "binary")
+    (house / "configs/toy/x.toml").write_text('stage = "ensemble"\nmembers = ["y"]\n')
+    (house / "configs/toy/y.toml").write_text('stage = "ensemble"\nmembers = ["x"]\n')
+    done = make("submit", "COMP=toy", "NAME=x", check=False)
+    assert done.returncode == 2
+    assert "cycle: toy/x -> toy/y -> toy/x" in done.stderr
+
+
+def test_help_lists_every_stage(make, house):
+    listed = make("help").stdout
+    for target in ("data", "folds", "vary", "train", "ensemble", "submit", "ledger", "status", "demo", "test", "lint"):
+        assert f"make {target} " in listed
