@@ -52,8 +52,7 @@ def main():
     parser.add_argument("--classes", type=int, default=10)
     args = parser.parse_args()
     y, made = members(args.rows, args.members, args.classes)
-    tensor, seconds, gap = np.stack(made, axis=1), {"convex": [], "SLSQP": []}, 0.0
-    weights = {}
+    tensor, weights, seconds = np.stack(made, axis=1), {}, {"convex": [], "SLSQP": []}
     for _ in range(args.runs):
         start = time.perf_counter()
         weights["convex"], gap = convex(TASK, y, made)
@@ -61,9 +60,7 @@ def main():
         weights["SLSQP"] = slsqp(y, tensor)
         seconds["convex"].append(middle - start)
         seconds["SLSQP"].append(time.perf_counter() - middle)
-    cpu = next(
-        (s.split(":")[1].strip() for s in open("/proc/cpuinfo") if s.startswith("model name")), platform.machine()
-    )
+    cpu = next((s[13:] for s in Path("/proc/cpuinfo").read_text().split("\n") if s[:10] == "model name"), "unknown CPU")
     print(f"M={args.members} N={args.rows} C={args.classes}; median (range) of {args.runs} alternating runs")
     print(f"{cpu}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, ", end="")
     print(f"numpy {np.__version__}, scipy {scipy.__version__}\n")

@@ -14,7 +14,9 @@ ENOUGH = {"binary": 0.8, "multiclass": 0.5, "multilabel": 0.6, "ordinal": 0.4, "
 def test_folder_to_submission(task, make, house):
     data = make_competition(house, task)
     make("submit", "COMP=toy", "NAME=blend")
-    sample, sent = (pd.read_csv(p, dtype={"id": str}) for p in (data / "sample_submission.csv", "submissions/toy/blend.csv"))
+    sample, sent = (
+        pd.read_csv(p, dtype={"id": str}) for p in (data / "sample_submission.csv", "submissions/toy/blend.csv")
+    )
     assert list(sent.columns) == list(sample.columns)
     assert (sent["id"] == sample["id"]).all()
     ledger = pd.read_csv("submissions/ledger.csv")
@@ -72,7 +74,11 @@ def test_two_at_once_are_the_same_as_one(make, house):
 def test_vary_then_train(make, house):
     make_competition(house, "multiclass")
     make("vary", "COMP=toy", "FROM=a", "NAME=lr3", "SET=optim.lr=3e-3 epochs=1")
-    assert (house / "configs/toy/lr3.toml").read_text().splitlines()[1:] == ['base = "a"', "optim.lr = 3e-3", "epochs = 1"]
+    assert (house / "configs/toy/lr3.toml").read_text().splitlines()[1:] == [
+        'base = "a"',
+        "optim.lr = 3e-3",
+        "epochs = 1",
+    ]
     make("train", "COMP=toy", "NAME=lr3")
     assert json.loads((house / "runs/toy/lr3/cv.json").read_text())["config"]["optim"]["lr"] == 3e-3
 

@@ -33,20 +33,19 @@ def convex_log_loss(true: Array, weight: Array | None = None) -> tuple[Array, fl
     share = np.full(n, 1 / n) if weight is None else weight / weight.sum()
     used = share > 0
     true, share = np.maximum(true[used].astype(np.float64), EPS), share[used]
-    w = np.full(m, 1 / m)
+    w, root_share = np.full(m, 1 / m), np.sqrt(share)
     for _ in range(100):
-        inverse = 1 / (true @ w)
-        scaled = true * inverse[:, None]
-        slope = share @ scaled
+        scaled = true * (root_share / (true @ w))[:, None]
+        slope = root_share @ scaled
         gap = float(slope.max() - 1)
         if gap <= TOLERANCE:
             break
-        hessian = scaled.T @ (scaled * share[:, None])
+        hessian = scaled.T @ scaled
         root = np.linalg.cholesky(hessian + 1e-12 * np.trace(hessian) * np.eye(m)).T
         # Gradient of f + sum(w) is 1 - slope; the Newton point minimises |root v - root^-T (H w - gradient)|.
         target = np.linalg.solve(root.T, hessian @ w - (1 - slope))
         step = nnls(root, target)[0] - w
-        w = _line_search(true, share, w, step)
+        w = _line_search(true, share, w, step, float(step @ (1 - slope)))
         w = w / w.sum()
     return w, max(gap, 0.0)
 
@@ -215,10 +214,9 @@ def _average_rank(p: Array) -> Array:
     return ranks
 
 
-def _line_search(true: Array, share: Array, w: Array, step: Array) -> Array:
-    """Return the point along a Newton step with a sufficient decrease."""
+def _line_search(true: Array, share: Array, w: Array, step: Array, slope: float) -> Array:
+    """Return the point along a Newton step with a sufficient decrease; `slope` is the derivative along the step."""
     before, length = -(share @ np.log(true @ w)) + w.sum(), 1.0
-    slope = step @ (1 - share @ (true / (true @ w)[:, None]))
     while length > 1e-10:
         point = w + length * step
         mixed = true @ point

@@ -95,7 +95,7 @@ def blend(files: RunFiles, config: Ensemble, metric_name: str, receipts: dict[st
     hand = None if config.weights is None else np.array(config.weights)
     spaced = [to_space(task, oof, config.space, folds) for oof in oofs]
     solver = Blend(problem, spaced, config.space, config.method, hand, config.seed, config.steps, config.bags)
-    weights, methods, blended = {}, {}, np.zeros(oofs[0].shape)
+    weights, methods, blended = {}, {}, np.zeros(oofs[0].shape, np.float32)
     for k in np.unique(folds).tolist():
         weights[k], methods[k], _ = solver.fit(folds != k)
         blended[folds == k] = solver.predict(weights[k])[folds == k]
@@ -106,11 +106,11 @@ def blend(files: RunFiles, config: Ensemble, metric_name: str, receipts: dict[st
         in_space = [to_space(task, array, config.space) for array in arrays]
         return from_space(task, mix(in_space, how), config.space).astype(np.float32)
 
-    write_npy(files.oof, blended.astype(np.float32))
+    write_npy(files.oof, blended)
     for k in np.unique(folds).tolist():
         write_npy(files.fold(k).test, on_test([read_npy(m.fold(k).test) for m in members], weights[k]))
     write_npy(files.test, on_test([read_npy(m.test) for m in members], deployed))
-    report, decision = score_run(problem, blended, config.decision, lambda k: solver.predict(weights[k]))
+    report, decision = score_run(problem, blended, config.decision, lambda k: solver.predict(weights[k]).astype(np.float32))
     cuts = task.default_cuts(problem.classes)
     report["members"] = {m.run: metric(task, problem.y, oof, cuts) for m, oof in zip(members, oofs, strict=True)}
     report["uniform"] = metric(task, problem.y, solver.predict(np.full(len(members), 1 / len(members))), cuts)

@@ -85,7 +85,7 @@ def check_names(job: Job) -> None:
     if config.predict.tta == "d4" and job.size[0] != job.size[1]:
         raise UserError(f'{job.files.config}: predict.tta = "d4" turns images by 90 degrees: image.size must be square')
     Objective(job.task, job.head, len(job.table.classes), y, **config.loss.model_dump())
-    new_network(without_weights(job))
+    new_network(without_weights(job) if config.model.weights == "pretrained" else job)
 
 
 def without_weights(job: Job) -> Job:

@@ -170,6 +170,8 @@ def test_convex_squared_of_degenerate_members(name):
     w, gap = convex_squared(e)
     assert on_simplex(w)
     assert gap <= 1e-9 * max(np.trace(e) / len(e), 1e-9)
+    slope = 2 * e @ w
+    assert gap == pytest.approx(slope @ w - slope.min(), rel=1e-3, abs=1e-15 * np.trace(e) / len(e))
     assert w @ e @ w <= e.diagonal().min() * (1 + 1e-9) + 1e-12
     if name == "a perfect member":
         assert w[4] == pytest.approx(1, abs=1e-6)
@@ -357,7 +359,18 @@ def test_auto_adopts_where_one_member_is_clearly_better(task):
     assert (gap is not None) == (method == "convex")
 
 
-def test_auto_considers_convex_for_probabilities_only():
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_auto_is_not_fooled_by_weights_that_fit_noise(task):
+    problem, members = table(task, 45, 20)
+    asked = Blend(problem, members, "probability", "auto", steps=4, bags=2)
+    assert asked.choose(np.ones(45, bool)) == "uniform"
+
+
+def test_auto_considers_convex_for_probabilities_only(monkeypatch):
+    def refused(*_):
+        raise AssertionError("convex weights mean nothing here")
+
+    monkeypatch.setattr("pipeline.scoring.blend.convex", refused)
     problem, members = table("binary", quality=[0.3, 2, 2])
     spaced = [to_space(problem.task, p, "logit") for p in members]
     assert Blend(problem, spaced, "logit", "auto", steps=4, bags=2).choose(np.ones(240, bool)) == "greedy"

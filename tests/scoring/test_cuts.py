@@ -124,15 +124,16 @@ def test_a_single_kappa_cut_is_the_best_of_all(rows):
     assert kappa_at(y, p, kappa_cuts(y, p, (np.array([0.5]),))) == pytest.approx(best)
 
 
-def test_kappa_cuts_are_mostly_the_best_of_all():
+@pytest.mark.parametrize("signal", [0.0, 0.5])
+def test_kappa_cuts_are_nearly_always_the_best_of_all(signal):
     rng, best = np.random.default_rng(0), []
-    for _ in range(30):
+    for _ in range(20):
         y = np.r_[0, 1, 2, 3, rng.integers(0, 4, 8)]
-        p = np.round(y * 0.5 + rng.normal(size=12), 1)
+        p = np.round(y * signal + rng.normal(size=12), 1)
         starts = (ORDINAL.default_cuts(4), ratio_cuts(problem("ordinal", "quadratic_kappa", y, 4), y, p[:, None]))
         every = max(kappa_at(y, p, c) for c in combinations_with_replacement(places(p), 3))
         best.append(kappa_at(y, p, kappa_cuts(y, p, starts)) >= every - 1e-12)
-    assert np.mean(best) >= 0.8
+    assert np.mean(best) >= 0.9
 
 
 @pytest.mark.parametrize(
@@ -152,15 +153,17 @@ def test_optimal_beats_fixed_and_ratio_on_its_own_rows(task, name):
     fixed = TASKS[task].default_cuts(asked.classes)
     best = asked.metric(asked.task, y, p, cuts)
     assert best > asked.metric(asked.task, y, p, fixed)
-    if task != "multilabel":
+    if task == "ordinal":  # the search moves on from its better start
+        assert best > asked.metric(asked.task, y, p, ratio_cuts(asked, y, p))
+    if task == "binary":
         assert best >= asked.metric(asked.task, y, p, ratio_cuts(asked, y, p))
 
 
 def test_pooled_threshold_tries_one_half():
-    y = np.eye(2, dtype=int)[np.zeros(10, int)]
-    p = np.where(y, 0.9, 0.1)
-    p[0] = [0.9, 0.499]  # only cuts in 0.499 .. 0.9 are right, and no quantile of 20 entries falls there
-    p[1:, 0] = 0.95
+    y = np.zeros((2000, 2), int)
+    y[:3] = 1
+    p = np.where(y, 0.9, np.random.default_rng(0).uniform(0, 0.499, y.shape))
+    # Only cuts in 0.499 .. 0.9 are right, and the highest quantile tried lies below them.
     asked = problem("multilabel", "accuracy", y)
     assert asked.metric(LABELS, y, p, optimal_cuts(asked, y, p)) == 1
 

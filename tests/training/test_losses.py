@@ -1,0 +1,262 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pipeline.store.errors import UserError
+from pipeline.tasks import TASKS
+from pipeline.training.losses import (
+    EXCLUSIVE,
+    INDEPENDENT,
+    REAL,
+    Objective,
+    bce,
+    ce,
+    class_weights,
+    entry_weights,
+    focal_sigmoid,
+    focal_softmax,
+    huber,
+    losses_for,
+    mse,
+)
+
+N, C = 12, 4
+RNG = np.random.default_rng(0)
+S = RNG.normal(0, 2, (N, C)).astype(np.float32)
+Y = RNG.permutation(np.arange(N) % C)
+LABELS = (RNG.random((N, C)) < 0.4).astype(np.float32)
+VALUES = RNG.normal(5, 3, (N, 2))
+scores, classes, labels = torch.from_numpy(S), torch.from_numpy(Y), torch.from_numpy(LABELS)
+HOT = F.one_hot(classes, C).float()
+P = np.exp(S) / np.exp(S).sum(1, keepdims=True)
+Q = 1 / (1 + np.exp(-S))
+
+
+def near(a, b):
+    assert a.shape == (N,)
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_ce():
+    near(ce(scores, HOT), F.cross_entropy(scores, classes, reduction="none"))
+
+
+def test_bce():
+    near(bce(scores, labels), -(LABELS * np.log(Q) + (1 - LABELS) * np.log(1 - Q)).mean(1))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.5])
+def test_focal(gamma):
+    own = P[np.arange(N), Y]
+    near(focal_softmax(scores, HOT, gamma), -((1 - own) ** gamma) * np.log(own))
+    right = np.where(LABELS == 1, Q, 1 - Q)
+    near(focal_sigmoid(scores, labels, gamma), (-((1 - right) ** gamma) * np.log(right)).mean(1))
+
+
+def test_focal_without_gamma_is_plain():
+    near(focal_softmax(scores, HOT, 0.0), ce(scores, HOT))
+    near(focal_sigmoid(scores, labels, 0.0), bce(scores, labels))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("loss", [focal_softmax, focal_sigmoid])
+def test_focal_is_finite_for_sure_scores(loss, gamma):
+    sure = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
+    value = loss(sure, torch.tensor([[1.0, 0.0], [0.9, 0.1]]), gamma)
+    value.sum().backward()
+    assert value.isfinite().all()
+    assert sure.grad.isfinite().all()
+
+
+def test_mse_and_huber():
+    a, b = RNG.normal(0, 2, (2, N, 3)).astype(np.float32)
+    error = np.abs(a - b)
+    near(mse(torch.from_numpy(a), torch.from_numpy(b)), (error**2).mean(1))
+    for delta in (0.5, 1.0, 2.0):
+        terms = np.where(error <= delta, error**2 / 2, delta * (error - delta / 2))
+        near(huber(torch.from_numpy(a), torch.from_numpy(b), delta), terms.mean(1))
+
+
+@pytest.mark.parametrize("class_weight", ["none", "inverse"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "task, head, name",
+    [("multiclass", "classification", name) for name in EXCLUSIVE]
+    + [("multilabel", "classification", name) for name in INDEPENDENT]
+    + [("ordinal", "classification", "ce")],
+)
+def test_soft_targets_are_linear(task, head, name, smoothing, class_weight):
+    y = LABELS if task == "multilabel" else Y
+    made = Objective(TASKS[task], head, C, y, name=name, smoothing=smoothing, class_weight=class_weight)
+    here = made.encode(y)
+    other, share = here.flip(0), 0.3
+    mixed = made.loss(scores, share * here + (1 - share) * other)
+    near(mixed, share * made.loss(scores, here) + (1 - share) * made.loss(scores, other))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_smoothing_is_that_of_torch(smoothing):
+    made = Objective(TASKS["multiclass"], "classification", C, Y, smoothing=smoothing)
+    wanted = F.cross_entropy(scores, classes, reduction="none", label_smoothing=smoothing)
+    near(made.loss(scores, made.encode(Y)), wanted)
+
+
+def test_smoothing_of_labels_is_towards_one_half():
+    made = Objective(TASKS["multilabel"], "classification", C, LABELS, smoothing=0.2)
+    np.testing.assert_allclose(made.encode(LABELS), LABELS * 0.8 + 0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_class_weights_are_those_of_torch(smoothing):
+    y = np.array([0] * 6 + [1] * 3 + [2] * 2 + [3])
+    made = Objective(TASKS["multiclass"], "classification", C, y, class_weight="inverse", smoothing=smoothing)
+    np.testing.assert_allclose(made.weights, 12 / (4 * np.array([6, 3, 2, 1])), rtol=1e-6)
+    weights = torch.tensor([1 / 6, 1 / 3, 1 / 2, 1]) * 3
+    target = torch.from_numpy(y)
+    wanted = F.cross_entropy(scores, target, weight=weights, reduction="none", label_smoothing=smoothing)
+    near(made.loss(scores, made.encode(y)), wanted)
+
+
+def test_class_weights_balance_classes():
+    y = np.array([0] * 9 + [2] * 3)
+    weights = class_weights(F.one_hot(torch.from_numpy(y), 3).float())
+    np.testing.assert_allclose(weights, [12 / 27, 0, 12 / 9], rtol=1e-6)  # nobody is of class 1
+
+
+@pytest.mark.parametrize("task, head", [("multilabel", "classification"), ("binary", "classification")])
+def test_entry_weights_are_those_of_torch(task, head):
+    y = LABELS if task == "multilabel" else LABELS[:, 0].astype(int)
+    made = Objective(TASKS[task], head, C, y, class_weight="inverse")
+    s = scores[:, : y[:1].size]
+    share = torch.from_numpy(y.reshape(N, -1)).float().mean(0)
+    plain = F.binary_cross_entropy_with_logits(
+        s, made.encode(y), pos_weight=(1 - share) / share, weight=0.5 / (1 - share), reduction="none"
+    )
+    near(made.loss(s, made.encode(y)), plain.mean(1))
+
+
+def test_entry_weights_of_an_absent_side_are_nothing():
+    sides = torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+    np.testing.assert_allclose(entry_weights(sides), [[0.5, 0], [0, 0.5], [2, 2 / 3]], rtol=1e-6)
+    made = Objective(TASKS["multilabel"], "classification", 3, sides.numpy(), class_weight="inverse", smoothing=0.1)
+    assert made.loss(torch.zeros(4, 3), made.encode(sides.numpy())).max() < 2
+
+
+HEADS = [(task, head) for task in TASKS.values() for head in task.heads]
+TARGETS = {
+    "binary": LABELS[:, 0].astype(int),
+    "multiclass": Y,
+    "multilabel": LABELS,
+    "ordinal": Y,
+    "regression": VALUES,
+}
+
+
+@pytest.mark.parametrize("name", ["auto", "second"])
+@pytest.mark.parametrize("task, head", HEADS)
+def test_encode_and_loss(task, head, name):
+    y, table = TARGETS[task.name], losses_for(task, head)
+    made = Objective(task, head, C, y, name="auto" if name == "auto" else list(table)[1])
+    encoded = made.encode(y)
+    z = (y.reshape(N, -1) - y.reshape(N, -1).mean(0)) / y.reshape(N, -1).std(0)
+    wanted = {
+        "binary": LABELS[:, :1], "multilabel": LABELS, "multiclass": np.eye(C)[Y], "regression": z,
+        "ordinal": {"regression": z, "classification": np.eye(C)[Y], "both": np.c_[np.eye(C)[Y], z]}[
+            head if task.name == "ordinal" else "both"
+        ],
+    }[task.name]  # fmt: skip
+    assert encoded.dtype == torch.float32
+    np.testing.assert_allclose(encoded, wanted, rtol=1e-5, atol=1e-6)
+    s = torch.from_numpy(RNG.normal(0, 1, encoded.shape)).requires_grad_()
+    values = made.loss(s, encoded)
+    assert values.shape == (N,)
+    assert values.dtype == torch.float32
+    (grad,) = torch.autograd.grad(values.sum(), s)
+    assert grad.isfinite().all()
+    assert (grad.abs().sum(0) > 0).all()  # every column of the head learns
+    assert made.loss(s - 0.1 * grad, encoded).mean() < values.mean()
+
+
+def test_both_adds_the_two():
+    made = Objective(TASKS["ordinal"], "both", C, Y, name="huber", delta=0.7)
+    wide = torch.from_numpy(RNG.normal(0, 1, (N, C + 1)).astype(np.float32))
+    value = (torch.from_numpy(Y).float() - Y.mean()) / Y.std()
+    wanted = F.cross_entropy(wide[:, :C], classes, reduction="none") + F.huber_loss(
+        wide[:, C], value.float(), reduction="none", delta=0.7
+    )
+    near(made.loss(wide, made.encode(Y)), wanted)
+    y = np.array([0] * 6 + [1] * 3 + [2] * 2 + [3])
+    plain, heavy = (
+        Objective(TASKS["ordinal"], "both", C, y, class_weight=how, smoothing=0.0) for how in ("none", "inverse")
+    )
+    weights = 12 / (4 * np.array([6, 3, 2, 1]))[y]
+    near(heavy.loss(wide, heavy.encode(y)), plain.loss(wide, plain.encode(y)) * weights)
+
+
+def test_options_reach_the_loss():
+    for name, option, values in (("focal", "gamma", (1.0, 3.0)), ("huber", "delta", (0.5, 2.0))):
+        task = TASKS["multiclass" if name == "focal" else "regression"]
+        y = TARGETS[task.name]
+        ways = [Objective(task, task.heads[0], C, y, name=name, **{option: value}) for value in values]
+        s = scores if name == "focal" else scores[:, :2]
+        assert not torch.allclose(*(way.loss(s, way.encode(y)) for way in ways))
+    made = Objective(TASKS["multiclass"], "classification", C, Y, name="focal", gamma=3.0)
+    near(made.loss(scores, HOT), focal_softmax(scores, HOT, 3.0))
+
+
+def test_only_the_given_rows_count():
+    y = np.r_[np.array([0.0, 0, 0, 4]), 1000.0][:, None]
+    made = Objective(TASKS["regression"], "regression", 1, y[:4])
+    assert made.center.tolist() == [1.0]
+    assert made.spread.tolist() == pytest.approx([3**0.5])
+    assert made.encode(y)[4].item() == pytest.approx(999 / 3**0.5)
+    grades = np.array([0, 0, 0, 1, 1, 2])
+    few = Objective(TASKS["multiclass"], "classification", 3, grades[:4], class_weight="inverse")
+    np.testing.assert_allclose(few.weights, [4 / 9, 4 / 3, 0], rtol=1e-6)
+    assert few.encode(grades).shape == (6, 3)
+
+
+def test_targets_are_standardised_one_by_one():
+    made = Objective(TASKS["regression"], "regression", 2, VALUES)
+    np.testing.assert_allclose(made.center, VALUES.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(made.spread, VALUES.std(0), rtol=1e-6)
+
+
+def test_constant_values_do_not_divide_by_zero():
+    y = np.full((4, 1), 7.0)
+    made = Objective(TASKS["regression"], "regression", 1, y)
+    assert made.encode(y).isfinite().all()
+
+
+def test_half_precision_scores_are_compared_in_full():
+    made = Objective(TASKS["multiclass"], "classification", C, Y)
+    assert made.loss(scores.bfloat16(), HOT).dtype == torch.float32
+
+
+@pytest.mark.parametrize("task, head, name, near", [
+    ("multiclass", "classification", "fokal", "focal"),
+    ("multilabel", "classification", "bec", "bce"),
+    ("regression", "regression", "hubert", "huber"),
+])  # fmt: skip
+def test_unknown_loss(task, head, name, near):
+    with pytest.raises(UserError, match=f"{name!r}; did you mean {near!r}"):
+        Objective(TASKS[task], head, C, TARGETS[task], name=name)
+
+
+@pytest.mark.parametrize("head, name", [("classification", "mse"), ("regression", "ce"), ("both", "focal")])
+def test_loss_of_another_head(head, name):
+    with pytest.raises(UserError, match=f"unknown loss for a {head} head {name!r}"):
+        Objective(TASKS["ordinal"], head, C, Y, name=name)
+
+
+@pytest.mark.parametrize("options", [{"smoothing": 0.1}, {"class_weight": "inverse"}])
+def test_values_have_no_classes(options):
+    with pytest.raises(UserError, match="need classes"):
+        Objective(TASKS["regression"], "regression", 2, VALUES, **options)
+
+
+def test_tables():
+    assert [losses_for(task, head) for task, head in HEADS] == [
+        INDEPENDENT, EXCLUSIVE, INDEPENDENT, REAL, EXCLUSIVE, REAL, REAL
+    ]  # fmt: skip

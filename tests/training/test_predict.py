@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline.store.errors import UserError
+from pipeline.tasks import TASKS
+from pipeline.training.engine import Machine
+from pipeline.training.models import build, to_prediction
+from pipeline.training.predict import TTA, predict, scores
+
+MANY = TASKS["multiclass"]
+
+
+class Everywhere(nn.Module):
+    """Sees the mean of an image only, so no turn can change it."""
+
+    num_features = 3
+
+    def __init__(self, in_chans):
+        super().__init__()
+
+    def forward_features(self, x):
+        return x
+
+
+class Somewhere(Everywhere):
+    """Sees the left half and the top third more than the rest."""
+
+    def forward_features(self, x):
+        down = torch.linspace(3, 1, x.shape[2]).view(1, 1, -1, 1)
+        across = torch.linspace(5, -2, x.shape[3])
+        return x * down * across
+
+
+def network(kind="Somewhere", size=(9, 9), outputs=4, dropout=0.5):
+    head = {"outputs": outputs, "pool": "avg", "dropout": dropout, "normalize": "half"}
+    return build(f"{__name__}:{kind}", weights="none", options={}, channels=3, size=size, **head)
+
+
+def pictures(count=7, size=(9, 9), dtype=np.uint8):
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (count, *size, 3)).astype(dtype)
+
+
+def look(net, images, machine, tta="none", rows=None, task=MANY, head="classification", batch_size=3):
+    rows = np.arange(len(images)) if rows is None else rows
+    return predict(net, task, head, images, rows, machine=machine, tta=tta, batch_size=batch_size)
+
+
+def by_hand(net, images):
+    with torch.no_grad():
+        x = torch.from_numpy(np.ascontiguousarray(images).astype(np.float32)).permute(0, 3, 1, 2) / 255
+        return net.eval()(x).softmax(1).numpy()
+
+
+SYMMETRIES = [
+    lambda a: a, lambda a: a[:, ::-1], lambda a: a[:, :, ::-1], lambda a: a[:, ::-1, ::-1],
+    lambda a: a.swapaxes(1, 2), lambda a: a.swapaxes(1, 2)[:, ::-1], lambda a: a.swapaxes(1, 2)[:, :, ::-1],
+    lambda a: a.swapaxes(1, 2)[:, ::-1, ::-1],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tta, views", [("none", SYMMETRIES[:1]), ("hflip", SYMMETRIES[:3:2]), ("d4", SYMMETRIES)])
+def test_tta_is_the_mean_of_views(tta, views, machine):
+    net, images = network(), pictures()
+    each = np.stack([by_hand(net, view(images)) for view in views])
+    np.testing.assert_allclose(look(net, images, machine, tta), each.mean(0), atol=1e-6)
+    assert len({np.round(view, 5).tobytes() for view in each}) == len(views) == len(TTA[tta])
+
+
+@pytest.mark.parametrize("tta", ["hflip", "d4"])
+def test_tta_of_an_invariant_model_is_none(tta, machine):
+    net, images = network("Everywhere"), pictures()
+    plain = look(net, images, machine)
+    np.testing.assert_allclose(look(net, images, machine, tta), plain, atol=1e-6)
+    assert np.ptp(plain, 0).min() > 1e-3
+
+
+def test_hflip_takes_images_that_are_not_square(machine):
+    net, images = network(size=(6, 9)), pictures(size=(6, 9))
+    mean = (by_hand(net, images) + by_hand(net, images[:, :, ::-1])) / 2
+    np.testing.assert_allclose(look(net, images, machine, "hflip"), mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("tta, near", [("d5", "d4"), ("hflips", "hflip"), ("non", "none")])
+def test_unknown_tta(tta, near, machine):
+    with pytest.raises(UserError, match=f"predict.tta '{tta}'; did you mean '{near}'"):
+        look(network(), pictures(), machine, tta)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 6, 7, 100])
+@pytest.mark.parametrize("name", ["cnn", "test_vit"])
+def test_batch_size_does_not_matter(name, batch_size, machine):
+    torch.manual_seed(0)
+    net = build(name, weights="none", options={}, channels=3, size=(32, 32), outputs=4, pool="avg", dropout=0.5,
+                normalize="half")  # fmt: skip
+    images = pictures(size=(32, 32))
+    whole = look(net, images, machine, batch_size=7)
+    part = look(net, images, machine, batch_size=batch_size)
+    np.testing.assert_allclose(part, whole, atol=1e-6)
+
+
+def test_rows_are_in_order(machine):
+    net, images = network(), pictures()
+    rows = np.array([5, 0, 3])
+    np.testing.assert_allclose(look(net, images, machine, rows=rows), by_hand(net, images)[rows], atol=1e-6)
+
+
+def test_scores_are_raw_and_of_evaluation(machine):
+    net, images = network().train(), pictures()
+    raw = scores(net, images, np.arange(7), machine=machine, batch_size=2)
+    assert not net.training
+    assert (raw.dtype, raw.shape, raw.requires_grad) == (torch.float32, (7, 4), False)
+    np.testing.assert_allclose(raw.softmax(1), by_hand(net, images), atol=1e-6)
+
+
+@pytest.mark.parametrize("task, head, outputs", [
+    ("binary", "classification", 1), ("multilabel", "classification", 4), ("ordinal", "both", 5),
+    ("regression", "regression", 2),
+])  # fmt: skip
+def test_tasks(task, head, outputs, machine):
+    net, images = network(outputs=outputs), pictures()
+    values = 2 if task == "regression" else 1
+    net.center, net.spread = torch.arange(values) + 4.0, torch.arange(values) + 2.0
+    views = [
+        scores(net, view, np.arange(7), machine=machine, batch_size=9) for view in (images, images[:, :, ::-1].copy())
+    ]
+    each = [to_prediction(TASKS[task], head, raw, net.center, net.spread) for raw in views]
+    out = look(net, images, machine, "hflip", task=TASKS[task], head=head)
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out, (each[0] + each[1]) / 2, atol=1e-5)
+    if task == "regression":
+        raw = (views[0] + views[1]).numpy() / 2
+        np.testing.assert_allclose(out, raw * [2, 3] + [4, 5], atol=1e-5)
+
+
+def test_depth_does_not_matter(machine):
+    net, images = network(), pictures()
+    np.testing.assert_allclose(
+        look(net, images.astype(np.uint16) * 257, machine), look(net, images, machine), atol=1e-6
+    )
+
+
+def test_half_precision(machine):
+    net, images = network(), pictures()
+    rough = look(net, images, Machine("cpu", "bf16", 1))
+    assert rough.dtype == np.float32
+    np.testing.assert_allclose(rough, look(net, images, machine), atol=0.02)
+    assert not (rough == look(net, images, machine)).all()
+
+
+def test_memory_mapped_images_stay_on_disk(tmp_path, machine):
+    net, images = network(), pictures()
+    np.save(tmp_path / "a.npy", images)
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")  # not writable; torch would warn of it
+    np.testing.assert_allclose(look(net, mapped, machine), by_hand(net, images), atol=1e-6)
