@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from scipy.optimize import nnls
 
-from pipeline.scoring.bootstrap import gate, replicate, resamples
+from pipeline.scoring.bootstrap import adopt, resamples
 from pipeline.scoring.cuts import Problem
 from pipeline.scoring.metrics import EPS
 from pipeline.store.files import Array
@@ -109,6 +109,18 @@ def greedy(
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Cross-fitted weights: the blend of the OOF rows (N P), weights and method of each fold, and the deployed ones."""
+
+    oof: Array
+    by_fold: dict[int, Array]
+    methods: dict[int, str]
+    deployed: Array
+    method: str
+    gap: float | None
+
+
+@dataclass(frozen=True)
 class Blend:
     """How weights are fitted: members (N P each, already in the blend space), targets, metric and method."""
 
@@ -148,20 +160,24 @@ class Blend:
         inner = np.unique(problem.folds[rows])
         if len(inner) < 2 or len(self.members) < 2:
             return "uniform"
-        candidates = ["convex", "greedy"] if self.space == "probability" else ["greedy"]
         y, cuts = problem.y[rows], problem.task.default_cuts(problem.classes)
-        blends = []
-        for method in ["uniform", *candidates]:
+        scorers: dict[str, Callable[[Array], float]] = {}
+        for method in ("uniform", "convex", "greedy") if self.space == "probability" else ("uniform", "greedy"):
             blend = np.zeros_like(self.members[0])
             for k in inner:
                 mine = rows & (problem.folds == k)
                 blend[mine] = self.predict(self.fit(rows & ~mine, method)[0])[mine]
-            blends.append(blend[rows])
-        scorers = [partial(problem.metric, problem.task, y, blend, cuts) for blend in blends]
-        group = None if problem.group is None else problem.group[rows]
-        now, boot = np.array([score() for score in scorers]), replicate(scorers, len(y), group)
-        winner, _ = gate(problem.metric.gain(now[1:], now[0]), problem.metric.gain(boot[:, 1:], boot[:, :1]))
-        return "uniform" if winner is None else candidates[winner]
+            scorers[method] = partial(problem.metric, problem.task, y, blend[rows], cuts)
+        return adopt(scorers, problem.metric.gain, len(y), None if problem.group is None else problem.group[rows])
+
+    def crossfit(self) -> Weights:
+        """Fit the weights of each fold without it, and the deployed ones on all rows."""
+        folds = self.problem.folds
+        by_fold, methods, oof = {}, {}, np.zeros(self.members[0].shape, np.float32)
+        for k in np.unique(folds).tolist():
+            by_fold[k], methods[k], _ = self.fit(folds != k)
+            oof[folds == k] = self.predict(by_fold[k])[folds == k]
+        return Weights(oof, by_fold, methods, *self.fit(np.ones(len(folds), bool)))
 
     def _greedy(self, rows: Array, members: list[Array]) -> Array:
         problem = self.problem

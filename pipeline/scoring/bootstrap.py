@@ -48,6 +48,20 @@ def gate(gains: Array, replicated: Array) -> tuple[int | None, Array]:
     return (best if lower[best] > 0 else None), lower
 
 
+def adopt(
+    scorers: dict[str, Callable[[Array], float]], gain: Callable[[Array, Array], Array], n: int, group: Array | None
+) -> str:
+    """Return the name of the rule to use: the first (the simple one) unless another passes the gate.
+
+    `scorers` score cross-fitted predictions under row weights; `gain(new, old)` is positive for better.
+    """
+    names, functions = list(scorers), list(scorers.values())
+    now = np.array([score(np.ones(n)) for score in functions])
+    boot = replicate(functions, n, group)
+    winner, _ = gate(gain(now[1:], now[:1]), gain(boot[:, 1:], boot[:, :1]))
+    return names[0] if winner is None else names[1 + winner]
+
+
 def _units(group: Array) -> tuple[int, Array]:
     names, index = np.unique(group, return_inverse=True)
     return len(names), index

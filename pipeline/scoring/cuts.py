@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from pipeline.scoring.bootstrap import gate, replicate
+from pipeline.scoring.bootstrap import adopt
 from pipeline.scoring.metrics import METRICS, Metric, f_score
 from pipeline.store.files import Array
 from pipeline.tasks import Task
@@ -222,30 +223,19 @@ def _between(low: Array, high: Array) -> Array:
 
 def _choose(problem: Problem, rows: Array, view: Array) -> str:
     """Choose a method by cross-fitted gain over `fixed` inside `rows`, through the gate."""
-    candidates = ["optimal", "ratio"]
     inner = np.unique(problem.folds[rows])
     if len(inner) < 2:
         return "fixed"
-    labels = {}
-    for method in ["fixed", *candidates]:
-        labels[method] = np.zeros_like(problem.y)
+    y = problem.y[rows]
+    scorers: dict[str, Callable[[Array], float]] = {}
+    for method in ("fixed", "optimal", "ratio"):
+        labels = np.zeros_like(problem.y)
         for k in inner:
             mine = rows & (problem.folds == k)
             cuts, _ = fit(problem, method, rows & ~mine, view)
-            labels[method][mine] = problem.task.decide(view[mine], cuts)
-    y = problem.y[rows]
-    score = problem.metric.function
-
-    def scorer(method: str) -> Callable[[Array], float]:
-        guess = labels[method][rows]
-        return lambda weight: score(y, guess, weight)
-
-    scorers = [scorer(method) for method in labels]
-    now = np.array([s(np.ones(len(y))) for s in scorers])
-    group = None if problem.group is None else problem.group[rows]
-    boot = replicate(scorers, len(y), group)
-    winner, _ = gate(problem.metric.gain(now[1:], now[0]), problem.metric.gain(boot[:, 1:], boot[:, :1]))
-    return "fixed" if winner is None else candidates[winner]
+            labels[mine] = problem.task.decide(view[mine], cuts)
+        scorers[method] = partial(problem.metric.function, y, labels[rows])
+    return adopt(scorers, problem.metric.gain, len(y), None if problem.group is None else problem.group[rows])
 
 
 def _coordinate_search(problem: Problem, y: Array, p: Array, starts: tuple[Array, ...]) -> Array:

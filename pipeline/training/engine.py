@@ -97,7 +97,7 @@ def to_device(images: Tensor, machine: Machine) -> Tensor:
     """Move N H W C integers to the device as N C H W in 0..1."""
     full = 255 if images.dtype == torch.uint8 else 65535
     moved = images.to(machine.device, non_blocking=True).permute(0, 3, 1, 2)
-    return moved.to(torch.float32, memory_format=torch.contiguous_format) / full
+    return moved.to(torch.float32, memory_format=torch.channels_last) / full
 
 
 def fit(
@@ -139,7 +139,7 @@ def fit(
     the held-out rows after each epoch, `record` gets each epoch's numbers, `keep` each epoch's network. One optimiser
     step sees `batch_size` rows, in `accumulate` pieces.
     """
-    network.to(machine.device)
+    network.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optim = resolve(OPTIMIZERS, optimizer, "optimizer")(parameter_groups(network, weight_decay), lr, momentum)
     scaler = torch.amp.GradScaler(machine.device, enabled=machine.precision == "fp16")
     average = averaged(network, ema, swa)

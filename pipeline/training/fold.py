@@ -96,14 +96,15 @@ def without_weights(job: Job) -> Job:
 
 def new_network(job: Job) -> Network:
     """Build the network of a run, on the CPU."""
-    model = job.config.model
+    model, outputs = job.config.model, outputs_of(job.task, job.head, len(job.table.classes))
     return build(
         model.name,
         weights=model.weights,
         options=dict(model.options),
         channels=CHANNELS[job.competition.images.channels],
         size=job.size,
-        outputs=outputs_of(job.task, job.head, len(job.table.classes)),
+        outputs=outputs,
+        values=outputs if job.task.name == "regression" else 1,
         pool=model.pool,
         dropout=model.dropout,
         normalize=job.config.image.normalize,

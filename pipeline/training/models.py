@@ -76,7 +76,7 @@ MODELS: dict[str, Callable[..., Any]] = {"cnn": SmallCNN}
 class Network(nn.Module):
     """Normalise, backbone, pool, dropout, head; the normalisation of pixels happens here, on the device.
 
-    Input N C H W in 0..1; output N D raw scores. `center` and `spread` undo the standardisation of value targets.
+    Input N C H W in 0..1; output N D raw scores. `center` and `spread` undo the standardisation of `values` targets.
     """
 
     center: Tensor
@@ -84,7 +84,9 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Any, channels: int, outputs: int, pool: str, dropout: float, normalize: str) -> None:
+    def __init__(
+        self, backbone: Any, channels: int, outputs: int, pool: str, dropout: float, normalize: str, values: int = 1
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.pool = POOLS[pool]()
@@ -92,13 +94,13 @@ class Network(nn.Module):
         self.head = nn.Linear(backbone.num_features, outputs)
         nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
         nn.init.zeros_(self.head.bias)
-        for name, values in zip(("mean", "std"), MEAN_STD[normalize], strict=True):
+        for name, rgb in zip(("mean", "std"), MEAN_STD[normalize], strict=True):
             # Grey takes the mean of the three, a fourth (alpha) channel too.
-            three = list(values)
+            three = list(rgb)
             full = three if channels == 3 else [sum(three) / 3] if channels == 1 else [*three, sum(three) / 3]
             self.register_buffer(name, torch.tensor(full).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("center", torch.zeros(1))
-        self.register_buffer("spread", torch.ones(1))
+        self.register_buffer("center", torch.zeros(values))
+        self.register_buffer("spread", torch.ones(values))
 
     def features(self, x: Tensor) -> Tensor:
         """Return pooled features N F, before dropout."""

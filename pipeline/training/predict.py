@@ -43,7 +43,7 @@ def scores(
     network: nn.Module, images: Array, rows: Array, *, machine: Machine, batch_size: int, view: View = identity
 ) -> Tensor:
     """Return the raw scores (N D, float32, on the CPU) of some rows of `images` (H W C each) seen through a view."""
-    network.to(machine.device).eval()
+    network.to(machine.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     parts = []
     for start in range(0, len(rows), batch_size):
         x = to_device(torch.from_numpy(images[rows[start : start + batch_size]]), machine)

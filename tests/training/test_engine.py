@@ -1,5 +1,7 @@
 import json
 import os
+from itertools import count
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -107,9 +109,19 @@ def test_checkpoint_of_another_fit_is_ignored(run_fit, toy, monkeypatch):
     assert steps(fresh.log) == steps(other.log)
 
 
-def test_checkpoints_wait(run_fit, toy, monkeypatch):
+@pytest.mark.parametrize("tick, kept", [(0.001, False), (400, True)])
+def test_checkpoints_wait(run_fit, toy, monkeypatch, tick, kept):
     monkeypatch.setenv("PODIUM_CHECKPOINT_SECONDS", "1000")
-    assert not (run_fit(toy()).home / "last.pt").exists()
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=count(0, tick).__next__))
+    assert (run_fit(toy()).home / "last.pt").exists() == kept
+
+
+def test_every_step_mixes_anew(run_fit, toy, monkeypatch):
+    draws = []
+    monkeypatch.setattr(engine, "mix_batch", lambda x, y, *how: draws.append(how[2].random()) or (x, y))
+    for seed in (3, 4):
+        run_fit(toy(), seed=seed)
+    assert len(set(draws)) == len(draws) == 2 * 3 * 4
 
 
 def test_full_disk_at_a_checkpoint(run_fit, toy, monkeypatch, tmp_path):

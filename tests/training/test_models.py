@@ -25,6 +25,7 @@ def make(name="cnn", channels=3, size=(32, 32), weights="none", options=None, **
 def test_builds(name, channels, size):
     net = make(name, channels, size)
     assert net.training
+    assert net.backbone.training
     x = torch.rand(2, channels, *size)
     assert net(x).shape == (2, 5)
     assert net.features(x).shape == (2, net.backbone.num_features)
@@ -75,9 +76,10 @@ def test_pool_is_used(name, pool):
 
 
 def test_gem_learns_and_survives_zeros():
-    net = make(pool="gem")
-    net(torch.zeros(2, 3, 32, 32)).sum().backward()
+    net, maps = make(pool="gem"), torch.zeros(2, 3, 4, 4, requires_grad=True)
+    net.pool(maps).sum().backward()
     assert net.pool.p.grad.isfinite()
+    assert maps.grad.isfinite().all()
     assert any(p is net.pool.p for p in net.parameters())
 
 
