@@ -14,7 +14,12 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parent.parent
-for variable, value in {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "NO_ALBUMENTATIONS_UPDATE": "1", "PODIUM_THREADS": "1"}.items():
+for variable, value in {
+    "WANDB_MODE": "disabled",
+    "HF_HUB_OFFLINE": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "PODIUM_THREADS": "1",
+}.items():
     os.environ[variable] = value
 
 TRAIN = """stage = "train"

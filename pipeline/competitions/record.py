@@ -151,7 +151,8 @@ def hash_images(data: Path, paths: Array) -> Array:
 
 def reuse(files: CompetitionFiles, raw: Raw, wanted: dict[str, Any]) -> tuple[str, Array] | None:
     """Return the scheme and folds of the committed split, where it was made for these settings and holds every row."""
-    if not files.folds.exists() or not files.folds_receipt.exists():
+    predefined = wanted["folds"]["column"] is not None
+    if predefined or not files.folds.exists() or not files.folds_receipt.exists():
         return None
     receipt = read_json(files.folds_receipt)
     if receipt["settings"] != wanted:

@@ -53,6 +53,8 @@ def read_format(config: Competition, task: Task, metric: Metric, classes: list[s
         labels = one or (metric.label and task.cuts)
     else:
         labels = config.submission.format == "label"
+        if labels and task.name == "regression":
+            raise UserError('submission.format = "label" does not fit a regression task: it has no labels')
         if not labels and not wide and task.name in ("multiclass", "multilabel"):
             raise UserError(f'{path} has one column: submission.format = "value" needs one column a class')
     return Format(config, task, classes, path, sample, columns, labels)

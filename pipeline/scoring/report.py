@@ -59,6 +59,6 @@ def in_words(report: dict[str, Any]) -> str:
     """Return the scores as one line for a person."""
     line = f"{report['metric']} {report['score']:.4f} +- {report['se']:.4f} (se, n={report['n']})"
     line += f", folds sd {report['fold_sd']:.4f}"
-    if "in_sample" in report:
+    if "in_sample" in report and not report["score"] == report["fixed"] == report["in_sample"]:
         line += f"; fixed cuts {report['fixed']:.4f}, tuned in-sample {report['in_sample']:.4f} (optimistic)"
     return line
