@@ -23,7 +23,7 @@ COMPS = $(patsubst configs/%/competition.toml,%,$(wildcard configs/*/competition
 
 include .graph.mk
 .graph.mk: $(wildcard configs configs/* configs/*/*.toml) $(wildcard pipeline/store/*.py)
-	@$(PYTHON) -m pipeline.store.graph > $@.tmp && mv $@.tmp $@
+	@$(PYTHON) -m pipeline.store.graph > $@.$$$$ && mv $@.$$$$ $@ || { rm -f $@.$$$$; exit 2; }
 
 # A wrong or missing argument is one line, before anything runs.
 GOAL := $(filter data folds vary train ensemble submit,$(MAKECMDGOALS))

@@ -70,6 +70,10 @@ def read(config: Competition, data: Path) -> Raw:
     y, classes = encode(config, frame, train_ids, train_path)
     test_path = data / (config.test or config.submission.sample)
     test_ids = read_ids(read_csv(test_path), config.id, test_path)
+    sample_path = data / config.submission.sample
+    unknown = np.setdiff1d(read_ids(read_csv(sample_path), config.id, sample_path), test_ids)
+    if len(unknown):
+        raise UserError(f"{sample_path}: id {str(unknown[0])!r} is not in {test_path} ({len(unknown)} such ids)")
     ids = np.concatenate([train_ids, test_ids])
     test = np.arange(len(ids)) >= len(train_ids)
     splits = np.where(test, config.images.test, config.images.train)

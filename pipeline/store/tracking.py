@@ -63,7 +63,26 @@ def track(files: RunFiles, stage: str, config: dict[str, Any], key: str, fold: i
         os.environ.setdefault(variable, str((CACHE / "wandb" / folder).absolute()))
     files.folder.mkdir(parents=True, exist_ok=True)
     mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
-    run = wandb.init(
+    try:
+        run = _open(wandb, files, stage, config, key, fold, mode)
+    except wandb.errors.Error as error:
+        # A mirror that cannot be opened must not cost the training that it mirrors.
+        log.warning("tracking is off for %s: %s", files.run, error)
+        yield Tracker()
+        return
+    try:
+        yield Tracker(wandb, run)
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()
+
+
+def _open(
+    wandb: Any, files: RunFiles, stage: str, config: dict[str, Any], key: str, fold: int | None, mode: str
+) -> Any:
+    """Start the W&B run, or continue the one of the same key."""
+    return wandb.init(
         project=os.environ.get("WANDB_PROJECT", "podium"),
         group=files.run,
         job_type=stage,
@@ -75,9 +94,3 @@ def track(files: RunFiles, stage: str, config: dict[str, Any], key: str, fold: i
         mode=mode,
         settings=wandb.Settings(silent=True, console="off"),
     )
-    try:
-        yield Tracker(wandb, run)
-    except BaseException:
-        run.finish(exit_code=1)
-        raise
-    run.finish()

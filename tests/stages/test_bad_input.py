@@ -86,6 +86,13 @@ WRONG_FOLDER = {
     "missing image": (lambda data, house: (data / "train/i005.png").unlink(), "id 'i005' has no image"),
     "empty image": (spoil_image("train/i005.png", lambda b: b""), "i005.png is empty (0 bytes)"),
     "sample id without image": (in_sample(set_cell("id", "nobody")), "id 'nobody' has no image"),
+    "sample id not in test table": (
+        lambda data, house: (
+            (data / "test.csv").write_text("id\ni060\n"),
+            swap(house / CONTRACT, 'id = "id"', 'id = "id"\ntest = "test.csv"'),
+        ),
+        "'i061' is not in data/toy/test.csv (23 such ids)",
+    ),
     "no sample": (lambda data, house: (data / "sample_submission.csv").unlink(), "does not exist"),
     "fewer rows than folds": (in_contract("n = 3", "n = 61"), "60 labelled rows cannot fill 61 folds"),
     "rare classes only": (in_contract("n = 3", "n = 30"), "every class has fewer than 30 rows"),
@@ -208,6 +215,19 @@ def test_other_fold_map_is_refused(house):
         stage("train", "toy/a")
     stage("train", "toy/b")
     with pytest.raises(UserError, match=r"'toy/b' has another fold map than 'toy/a'"):
+        stage("ensemble", "toy/blend")
+
+
+@pytest.mark.parametrize("what, said", [("rows", "row ids"), ("classes", "class order")])
+def test_member_of_other_rows_is_refused(what, said, house):
+    make_competition(house, "multiclass")
+    prepare()
+    for name in ("a", "b"):
+        stage("train", f"toy/{name}")
+    path = house / "runs/toy/b/cv.json"
+    receipt = json.loads(path.read_text())
+    path.write_text(json.dumps({**receipt, what: receipt[what][::-1]}))
+    with pytest.raises(UserError, match=f"'toy/b' has another {said} than 'toy/a'"):
         stage("ensemble", "toy/blend")
 
 
