@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from house import ROOT
 
 FILES = sorted((ROOT / "pipeline").rglob("*.py"))
 # A room may import itself and what stands to the right of it.

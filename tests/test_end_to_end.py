@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_competition
+from house import make_competition
 
 ENOUGH = {"binary": 0.8, "multiclass": 0.5, "multilabel": 0.6, "ordinal": 0.4, "regression": -1.6}
 

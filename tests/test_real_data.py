@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import prepare, stage
+from house import prepare, stage
 
 CONTRACTS = {
     "seedlings": """task = "multiclass"

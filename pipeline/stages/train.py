@@ -60,8 +60,8 @@ def train(
     from pipeline.scoring.report import in_words, score_run
     from pipeline.store.table import read_table
     from pipeline.store.tracking import track
-    from pipeline.training.engine import Machine, choose_machine
     from pipeline.training.fold import Job, check_names, choose_epochs, fit_fold, is_fitted, predict_fold
+    from pipeline.training.machine import Machine, choose_machine
 
     started, table = time.monotonic(), read_table(files.competition.name)
     known = read_json(files.state) if files.state.exists() else {}

@@ -44,9 +44,10 @@ def log_to(path: Path) -> logging.Handler:
     return handler
 
 
-def setting(name: str, default: int) -> int:
+def setting(name: str, default: int, least: int = 0) -> int:
     """Read a whole number from the environment: where to run is environment, never config."""
     value = os.environ.get(name, "")
-    if value and not value.isdigit():
-        raise UserError(f"environment variable {name} must be a whole number, got {value!r}")
+    if value and (not value.isdigit() or int(value) < least):
+        above = " above 0" if least else ""
+        raise UserError(f"environment variable {name} must be a whole number{above}, got {value!r}")
     return int(value) if value else default

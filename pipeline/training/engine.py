@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -24,40 +21,10 @@ from pipeline.store.errors import UserError, resolve
 from pipeline.store.files import Array, atomic
 from pipeline.training.augment import Augmenter, mix_batch
 from pipeline.training.losses import Objective
+from pipeline.training.machine import Machine, memory_advice, to_device
 from pipeline.training.optim import OPTIMIZERS, averaged, factor, parameter_groups
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What the machine chose: device, precision and threads; stored with the run and reused on resume."""
-
-    device: str
-    precision: str
-    threads: int
-
-    def autocast(self) -> Any:
-        """Return the context in which forward passes run."""
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        return torch.autocast(self.device, dtype=dtype) if dtype else contextlib.nullcontext()
-
-    def prepare(self) -> None:
-        """Set threads and, on a CPU, determinism."""
-        torch.set_num_threads(self.threads)
-        cv2.setNumThreads(0)
-        torch.use_deterministic_algorithms(self.device == "cpu")
-        torch.backends.cudnn.benchmark = self.device == "cuda"
-
-
-def choose_machine(precision: str) -> Machine:
-    """Choose what to run on; precision `auto` is bf16 where a GPU has it, fp16 on other GPUs, fp32 on a CPU."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if precision == "auto":
-        precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if device == "cuda" else "fp32"
-    if precision == "fp16" and device == "cpu":
-        raise UserError('precision = "fp16" needs a GPU; use "fp32" or "bf16"')
-    return Machine(device, precision, setting("PODIUM_THREADS", torch.get_num_threads()))
 
 
 class Views(Dataset[tuple[Array, int]]):
@@ -93,11 +60,18 @@ def collate(items: list[tuple[Array, int]]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack([image for image, _ in items])), torch.tensor([row for _, row in items])
 
 
-def to_device(images: Tensor, machine: Machine) -> Tensor:
-    """Move N H W C integers to the device as N C H W in 0..1."""
-    full = 255 if images.dtype == torch.uint8 else 65535
-    moved = images.to(machine.device, non_blocking=True).permute(0, 3, 1, 2)
-    return moved.to(torch.float32, memory_format=torch.channels_last) / full
+def _loader(views: Views, batches: Batches, machine: Machine) -> DataLoader[tuple[Array, int]]:
+    workers = setting("PODIUM_WORKERS", 0 if machine.device == "cpu" else 8)
+    return DataLoader(
+        views,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=machine.device == "cuda",
+        persistent_workers=workers > 0,
+        # Else the loader draws from the stream of the dropouts, once an epoch or (with workers) once a process.
+        generator=torch.Generator(),
+    )
 
 
 def fit(
@@ -144,17 +118,7 @@ def fit(
     scaler = torch.amp.GradScaler(machine.device, enabled=machine.precision == "fp16")
     average = averaged(network, ema, swa)
     batches = Batches(rows, batch_size, seed)
-    workers = setting("PODIUM_WORKERS", 0 if machine.device == "cpu" else 8)
-    loader = DataLoader(
-        Views(images, augment, seed),
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=workers,
-        pin_memory=machine.device == "cuda",
-        persistent_workers=workers > 0,
-        # Else the loader draws from the stream of the dropouts, once an epoch or (with workers) once a process.
-        generator=torch.Generator(),
-    )
+    loader = _loader(Views(images, augment, seed), batches, machine)
     parts = {"network": network, "optimizer": optim, "scaler": scaler, **({"average": average} if average else {})}
     begin = _resume(checkpoint, key, parts, log_file)
     saved, total = time.monotonic(), epochs * batches.steps
@@ -167,16 +131,10 @@ def fit(
             rate = lr * factor(schedule, (step + 1) / total, warmup, swa)
             for group in optim.param_groups:
                 group["lr"] = rate
-            mixing = np.random.default_rng([seed, epoch, step])
-            with _memory(batch_size, accumulate, views):
+            with memory_advice(batch_size, accumulate, views):
+                mixing = np.random.default_rng([seed, epoch, step])
                 x, y = mix_batch(to_device(views, machine), targets[picked].to(machine.device), mixup, cutmix, mixing)
-                loss = _accumulate(network, objective, x, y, machine, scaler, accumulate)
-                scaler.unscale_(optim)
-                if clip:
-                    nn.utils.clip_grad_norm_(network.parameters(), clip)
-                scaler.step(optim)
-                scaler.update()
-                optim.zero_grad(set_to_none=True)
+                loss = _step(network, objective, x, y, machine, optim, scaler, accumulate, clip)
             losses.append(loss)
             seen.append(picked)
             if average is not None and (ema or (step + 1) / total > swa):
@@ -188,10 +146,7 @@ def fit(
         current = _current(network, average, ema)
         entry = {"epoch": epoch, "step": (epoch + 1) * batches.steps, "lr": rate, "train_loss": float(np.mean(numbers))}
         entry |= evaluate(current) | {"seconds": round(time.monotonic() - started, 4)}
-        with open(log_file, "a", encoding="utf-8") as handle:
-            for at, value in enumerate(numbers, epoch * batches.steps):
-                handle.write(json.dumps({"step": at, "epoch": epoch, "loss": value}) + "\n")
-            handle.write(json.dumps(entry) + "\n")
+        _write_log(log_file, entry, numbers)
         record(entry)
         log.debug("%s: %s", title, json.dumps(entry))
         bar.set_postfix({k: f"{v:.4g}" for k, v in entry.items() if k in ("train_loss", "valid_loss")})
@@ -209,17 +164,31 @@ def fit(
     return final
 
 
-def _accumulate(
-    network: nn.Module, objective: Objective, x: Tensor, y: Tensor, machine: Machine, scaler: Any, pieces: int
+def _step(
+    network: nn.Module,
+    objective: Objective,
+    x: Tensor,
+    y: Tensor,
+    machine: Machine,
+    optim: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    pieces: int,
+    clip: float,
 ) -> Tensor:
-    """Add the gradient of the mean loss over a batch, piece by piece; return that loss."""
+    """Take one step down the mean loss of a batch, whose gradient is added up piece by piece; return that loss."""
     total = torch.zeros((), device=x.device)
     for part, target in zip(x.chunk(pieces), y.chunk(pieces), strict=True):
         with machine.autocast():
             scores = network(part)
         loss = objective.loss(scores, target).sum() / len(x)
-        scaler.scale(loss).backward()
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
+    scaler.unscale_(optim)
+    if clip:
+        nn.utils.clip_grad_norm_(network.parameters(), clip)
+    scaler.step(optim)
+    scaler.update()
+    optim.zero_grad(set_to_none=True)
     return total
 
 
@@ -238,19 +207,12 @@ def _check_finite(losses: list[Tensor], seen: list[Tensor], title: str, epoch: i
         )
 
 
-@contextlib.contextmanager
-def _memory(batch_size: int, accumulate: int, views: Tensor) -> Iterator[None]:
-    """Turn running out of memory into advice."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        size = f"{views.shape[1]} x {views.shape[2]}"
-        raise UserError(
-            f"out of memory at batch_size = {batch_size}, optim.accumulate = {accumulate}, images {size}: "
-            f"set optim.accumulate = {2 * accumulate} (same result, half the memory) or a smaller image.size"
-        ) from error
+def _write_log(path: Path, entry: dict[str, Any], losses: list[float]) -> None:
+    """Append the loss of every step of an epoch, then the epoch's line."""
+    first = entry["step"] - len(losses)
+    lines = [{"step": step, "epoch": entry["epoch"], "loss": loss} for step, loss in enumerate(losses, first)]
+    with open(path, "a", encoding="utf-8") as handle:
+        handle.writelines(json.dumps(line) + "\n" for line in [*lines, entry])
 
 
 def _save(path: Path, key: str, epoch: int, parts: dict[str, Any]) -> None:

@@ -25,9 +25,10 @@ from pipeline.store.table import Table
 from pipeline.store.tracking import Tracker
 from pipeline.tasks import TASKS, Task
 from pipeline.training.augment import augmenter
-from pipeline.training.engine import Machine, fit
+from pipeline.training.engine import fit
 from pipeline.training.images import CHANNELS, cached
 from pipeline.training.losses import Objective
+from pipeline.training.machine import Machine
 from pipeline.training.models import Network, build, outputs_of, to_prediction
 from pipeline.training.optim import OPTIMIZERS
 from pipeline.training.predict import TTA, predict, scores

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.store.errors import resolve
 from pipeline.store.files import Array
 from pipeline.tasks import Task
-from pipeline.training.engine import Machine, to_device
+from pipeline.training.machine import Machine, to_device
 from pipeline.training.models import Network, to_prediction
 
 View = Callable[[Tensor], Tensor]

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_competition, prepare
+from house import make_competition, prepare
 
 from pipeline.competitions.table_of_images import encode, read_groups
 from pipeline.store.config import Competition, Group

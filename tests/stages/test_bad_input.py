@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, make_competition, prepare, stage
+from house import ROOT, make_competition, prepare, stage
 
 from pipeline.store.errors import UserError
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from conftest import make_competition, prepare, stage
+from house import make_competition, prepare, stage
 
 from pipeline.store.errors import UserError
 

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, make_competition, prepare, stage
+from house import ROOT, make_competition, prepare, stage
 
 from pipeline.store.receipts import fresh
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import make_competition, prepare, stage
+from house import make_competition, prepare, stage
 
 
 def records(folder):

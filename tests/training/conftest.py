@@ -8,8 +8,9 @@ from torch import nn
 
 from pipeline.tasks import TASKS
 from pipeline.training.augment import augmenter
-from pipeline.training.engine import Machine, fit
+from pipeline.training.engine import fit
 from pipeline.training.losses import Objective
+from pipeline.training.machine import Machine
 
 DEFAULTS = {
     "epochs": 3, "batch_size": 6, "mixup": 0.0, "cutmix": 0.0, "optimizer": "adamw", "lr": 0.01, "weight_decay": 0.01,

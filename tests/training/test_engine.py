@@ -11,7 +11,8 @@ from torch import nn
 
 from pipeline.store.errors import UserError
 from pipeline.training import engine
-from pipeline.training.engine import Batches, Machine, Views, choose_machine, collate, to_device
+from pipeline.training.engine import Batches, Views, collate
+from pipeline.training.machine import Machine, choose_machine, to_device
 
 CPU = Machine("cpu", "fp32", 1)
 WAYS = {

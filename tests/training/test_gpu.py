@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from pipeline.tasks import TASKS
-from pipeline.training.engine import Machine, choose_machine
+from pipeline.training.machine import Machine, choose_machine
 from pipeline.training.models import build
 from pipeline.training.predict import predict
 

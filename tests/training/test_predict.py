@@ -5,7 +5,7 @@ from torch import nn
 
 from pipeline.store.errors import UserError
 from pipeline.tasks import TASKS
-from pipeline.training.engine import Machine
+from pipeline.training.machine import Machine
 from pipeline.training.models import build, to_prediction
 from pipeline.training.predict import TTA, predict, scores
 
