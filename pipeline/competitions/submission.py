@@ -85,8 +85,8 @@ def fill(form: Format, ids: Array, prediction: Array, labels: Array) -> pd.DataF
     return filled
 
 
-def read_back(form: Format, path: Path) -> tuple[pd.DataFrame, Array]:
-    """Read a submission as Kaggle would and refuse what Kaggle would; return it and predictions (N P) or labels."""
+def read_back(form: Format, path: Path) -> Array:
+    """Read a submission as Kaggle would and refuse what Kaggle would; return predictions (N P) or labels."""
     frame = read_csv(path)
     if list(frame.columns) != list(form.sample.columns):
         raise UserError(f"{path}: header {list(frame.columns)} is not the sample's {list(form.sample.columns)}")
@@ -96,7 +96,7 @@ def read_back(form: Format, path: Path) -> tuple[pd.DataFrame, Array]:
         raise UserError(
             f"{path}: row {at + 2} does not have the id of the sample's row: keep the sample's ids and order"
         )
-    return frame, decode(form, frame, path)
+    return decode(form, frame, path)
 
 
 def decode(form: Format, frame: pd.DataFrame, path: Path) -> Array:

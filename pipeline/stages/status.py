@@ -8,7 +8,7 @@ from pipeline.store import graph
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import main
 from pipeline.store.errors import UserError
-from pipeline.store.files import read_json
+from pipeline.store.files import number, read_json
 from pipeline.store.keys import current_key
 from pipeline.store.receipts import damaged
 from pipeline.store.toml import read_run
@@ -35,7 +35,7 @@ def state_of(run: str) -> tuple[str, str]:
         return "stale", f"{error.filename} is missing"
     metrics = receipt["metrics"]
     sent = ", submitted" if files.submission.exists() else ""
-    return "done", f"{metrics['metric']} {metrics['score']:.4f} +- {metrics['se']:.4f}{sent}"
+    return "done", f"{metrics['metric']} {number(metrics['score']):.4f} +- {number(metrics['se']):.4f}{sent}"
 
 
 def run(args: argparse.Namespace) -> None:

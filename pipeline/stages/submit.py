@@ -16,7 +16,7 @@ from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import main
 from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
-from pipeline.store.files import Array, atomic, digest_file, lock, read_json, read_npy
+from pipeline.store.files import Array, atomic, digest_file, lock, number, read_json, read_npy
 from pipeline.store.keys import submit_key
 from pipeline.store.receipts import damaged, fresh, touch, write_receipt
 from pipeline.tasks import TASKS, Task
@@ -89,41 +89,15 @@ def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
         raise UserError(f"{files.test} has {len(test)} rows, the table has {len(rows)} test rows: run make train again")
     labels, cuts = decide(task, metric, files, shelf, test, form.labels)
     filled = fill(form, table.ids[table.test][rows], test[rows], labels[rows])
-    scores: dict[str, float] = {}
     with atomic(files.submission) as temporary:
         filled.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
-        _, submitted = read_back(form, temporary)
-        if (data / "solution.csv").exists():
-            scores = leaderboard(form, metric, data, submitted)
-        made = digest_file(temporary)
-        facts = {
-            "run": files.run,
-            "shelf_key": shelf["key"],
-            "level": shelf["level"],
-            "decision": cuts,
-            "rows": len(filled),
-        }
-        row = ledger.Row(
-            run=files.run,
-            hash=made,
-            time=time.strftime("%Y-%m-%d %H:%M:%S"),
-            metric=metric.name,
-            cv=shelf["metrics"]["score"],
-            se=shelf["metrics"]["se"],
-            fold_sd=shelf["metrics"]["fold_sd"],
-            public=scores.get("public", math.nan),
-            private=scores.get("private", math.nan),
-        )
+        submitted = read_back(form, temporary)
+        scores = leaderboard(form, metric, data, submitted) if (data / "solution.csv").exists() else {}
+        row = ledger_row(files, shelf, digest_file(temporary), scores)
         ledger.enter(row)
-    write_receipt(
-        files.submission_receipt,
-        stage="submit",
-        key=key,
-        outputs=[files.submission],
-        metrics=shelf["metrics"],
-        **facts,
-        **scores,
-    )
+    facts = {"run": files.run, "shelf_key": shelf["key"], "level": shelf["level"], "decision": cuts, **scores}
+    outputs = [files.submission]
+    write_receipt(files.submission_receipt, stage="submit", key=key, outputs=outputs, metrics=shelf["metrics"], **facts)
     touch(files.submission)
     with track(files, "submit", facts, key) as tracker:
         tracker.summary({"cv": row.cv, "cv_se": row.se, **scores})
@@ -131,9 +105,24 @@ def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
     log.info("%s: %d rows, cv %s %.4f +- %.4f", files.submission, len(filled), metric.name, row.cv, row.se)
     if scores:
         told = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        log.info(
-            "%s: local leaderboard: %s (look %d at these labels)", files.run, told, ledger.looks(files.competition.name)
-        )
+        looks = ledger.looks(files.competition.name)
+        log.info("%s: local leaderboard: %s (look %d at these labels)", files.run, told, looks)
+
+
+def ledger_row(files: RunFiles, shelf: dict[str, Any], made: str, scores: dict[str, float]) -> ledger.Row:
+    """Return what the ledger says of a file (`made` is its hash)."""
+    believed = shelf["metrics"]
+    return ledger.Row(
+        run=files.run,
+        hash=made,
+        time=time.strftime("%Y-%m-%d %H:%M:%S"),
+        metric=believed["metric"],
+        cv=number(believed["score"]),
+        se=number(believed["se"]),
+        fold_sd=number(believed["fold_sd"]),
+        public=scores.get("public", math.nan),
+        private=scores.get("private", math.nan),
+    )
 
 
 if __name__ == "__main__":

@@ -70,6 +70,11 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}): delete it and run the stage again") from error
 
 
+def number(value: float | None) -> float:
+    """Return a number read from JSON, where null stands for NaN."""
+    return float("nan") if value is None else value
+
+
 def digest(*parts: bytes | str) -> str:
     """Return a short content hash (blake2b, 32 hex digits) of the parts, unambiguous about their borders."""
     total = hashlib.blake2b(digest_size=16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,7 +62,7 @@ def collate(items: list[tuple[Array, int]]) -> tuple[Tensor, Tensor]:
 
 
 def _loader(views: Views, batches: Batches, machine: Machine) -> DataLoader[tuple[Array, int]]:
-    workers = setting("PODIUM_WORKERS", 0 if machine.device == "cpu" else 8)
+    workers = setting("PODIUM_WORKERS", 0 if machine.device == "cpu" else min(8, os.cpu_count() or 1))
     return DataLoader(
         views,
         batch_sampler=batches,

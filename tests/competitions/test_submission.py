@@ -56,7 +56,8 @@ def test_filled_and_read_back(case, tmp_path):
     labels = np.array(labels)
     filled = fill(form, IDS, prediction, labels)
     filled.to_csv(tmp_path / "sent.csv", index=False, float_format="%.9g")
-    frame, decoded = read_back(form, tmp_path / "sent.csv")
+    decoded = read_back(form, tmp_path / "sent.csv")
+    frame = pd.read_csv(tmp_path / "sent.csv", dtype=str, keep_default_na=False)
     assert list(frame.columns) == header.split(",")
     assert frame.iloc[:, 1:].to_numpy().tolist() == want
     given = labels if form.labels else prediction

@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from house import ROOT, make_competition, prepare, stage
 
@@ -126,6 +127,21 @@ def test_select_best_uses_the_other_folds(house):
     settings(house, **{"[optim]": '[predict]\ntta = "hflip"\n[optim]'})
     stage("train", "toy/a")
     assert {p: p.stat().st_mtime_ns for p in models} == models
+
+
+def test_a_fold_without_positives_has_no_score_of_its_own(house):
+    data = make_competition(house, "binary")
+    frame = pd.read_csv(data / "train.csv", dtype=str)
+    frame.assign(target=np.where(np.arange(60) < 2, "yes", "no")).to_csv(data / "train.csv", index=False)
+    prepare()
+    assert "class 'yes' is missing from fold(s)" in (house / "folds/toy.json").read_text()
+    stage("train", "toy/b")
+    stage("submit", "toy/b")
+    metrics = json.loads((house / "runs/toy/b/cv.json").read_text())["metrics"]
+    assert metrics["per_fold"].count(None) == 1
+    assert metrics["fold_sd"] is None
+    stage("status")
+    stage("ledger")
 
 
 def test_new_test_images_predict_only(house):
