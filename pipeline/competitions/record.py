@@ -19,9 +19,14 @@ from pipeline.store.files import Array, digest_file, read_json, write_json, writ
 from pipeline.store.table import TEST, Table, write_table
 from pipeline.tasks import TASKS, Task
 
+EDITED = ", edited by hand"
 
-def build(config: Competition, files: CompetitionFiles) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Write the committed split, how it was made, and the table of record; return how it was made, and its hashes."""
+
+def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write the committed split, how it was made, and the table of record to `target`.
+
+    Return how it was made, and the hashes that runs depend on.
+    """
     task = TASKS[config.task]
     raw = read(config, files.data)
     train = ~raw.test
@@ -35,15 +40,14 @@ def build(config: Competition, files: CompetitionFiles) -> tuple[dict[str, Any],
     units = union(raw.groups[train], digests[train])
     method, folds = reuse(files, raw, wanted) or split(config, raw, task, y, units, files.data)
     strata = task.strata(y, config.folds.bins)
-    names = raw.classes if strata.shape[1] == len(raw.classes) else [f"bin {s}" for s in range(strata.shape[1])]
-    counts = balance(strata, folds, [*raw.classes, "(no label)"] if task.name == "multilabel" else names)
+    counts = balance(strata, folds, stratum_names(task, y, raw.classes, strata.shape[1]))
     errors, warnings = check(raw, digests, folds, counts)
     if errors:
         raise UserError(f"{files.folds}: {'; '.join(errors)}: change [folds] or [group] in {files.config}")
     codes = np.full(len(raw.ids), TEST)
     codes[train] = folds
     table = Table(raw.ids, codes, raw.groups, raw.paths, digests, raw.y, raw.classes)
-    write_table(files, table)
+    write_table(target, table)
     committed = pd.DataFrame({"id": table.ids, "fold": table.folds})
     if (table.groups != "").any():
         committed["group"] = table.groups
@@ -64,6 +68,15 @@ def build(config: Competition, files: CompetitionFiles) -> tuple[dict[str, Any],
     write_json(files.folds_receipt, facts)
     hashes = {"scored": table.content(table.scored), "test": table.content(table.test)}
     return facts, {"fold_map": table.fold_map(), "classes": raw.classes, **hashes}
+
+
+def stratum_names(task: Task, y: Array, classes: list[str], count: int) -> list[str]:
+    """Return the names of the columns of `Task.strata`."""
+    if task.name == "multilabel":
+        return [*classes, "(no label)"]
+    if task.name == "regression":
+        return [f"bin {s}" for s in range(count)]
+    return [classes[v] for v in np.unique(y)]
 
 
 def choose_method(config: Competition, grouped: bool) -> str:
@@ -150,18 +163,23 @@ def hash_images(data: Path, paths: Array) -> Array:
 
 
 def reuse(files: CompetitionFiles, raw: Raw, wanted: dict[str, Any]) -> tuple[str, Array] | None:
-    """Return the scheme and folds of the committed split, where it was made for these settings and holds every row."""
-    predefined = wanted["folds"]["column"] is not None
-    if predefined or not files.folds.exists() or not files.folds_receipt.exists():
+    """Return the scheme and folds of the split in `folds/`, where it is of these settings, or was put there by hand."""
+    if wanted["folds"]["column"] is not None or not files.folds.exists():
         return None
-    receipt = read_json(files.folds_receipt)
+    given = not files.folds_receipt.exists()
+    receipt: dict[str, Any] = {"method": "given by hand", "settings": wanted}
+    if not given:
+        receipt = read_json(files.folds_receipt)
     if receipt["settings"] != wanted:
         return None
-    frame = pd.read_csv(files.folds, dtype={"id": str}, keep_default_na=False)
-    known = frame[frame["fold"] >= 0]
-    of = dict(zip(known["id"].tolist(), known["fold"].tolist(), strict=True))
-    folds = [of.get(i) for i in raw.ids[~raw.test].tolist()]
-    if len(of) != len(folds) or None in folds:
-        return None
-    edited = digest_file(files.folds) != receipt["csv"]
-    return receipt["method"] + (" edited by hand" if edited else ""), np.array(folds, np.int64)
+    frame = read_csv(files.folds)
+    of = dict(zip(column(frame, "id", files.folds).tolist(), column(frame, "fold", files.folds).tolist(), strict=True))
+    folds = pd.to_numeric(pd.Series([of.get(i) for i in raw.ids[~raw.test].tolist()]), errors="coerce").to_numpy(float)
+    lacking = ~(np.isfinite(folds) & (folds >= 0))
+    if not lacking.any():
+        edited = not given and digest_file(files.folds) != receipt["csv"]
+        return receipt["method"].removesuffix(EDITED) + (EDITED if edited else ""), folds.astype(np.int64)
+    if given:
+        i = str(raw.ids[~raw.test][lacking][0])
+        raise UserError(f"{files.folds} was put there by hand and has no fold for id {i!r}: add it, or delete the file")
+    return None

@@ -10,7 +10,7 @@ from pipeline.scoring.metrics import get_metric
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.command import main
 from pipeline.store.config import load_competition
-from pipeline.store.files import lock
+from pipeline.store.files import atomic, lock
 from pipeline.store.keys import folds_key
 from pipeline.store.receipts import fresh, touch, write_receipt
 from pipeline.tasks import TASKS
@@ -27,10 +27,11 @@ def run(args: argparse.Namespace) -> None:
             return touch(files.table)
         from pipeline.competitions.record import build  # pandas and scikit-learn: only where there is work
 
-        facts, hashes = build(config, files)
-        outputs = [files.folds, files.folds_receipt, files.table]
-        write_receipt(files.table_receipt, stage="folds", key=folds_key(config, files), outputs=outputs, **hashes)
-        touch(files.table)
+        with atomic(files.table) as target:
+            facts, hashes = build(config, files, target)
+            outputs = {path: path for path in (files.folds, files.folds_receipt)} | {files.table: target}
+            key = folds_key(config, files)
+            write_receipt(files.table_receipt, stage="folds", key=key, outputs=outputs, **hashes)
         say(files, facts)
 
 

@@ -95,10 +95,10 @@ def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
         scores = leaderboard(form, metric, data, submitted) if (data / "solution.csv").exists() else {}
         row = ledger_row(files, shelf, digest_file(temporary), scores)
         ledger.enter(row)
-    facts = {"run": files.run, "shelf_key": shelf["key"], "level": shelf["level"], "decision": cuts, **scores}
-    outputs = [files.submission]
-    write_receipt(files.submission_receipt, stage="submit", key=key, outputs=outputs, metrics=shelf["metrics"], **facts)
-    touch(files.submission)
+        facts = {"run": files.run, "shelf_key": shelf["key"], "level": shelf["level"], "decision": cuts, **scores}
+        outputs = {files.submission: temporary}
+        metrics = shelf["metrics"]
+        write_receipt(files.submission_receipt, stage="submit", key=key, outputs=outputs, metrics=metrics, **facts)
     with track(files, "submit", facts, key) as tracker:
         tracker.summary({"cv": row.cv, "cv_se": row.se, **scores})
         tracker.artifact(f"{files.run}-submission", "submission", files.submission)

@@ -17,7 +17,7 @@ PACKAGES = ("torch", "timm", "albumentations", "numpy", "pandas", "scikit-learn"
 # What an artefact saw of fold k's labels, best first: no ancestor used them; fitted on out-of-fold rows of the other
 # folds only; anything else.
 LEVELS = ("blind", "crossfit", "saw")
-Levels = dict[str, str]
+Outputs = Iterable[Path] | dict[Path, Path]
 
 
 def worst(*levels: str) -> str:
@@ -36,9 +36,14 @@ def environment() -> dict[str, Any]:
     return {"commit": commit, "python": platform.python_version(), "platform": platform.platform(), **versions}
 
 
-def write_receipt(path: Path, *, stage: str, key: str, outputs: Iterable[Path], **facts: Any) -> None:
-    """Write a receipt, last of all: `key` is the hash of everything that `outputs` depend on."""
-    hashes = {str(p): digest_file(p) for p in outputs}
+def write_receipt(path: Path, *, stage: str, key: str, outputs: Outputs, **facts: Any) -> None:
+    """Write a receipt: `key` is the hash of everything that `outputs` depend on.
+
+    It comes last of all, or just before the one file that is Make's target: then `outputs` maps each path to the file
+    that is about to get its name, and a process killed in between leaves a receipt that is not `fresh`.
+    """
+    pairs = outputs.items() if isinstance(outputs, dict) else ((p, p) for p in outputs)
+    hashes = {str(p): digest_file(now) for p, now in pairs}
     made = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     receipt = {"stage": stage, "key": key, **facts, "outputs": hashes, "made": made, "environment": environment()}
     write_json(path, receipt)

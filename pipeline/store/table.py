@@ -6,15 +6,15 @@ Codes: 0..K-1 scored; -1 test; -2 holdout; -3 extra labelled; -4 extra unlabelle
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.errors import UserError
-from pipeline.store.files import Array, digest, read_json, write_text
+from pipeline.store.files import Array, digest, read_json
 
 TEST, HOLDOUT, EXTRA, UNLABELLED = -1, -2, -3, -4
 
@@ -59,16 +59,14 @@ class Table:
         return digest(*self.ids[rows], *self.digests[rows], self.y[rows].tobytes())
 
 
-def write_table(files: CompetitionFiles, table: Table) -> None:
-    """Write the table of record."""
+def write_table(path: Path, table: Table) -> None:
+    """Write a table of record."""
     frame = pd.DataFrame(
         {"id": table.ids, "fold": table.folds, "group": table.groups, "path": table.paths, "digest": table.digests}
     )
     for t in range(table.y.shape[1]):
         frame[f"y{t}"] = table.y[:, t]
-    text = io.StringIO()
-    frame.to_csv(text, index=False, float_format="%.17g")
-    write_text(files.table, text.getvalue())
+    frame.to_csv(path, index=False, float_format="%.17g")
 
 
 def read_table(name: str) -> Table:

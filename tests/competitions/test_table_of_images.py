@@ -102,8 +102,20 @@ def test_committed_split_is_used_again(house):
     assert path.read_text() == "\n".join(lines) + "\n"
     assert "edited by hand" in (house / "folds/toy.json").read_text()
     (house / "cache").rename(house / "gone")
+    (house / "folds/toy.json").unlink()
     prepare()
+    assert "given by hand" in (house / "folds/toy.json").read_text()
     assert path.read_text() == "\n".join(lines) + "\n"
+
+
+def test_split_by_hand_must_hold_every_row(house):
+    make_competition(house, "multiclass")
+    (house / "folds").mkdir()
+    given = "id,fold\n" + "".join(f"i{j:03d},{j % 3}\n" for j in range(59))
+    (house / "folds/toy.csv").write_text(given)
+    with pytest.raises(UserError, match="has no fold for id 'i059': add it, or delete the file"):
+        prepare()
+    assert (house / "folds/toy.csv").read_text() == given
 
 
 def test_other_settings_split_again(house):
