@@ -1,7 +1,7 @@
 # One target a stage. Which run needs what is drawn from configs/ into .graph.mk, so a new run never edits this file.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
+MAKEFLAGS += --warn-undefined-variables --no-builtin-rules --check-symlink-times
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -15,6 +15,7 @@ export SET PUBLIC PRIVATE
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 PY := .venv/bin/python
 SETUP := .venv/.ready
+override COMP := $(patsubst %/,%,$(COMP))
 RUN := $(COMP)/$(NAME)
 DEMO := $(or $(COMP),digits)
 RUNS :=

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.store.errors import UserError
 from pipeline.store.files import Array
 
 
@@ -39,6 +40,11 @@ class Task:
             return y
         whole = y.astype(np.int64)
         return whole if self.name == "multilabel" else whole[:, 0]
+
+    def refuse_grades(self, classes: list[str], what: str) -> None:
+        """Refuse values of an ordinal task whose grades are not 0, 1, 2, ...: grades are counted here, not measured."""
+        if self.name == "ordinal" and [float(c) for c in classes] != list(range(len(classes))):
+            raise UserError(f'{what} needs grades 0, 1, 2, ..., not {classes[:5]}: set task = "regression"')
 
     def default_cuts(self, classes: int) -> Array:
         """Return the untuned cuts: one half between neighbours."""

@@ -37,6 +37,8 @@ def test_what_make_recomputes(make, house):
     before = {p: p.stat().st_mtime_ns for p in house.glob("runs/toy/*/fold*/model.safetensors")}
     blend = (house / "runs/toy/blend/oof.npy").read_bytes()
 
+    assert make("-q", "submit", "COMP=toy", "NAME=blend").returncode == 0
+
     # A comment recomputes nothing.
     config = house / "configs/toy/a.toml"
     config.write_text("# a comment\n" + config.read_text())
@@ -69,6 +71,20 @@ def test_two_at_once_are_the_same_as_one(make, house):
     make("submit", "COMP=toy", "NAME=blend")
     for path, content in first.items():
         assert (house / path).read_bytes() == content, path
+
+
+def test_changed_data_is_noticed(make, house):
+    data = make_competition(house, "multiclass")
+    make("train", "COMP=toy", "NAME=b")
+    before = (house / "runs/toy/b/oof.npy").read_bytes()
+    data.rename(house / "elsewhere")
+    data.symlink_to(house / "elsewhere")
+    make("train", "COMP=toy", "NAME=b")
+    assert (house / "runs/toy/b/oof.npy").read_bytes() == before
+    train = house / "elsewhere/train.csv"
+    train.write_text("\n".join(train.read_text().splitlines()[:-1]) + "\n")
+    done = make("train", "COMP=toy", "NAME=b", check=False)
+    assert "written under another fold map" in done.stderr
 
 
 def test_vary_then_train(make, house):

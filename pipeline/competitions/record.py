@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from pipeline.scoring.split import assign, balance, union
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
-from pipeline.store.files import Array, digest_file, read_json, write_json, write_text
+from pipeline.store.files import Array, digest_bytes, digest_file, read_json, write_json, write_text
 from pipeline.store.table import TEST, Table, write_table
 from pipeline.tasks import TASKS, Task
 
@@ -38,7 +37,8 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
         "task": task.name,
     }
     units = union(raw.groups[train], digests[train])
-    method, folds = reuse(files, raw, wanted) or split(config, raw, task, y, units, files.data)
+    known = reuse(files, raw, wanted)
+    method, folds = known or split(config, raw, task, y, units, files.data)
     strata = task.strata(y, config.folds.bins)
     counts = balance(strata, folds, stratum_names(task, y, raw.classes, strata.shape[1]))
     errors, warnings = check(raw, digests, folds, counts)
@@ -46,18 +46,18 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
         raise UserError(f"{files.folds}: {'; '.join(errors)}: change [folds] or [group] in {files.config}")
     codes = np.full(len(raw.ids), TEST)
     codes[train] = folds
-    table = Table(raw.ids, codes, raw.groups, raw.paths, digests, raw.y, raw.classes)
+    all_units = np.arange(len(raw.ids))
+    all_units[train] = units
+    table = Table(raw.ids, codes, raw.groups, all_units, raw.paths, digests, raw.y, raw.classes)
     write_table(target, table)
     committed = pd.DataFrame({"id": table.ids, "fold": table.folds})
     if (table.groups != "").any():
         committed["group"] = table.groups
-    text = io.StringIO()
-    committed.to_csv(text, index=False)
-    write_text(files.folds, text.getvalue())
+    text = committed.to_csv(index=False)
     facts = {
         "method": method,
         "settings": wanted,
-        "csv": digest_file(files.folds),
+        "csv": digest_bytes(text.encode()),
         "fold_map": table.fold_map(),
         "classes": raw.classes,
         "rows": {"train": int(train.sum()), "test": int(raw.test.sum()), "each_fold": np.bincount(folds).tolist()},
@@ -65,7 +65,11 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
         "balance": counts,
         "warnings": warnings,
     }
+    if known is None:
+        # Else a kill between the two files would leave the old split under the new settings.
+        files.folds.unlink(missing_ok=True)
     write_json(files.folds_receipt, facts)
+    write_text(files.folds, text)
     hashes = {"scored": table.content(table.scored), "test": table.content(table.test)}
     return facts, {"fold_map": table.fold_map(), "classes": raw.classes, **hashes}
 
@@ -106,17 +110,17 @@ def split(config: Competition, raw: Raw, task: Task, y: Array, units: Array, dat
     if method == "predefined":
         path = data / config.train
         assert config.folds.column is not None
-        cells = pd.to_numeric(pd.Series(column(read_csv(path), config.folds.column, path)), errors="coerce").to_numpy()
-        if (
-            not np.isin(cells, np.arange(len(cells))).all()
-            or len(np.unique(cells)) != cells.max() + 1
-            or cells.max() < 1
-        ):
-            raise UserError(
-                f"{path}: column {config.folds.column!r} must hold folds 0, 1, ... without a gap, at least two"
-            )
-        return method, cells.astype(np.int64)
+        return method, whole_folds(column(read_csv(path), config.folds.column, path), path, config.folds.column)
     return method, assign(method, task.strata(y, config.folds.bins), units, config.folds.n, config.folds.seed)
+
+
+def whole_folds(cells: Array, path: Path, name: str) -> Array:
+    """Return a column of folds given by hand as whole numbers 0, 1, ... without a gap, at least two."""
+    values = pd.to_numeric(pd.Series(cells), errors="coerce").to_numpy(float)
+    allowed = np.isin(values, np.arange(len(values))).all()
+    if not allowed or len(np.unique(values)) != values.max() + 1 or values.max() < 1:
+        raise UserError(f"{path}: column {name!r} must hold folds 0, 1, ... without a gap, at least two")
+    return values.astype(np.int64)
 
 
 def check(raw: Raw, digests: Array, folds: Array, counts: dict[str, list[int]]) -> tuple[list[str], list[str]]:
@@ -174,12 +178,14 @@ def reuse(files: CompetitionFiles, raw: Raw, wanted: dict[str, Any]) -> tuple[st
         return None
     frame = read_csv(files.folds)
     of = dict(zip(column(frame, "id", files.folds).tolist(), column(frame, "fold", files.folds).tolist(), strict=True))
-    folds = pd.to_numeric(pd.Series([of.get(i) for i in raw.ids[~raw.test].tolist()]), errors="coerce").to_numpy(float)
-    lacking = ~(np.isfinite(folds) & (folds >= 0))
-    if not lacking.any():
+    labelled = raw.ids[~raw.test].tolist()
+    lacking = [i for i in labelled if of.get(i, "-1") == "-1"]
+    if not lacking:
         edited = not given and digest_file(files.folds) != receipt["csv"]
-        return receipt["method"].removesuffix(EDITED) + (EDITED if edited else ""), folds.astype(np.int64)
+        folds = whole_folds(np.array([of[i] for i in labelled]), files.folds, "fold")
+        return receipt["method"].removesuffix(EDITED) + (EDITED if edited else ""), folds
     if given:
-        i = str(raw.ids[~raw.test][lacking][0])
-        raise UserError(f"{files.folds} was put there by hand and has no fold for id {i!r}: add it, or delete the file")
+        raise UserError(
+            f"{files.folds} was put there by hand and has no fold for id {lacking[0]!r}: add it, or delete the file"
+        )
     return None

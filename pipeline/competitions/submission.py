@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.competitions.table_of_images import column, encode, read_csv, read_ids
+from pipeline.competitions.table_of_images import column, encode, numbers, read_csv, read_ids
 from pipeline.scoring.metrics import Metric
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
@@ -48,6 +48,8 @@ def read_format(config: Competition, task: Task, metric: Metric, classes: list[s
         )
     if not columns or (not wide and task.name == "regression" and len(classes) > 1):
         raise UserError(f"{path}: columns {columns} do not hold the targets {classes[:5]}")
+    if wide and task.name == "ordinal":
+        raise UserError(f"{path}: an ordinal task fills one column of grades, not one a class")
     if config.submission.format == "auto":
         one = not wide and task.name in ("multiclass", "multilabel")
         labels = one or (metric.label and task.cuts)
@@ -57,6 +59,8 @@ def read_format(config: Competition, task: Task, metric: Metric, classes: list[s
             raise UserError('submission.format = "label" does not fit a regression task: it has no labels')
         if not labels and not wide and task.name in ("multiclass", "multilabel"):
             raise UserError(f'{path} has one column: submission.format = "value" needs one column a class')
+    if not labels:
+        task.refuse_grades(classes, "a submission of values")
     return Format(config, task, classes, path, sample, columns, labels)
 
 
@@ -85,9 +89,12 @@ def fill(form: Format, ids: Array, prediction: Array, labels: Array) -> pd.DataF
     return filled
 
 
-def read_back(form: Format, path: Path) -> Array:
-    """Read a submission as Kaggle would and refuse what Kaggle would; return predictions (N P) or labels."""
-    frame = read_csv(path)
+def read_back(form: Format, file: Path, path: Path) -> Array:
+    """Read a submission as Kaggle would and refuse what Kaggle would; return predictions (N P) or labels.
+
+    `file` is what is read, `path` what it will be called.
+    """
+    frame = read_csv(file)
     if list(frame.columns) != list(form.sample.columns):
         raise UserError(f"{path}: header {list(frame.columns)} is not the sample's {list(form.sample.columns)}")
     ids, wanted = frame[form.config.id].to_numpy(str), form.sample[form.config.id].to_numpy(str)
@@ -134,24 +141,29 @@ def leaderboard(form: Format, metric: Metric, data: Path, submitted: Array) -> d
     path = data / "solution.csv"
     frame = read_csv(path)
     ids = read_ids(frame, form.config.id, path)
+    place = {i: row for row, i in enumerate(form.sample[form.config.id].tolist())}
+    odd = sorted(set(ids.tolist()) ^ set(place))
+    if odd:
+        raise UserError(f"{path} and {form.path} do not have the same ids, for example {odd[0]!r} ({len(odd)} in all)")
     targets = form.config.target if isinstance(form.config.target, list) else [form.config.target]
     if set(targets) <= set(frame.columns):
         known = form.config.model_copy(update={"classes": form.classes})
         y = form.task.targets(encode(known, frame, ids, path)[0])
     else:
-        cells = np.column_stack([pd.to_numeric(column(frame, c, path)) for c in form.classes])
+        names = form.classes
+        cells = numbers(np.column_stack([column(frame, c, path) for c in names]), names, ids, path)
         y = cells.argmax(1) if form.task.name == "multiclass" else form.task.targets(cells)
-    place = {i: row for row, i in enumerate(form.sample[form.config.id].tolist())}
-    absent = [i for i in ids.tolist() if i not in place]
-    if absent:
-        raise UserError(f"{path}: id {absent[0]!r} is not in {form.path}")
     guess = submitted[[place[i] for i in ids.tolist()]]
     usage = column(frame, "Usage", path) if "Usage" in frame.columns else np.full(len(frame), "Private")
+    usage = np.char.lower(usage)
+    unknown = np.setdiff1d(usage, ["public", "private", "ignored"])
+    if len(unknown):
+        raise UserError(f"{path}: Usage {str(unknown[0])!r} is none of Public, Private, Ignored")
     result = {}
-    for name in ("Public", "Private"):
-        rows = np.char.lower(usage) == name.lower()
+    for name in ("public", "private"):
+        rows = usage == name
         if rows.any():
-            result[name.lower()] = score_submitted(form, metric, y[rows], guess[rows])
+            result[name] = score_submitted(form, metric, y[rows], guess[rows])
     return result
 
 
@@ -166,15 +178,11 @@ def score_submitted(form: Format, metric: Metric, y: Array, guess: Array) -> flo
     return metric.function(y, guess, np.ones(len(y)))
 
 
-def _names(form: Format) -> list[Any]:
-    """Return class names as the sample writes them: whole numbers where both are numbers."""
-    sample = form.sample[form.columns[0]]
-    try:
-        numbers = [float(c) for c in form.classes]
-        whole = bool((pd.to_numeric(sample) % 1 == 0).all()) and all(n == int(n) for n in numbers)
-    except ValueError:
-        return form.classes
-    return [str(int(n)) for n in numbers] if whole and not any("." in s for s in sample) else form.classes
+def _names(form: Format) -> list[str]:
+    """Return class names as the sample writes them: 3.0 becomes 3 where the sample has no point."""
+    whole = all(re.fullmatch(r"-?\d+(\.0*)?", name) for name in form.classes)
+    pointless = not form.sample[form.columns[0]].str.contains(".", regex=False).any()
+    return [name.split(".")[0] for name in form.classes] if whole and pointless else form.classes
 
 
 def _matrix(form: Format, filled: Array) -> Array:

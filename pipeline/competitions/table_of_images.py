@@ -33,7 +33,7 @@ def read_csv(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} does not exist: put or link the competition's files into {path.parent}")
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} cannot be read as CSV: {str(error).strip()}") from error
 
 
@@ -70,6 +70,8 @@ def read(config: Competition, data: Path) -> Raw:
     y, classes = encode(config, frame, train_ids, train_path)
     test_path = data / (config.test or config.submission.sample)
     test_ids = read_ids(read_csv(test_path), config.id, test_path)
+    if not len(test_ids):
+        raise UserError(f"{test_path} has no rows: there is nothing to predict")
     sample_path = data / config.submission.sample
     unknown = np.setdiff1d(read_ids(read_csv(sample_path), config.id, sample_path), test_ids)
     if len(unknown):
@@ -105,9 +107,9 @@ def encode(config: Competition, frame: pd.DataFrame, ids: Array, path: Path) -> 
         row, t = np.argwhere(empty)[0]
         raise UserError(f"{path}: id {str(ids[row])!r} has no value in column {names[t]!r}: fill it or drop the row")
     if config.task == "regression":
-        return _numbers(cells, names, ids, path), names
+        return numbers(cells, names, ids, path), names
     if len(names) > 1:
-        values = _numbers(cells, names, ids, path)
+        values = numbers(cells, names, ids, path)
         wrong = ~np.isin(values, (0, 1)).all(1)
         if config.task == "multiclass":
             wrong |= values.sum(1) != 1
@@ -179,7 +181,8 @@ def _encode_joined(config: Competition, cells: Array, ids: Array, path: Path) ->
     return y, classes
 
 
-def _numbers(cells: Array, names: Sequence[str], ids: Array, path: Path) -> Array:
+def numbers(cells: Array, names: Sequence[str], ids: Array, path: Path) -> Array:
+    """Return cells (N T) of text as finite numbers."""
     values = np.column_stack([pd.to_numeric(pd.Series(c), errors="coerce").to_numpy(float) for c in cells.T])
     if not np.isfinite(values).all():
         row, t = np.argwhere(~np.isfinite(values))[0]

@@ -7,7 +7,7 @@ import shutil
 
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.command import main
-from pipeline.store.config import load_competition
+from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError, resolve
 from pipeline.store.files import digest_file, digest_json, lock
 from pipeline.store.receipts import fresh, touch, write_receipt
@@ -29,11 +29,20 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(
                 f"{files.data} does not exist: unzip the competition there, or link it: ln -s FOLDER {files.data}"
             )
-        tables = {path.name: digest_file(path) for path in sorted(files.data.glob("*.csv"))}
-        key = digest_json(tables)
+        key = digest_json(contents(config, files))
         if fresh(files.data_receipt, key):
             return touch(files.data_receipt)
-        write_receipt(files.data_receipt, stage="data", key=key, outputs=[], tables=tables)
+        write_receipt(files.data_receipt, stage="data", key=key, outputs=[], tables=contents(config, files))
+
+
+def contents(config: Competition, files: CompetitionFiles) -> dict[str, str]:
+    """Return the hash of every table that the contract names, and the time of each folder (files added or removed)."""
+    group = config.group.table if config.group else None
+    names = [config.train, config.test, group, config.submission.sample]
+    tables = [files.data / name for name in names if name is not None]
+    folders = [path for path in sorted(files.data.iterdir()) if path.is_dir()]
+    times = {str(path): str(path.stat().st_mtime_ns) for path in folders}
+    return {str(path): digest_file(path) for path in tables if path.is_file()} | times
 
 
 if __name__ == "__main__":

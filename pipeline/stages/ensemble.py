@@ -34,17 +34,14 @@ def run(args: argparse.Namespace) -> None:
     metric = get_metric(competition.metric, task)
     refuse_space(files, config.space, task, metric)
     with lock(files.lock, f"run {args.run}"):
+        table = read_table_facts(files.competition)
         receipts = {member: read_member(member) for member in config.members}
-        refuse_strangers(receipts, read_table_facts(files.competition)["fold_map"])
+        refuse_strangers(receipts, table)
         key = ensemble_key(config, competition, receipts)
         if fresh(files.receipt, key):
             return touch(files.receipt)
-        handler = log_to(files.log)
-        try:
-            blend(files, config, task, metric, receipts, key)
-        finally:
-            handler.close()
-            logging.getLogger("pipeline").removeHandler(handler)
+        with log_to(files.log):
+            blend(files, config, task, metric, receipts, table, key)
 
 
 def read_member(member: str) -> dict[str, Any]:
@@ -61,27 +58,41 @@ def read_member(member: str) -> dict[str, Any]:
     return receipt
 
 
-def refuse_strangers(receipts: dict[str, dict[str, Any]], fold_map: str) -> None:
+def refuse_strangers(receipts: dict[str, dict[str, Any]], table: dict[str, Any]) -> None:
     """Refuse members whose rows, folds or classes are not those of the first, and those of an older split."""
     first, *others = receipts
-    for what, name in (("fold_map", "fold map"), ("rows", "row ids"), ("classes", "class order")):
+    for what, name in (
+        ("fold_map", "fold map"),
+        ("rows", "row ids"),
+        ("test", "test set"),
+        ("classes", "class order"),
+    ):
         for other in others:
             if receipts[other][what] != receipts[first][what]:
                 raise UserError(f"member {other!r} has another {name} than {first!r}: train both on the same folds")
-    if receipts[first]["fold_map"] != fold_map:
-        raise UserError(f"member {first!r} has another fold map than the split of today: train it again")
+    if any(receipts[first][name] != table[name] for name in ("fold_map", "test")):
+        raise UserError(f"member {first!r} was made for other folds or test rows than those of today: train it again")
 
 
 def refuse_space(files: RunFiles, space: str, task: Task, metric: Metric) -> None:
     """Refuse a blend space that gives the metric what it cannot score."""
-    if space == "rank" and metric.name not in ("roc_auc", "average_precision"):
-        raise UserError(f'{files.config}: space = "rank" gives no probabilities; {metric.name} needs them')
+    ranks = metric.name in ("roc_auc", "average_precision") and task.name != "multiclass"
+    if space == "rank" and not ranks:
+        raise UserError(
+            f'{files.config}: space = "rank" gives no probabilities, which {metric.name} of a {task.name} task needs'
+        )
     if space == "logit" and not task.probabilities:
         raise UserError(f'{files.config}: space = "logit" needs probabilities; a {task.name} task has values')
 
 
 def blend(
-    files: RunFiles, config: Ensemble, task: Task, metric: Metric, receipts: dict[str, dict[str, Any]], key: str
+    files: RunFiles,
+    config: Ensemble,
+    task: Task,
+    metric: Metric,
+    receipts: dict[str, dict[str, Any]],
+    facts: dict[str, Any],
+    key: str,
 ) -> None:
     """Fit weights, blend, score, write the shelf."""
     from pipeline.scoring.blend import Blend, from_space, mix, to_space
@@ -90,7 +101,7 @@ def blend(
     from pipeline.store.table import read_table
     from pipeline.store.tracking import track
 
-    started, table = time.monotonic(), read_table(files.competition.name)
+    started, table = time.monotonic(), read_table(files.competition, facts)
     members, first = [RunFiles(member) for member in receipts], next(iter(receipts.values()))
     folds = table.folds[table.scored]
     problem = Problem(task, metric, len(table.classes), task.targets(table.y[table.scored]), folds, table.group)
@@ -127,7 +138,7 @@ def blend(
         outputs=[files.oof, files.test, *(files.fold(k).test for k in weights.by_fold)],
         run=files.run,
         config=config.model_dump(),
-        **{name: first[name] for name in ("fold_map", "rows", "classes", "folds")},
+        **{name: first[name] for name in ("fold_map", "rows", "test", "classes", "folds")},
         parents=[{"run": name, "key": r["key"], "level": r["level"]} for name, r in receipts.items()],
         level=level,
         weights=dict(zip(receipts, weights.deployed.tolist(), strict=True)),

@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> None:
             outputs = {path: path for path in (files.folds, files.folds_receipt)} | {files.table: target}
             key = folds_key(config, files)
             write_receipt(files.table_receipt, stage="folds", key=key, outputs=outputs, **hashes)
+            touch(target)  # Make's target must be younger than the split that was written after it
         say(files, facts)
 
 

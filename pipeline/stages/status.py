@@ -11,7 +11,7 @@ from pipeline.store.errors import UserError
 from pipeline.store.files import number, read_json
 from pipeline.store.keys import current_key
 from pipeline.store.receipts import damaged
-from pipeline.store.toml import read_run
+from pipeline.store.toml import parents, read_run
 
 
 def state_of(run: str) -> tuple[str, str]:
@@ -29,12 +29,16 @@ def state_of(run: str) -> tuple[str, str]:
             return "broken", f"{broken[0]} is not what the receipt says; delete {files.receipt} and make again"
         if receipt["key"] != current_key(run):
             return "stale", "its config, folds or members changed"
+        for parent in parents(run, settings):
+            if state_of(parent)[0] != "done":
+                return "stale", f"{parent} is {state_of(parent)[0]}"
     except UserError as error:
         return "broken", str(error)
     except FileNotFoundError as error:
         return "stale", f"{error.filename} is missing"
     metrics = receipt["metrics"]
-    sent = ", submitted" if files.submission.exists() else ""
+    known = read_json(files.submission_receipt) if files.submission_receipt.exists() else {}
+    sent = ", submitted" if known.get("shelf_key") == receipt["key"] and files.submission.exists() else ""
     return "done", f"{metrics['metric']} {number(metrics['score']):.4f} +- {number(metrics['se']):.4f}{sent}"
 
 

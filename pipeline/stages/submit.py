@@ -17,7 +17,7 @@ from pipeline.store.command import main
 from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, atomic, digest_file, lock, number, read_json, read_npy
-from pipeline.store.keys import submit_key
+from pipeline.store.keys import read_table_facts, submit_key
 from pipeline.store.receipts import damaged, fresh, touch, write_receipt
 from pipeline.tasks import TASKS, Task
 
@@ -59,9 +59,11 @@ def decide(
     if not (task.cuts and wants_labels):
         return task.decide(test, task.default_cuts(len(shelf["classes"]))), {}
     decision = shelf["decision"]
-    if decision is None:
+    if decision is None and task.name == "ordinal":
+        cuts, method = task.default_cuts(len(shelf["classes"])), "fixed"
+    elif decision is None:
         # The metric takes probabilities but the file wants labels: F1 decides.
-        table = read_table(files.competition.name)
+        table = read_table(files.competition, read_table_facts(files.competition))
         metric = METRICS["f1" if task.name == "binary" else "f1_macro"]
         y = task.targets(table.y[table.scored])
         problem = Problem(task, metric, len(table.classes), y, table.folds[table.scored], table.group)
@@ -80,18 +82,19 @@ def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
     from pipeline.store.tracking import track
 
     competition = load_competition(files.competition.name)
-    task, table = TASKS[competition.task], read_table(files.competition.name)
+    task, facts = TASKS[competition.task], read_table_facts(files.competition)
+    table = read_table(files.competition, facts)
+    if shelf["test"] != facts["test"]:
+        raise UserError(f"{files.receipt} was made for other test rows than those of today: run make again")
     metric, data = get_metric(competition.metric, task), files.competition.data
     form = read_format(competition, task, metric, table.classes, data)
     rows = table.folds[table.test] == TEST
     test = np.asarray(read_npy(files.test))
-    if len(test) != len(rows):
-        raise UserError(f"{files.test} has {len(test)} rows, the table has {len(rows)} test rows: run make train again")
     labels, cuts = decide(task, metric, files, shelf, test, form.labels)
     filled = fill(form, table.ids[table.test][rows], test[rows], labels[rows])
     with atomic(files.submission) as temporary:
         filled.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
-        submitted = read_back(form, temporary)
+        submitted = read_back(form, temporary, files.submission)
         scores = leaderboard(form, metric, data, submitted) if (data / "solution.csv").exists() else {}
         row = ledger_row(files, shelf, digest_file(temporary), scores)
         ledger.enter(row)

@@ -6,18 +6,25 @@ import argparse
 import logging
 import time
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.scoring.metrics import Metric, get_metric
+from pipeline.scoring.cuts import Problem
+from pipeline.scoring.metrics import get_metric
+from pipeline.scoring.report import in_words, score_run
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
-from pipeline.store.config import Competition, Train, load_competition, load_run
+from pipeline.store.config import Train, load_competition, load_run
 from pipeline.store.errors import UserError
 from pipeline.store.files import lock, read_json, read_npy, require_space, write_json, write_npy
 from pipeline.store.keys import read_table_facts, train_keys
 from pipeline.store.receipts import fresh, touch, write_receipt
 from pipeline.tasks import TASKS
+
+if TYPE_CHECKING:  # both import torch, which a run with nothing to do must not pay for
+    from pipeline.training.fold import Job
+    from pipeline.training.machine import Machine
 
 log = logging.getLogger("pipeline.train")
 
@@ -28,19 +35,26 @@ def run(args: argparse.Namespace) -> None:
     config, competition = load_run(args.run), load_competition(files.competition.name)
     if not isinstance(config, Train):
         raise UserError(f'{files.config} has stage = "{config.stage}": run make {config.stage} instead of make train')
-    metric = get_metric(competition.metric, TASKS[competition.task])
+    task = TASKS[competition.task]
+    metric = get_metric(competition.metric, task)
     with lock(files.lock, f"run {args.run}"):
-        table = read_table_facts(files.competition)
-        refuse_other_folds(files, table["fold_map"])
-        keys = train_keys(config, competition, table)
-        if fresh(files.receipt, keys[2]):
+        facts = read_table_facts(files.competition)
+        refuse_other_folds(files, facts["fold_map"])
+        if not metric.label:
+            task.refuse_grades(facts["classes"], f"metric {metric.name}")
+        fitted, predicted, key = train_keys(config, competition, facts)
+        if fresh(files.receipt, key):
             return touch(files.receipt)
-        handler = log_to(files.log)
-        try:
-            train(files, config, competition, metric, *keys)
-        finally:
-            handler.close()
-            logging.getLogger("pipeline").removeHandler(handler)
+        with log_to(files.log):
+            from pipeline.store.table import read_table
+            from pipeline.training.fold import Job
+
+            started, table = time.monotonic(), read_table(files.competition, facts)
+            machine = machine_of(files, config.precision, fitted)
+            job = Job(files, config, competition, table, metric, machine, fitted, predicted)
+            level = "crossfit" if config.select == "best" else "blind"
+            fit_and_predict(job, level)
+            assemble(job, level, key, started)
 
 
 def refuse_other_folds(files: RunFiles, fold_map: str) -> None:
@@ -52,71 +66,74 @@ def refuse_other_folds(files: RunFiles, fold_map: str) -> None:
         )
 
 
-def train(
-    files: RunFiles, config: Train, competition: Competition, metric: Metric, fitted: str, predicted: str, key: str
-) -> None:
-    """Fit what is not fitted, predict what is not predicted, score."""
-    from pipeline.scoring.cuts import Problem
-    from pipeline.scoring.report import in_words, score_run
-    from pipeline.store.table import read_table
-    from pipeline.store.tracking import track
-    from pipeline.training.fold import Job, check_names, choose_epochs, fit_fold, is_fitted, predict_fold
+def machine_of(files: RunFiles, precision: str, fitted: str) -> Machine:
+    """Return what the machine chooses; what was chosen once holds until the run is another one."""
     from pipeline.training.machine import Machine, choose_machine
 
-    started, table = time.monotonic(), read_table(files.competition.name)
+    machine = choose_machine(precision)
     known = read_json(files.state) if files.state.exists() else {}
-    machine = choose_machine(config.precision)
     if known.get("fit_hash") == fitted and known["machine"]["device"] == machine.device:
-        machine = Machine(**known["machine"])  # what was chosen once holds until the run is another one
+        machine = Machine(**known["machine"])
     machine.prepare()
-    job = Job(files, config, competition, table, metric, machine, fitted, predicted)
+    return machine
+
+
+def fit_and_predict(job: Job, level: str) -> None:
+    """Fit what is not fitted, predict what is not predicted."""
+    from pipeline.store.tracking import track
+    from pipeline.training.fold import check_names, choose_epochs, fit_fold, is_fitted, predict_fold
+
     check_names(job)
-    write_json(files.state, {"fold_map": table.fold_map(), "fit_hash": fitted, "machine": asdict(machine)})
-    folds = np.unique(table.folds[table.scored]).tolist()
-    require_space(
-        files.folder, 4 * (len(table.scored) + len(folds) * len(table.test)) * 8 * len(table.classes), "the run"
-    )
-    level = "crossfit" if config.select == "best" else "blind"
-    settings = config.model_dump()
-    waiting = [k for k in folds if not fresh(files.fold(k).receipt, predicted)]
-    for k in waiting:
-        if not is_fitted(job, k):
-            with track(files, "train", settings, fitted, k) as tracker:
+    files, table, settings, folds = job.files, job.table, job.config.model_dump(), job.folds
+    need = (len(table.scored) + len(folds) * len(table.test)) * job.task.width(len(table.classes)) * 4
+    require_space(files.folder, 2 * need, "the predictions of the run")
+    state = {"fold_map": table.fold_map(), "fit_hash": job.fit_key, "machine": asdict(job.machine)}
+    write_json(files.state, state)
+    for k in folds:
+        if not fresh(files.fold(k).receipt, job.predict_key) and not is_fitted(job, k):
+            with track(files, "train", settings, job.fit_key, k) as tracker:
                 fit_fold(job, k, tracker)
-                if config.select == "last":
+                if job.config.select == "last":
                     predict_fold(job, k, tracker, level)
-    if config.select == "best":
-        choose_epochs(job, folds)
+    if job.config.select == "best":
+        choose_epochs(job)
     for k in folds:
-        if not fresh(files.fold(k).receipt, predicted):
-            with track(files, "predict", settings, predicted, k) as tracker:
+        if not fresh(files.fold(k).receipt, job.predict_key):
+            with track(files, "predict", settings, job.predict_key, k) as tracker:
                 predict_fold(job, k, tracker, level)
-    task, scored = TASKS[competition.task], table.scored
+
+
+def assemble(job: Job, level: str, key: str, started: float) -> None:
+    """Put the folds together, score the run, write its receipt."""
+    files, table, task, scored = job.files, job.table, job.task, job.table.scored
+    shelves = {k: files.fold(k) for k in job.folds}
     oof = np.zeros((len(scored), task.width(len(table.classes))), np.float32)
-    for k in folds:
-        oof[table.folds[scored] == k] = read_npy(files.fold(k).oof)
+    for k, shelf in shelves.items():
+        oof[table.folds[scored] == k] = read_npy(shelf.oof)
     write_npy(files.oof, oof)
-    tests = np.stack([read_npy(files.fold(k).test) for k in folds])
+    tests = np.stack([read_npy(shelf.test) for shelf in shelves.values()])
     write_npy(files.test, tests.mean(0, dtype=np.float64).astype(np.float32))
     y = task.targets(table.y[scored])
-    problem = Problem(task, metric, len(table.classes), y, table.folds[scored], table.group)
-    report, decision = score_run(problem, oof, config.decision, lambda k: oof)
+    problem = Problem(task, job.metric, len(table.classes), y, table.folds[scored], table.group)
+    report, decision = score_run(problem, oof, job.config.decision, lambda k: oof)
+    parts = [path for shelf in shelves.values() for path in (shelf.receipt, shelf.oof, shelf.test)]
     write_receipt(
         files.receipt,
         stage="train",
         key=key,
-        outputs=[files.oof, files.test, *(files.fold(k).receipt for k in folds)],
+        outputs=[files.oof, files.test, *parts],
         run=files.run,
-        config=settings,
-        fit_hash=fitted,
-        predict_hash=predicted,
+        config=job.config.model_dump(),
+        fit_hash=job.fit_key,
+        predict_hash=job.predict_key,
         fold_map=table.fold_map(),
         rows=table.content(scored),
+        test=table.content(table.test),
         classes=table.classes,
-        folds=folds,
+        folds=job.folds,
         parents=[],
-        level={str(k): level for k in folds},
-        machine=asdict(machine),
+        level={str(k): level for k in job.folds},
+        machine=asdict(job.machine),
         decision=decision,
         metrics=report,
         seconds=round(time.monotonic() - started, 1),

@@ -38,11 +38,17 @@ def run(args: argparse.Namespace) -> None:
     if files.config.exists():
         raise UserError(f"{files.config} exists already: choose another NAME")
     settings, _ = read_run(base)
-    pairs = [parse(change) for change in shlex.split(changes.replace('"', '\\"'))]
+    try:
+        pairs = [parse(change) for change in shlex.split(changes.replace('"', '\\"'))]
+    except ValueError as error:
+        raise UserError(f"SET={changes!r} cannot be divided into key=value: {error}") from error
     if not pairs:
         raise UserError("nothing to change: give SET='optim.lr=3e-4' (several with spaces between)")
     lines = [f"{key} = {value}" for key, value in pairs]
-    changed: dict[str, Any] = tomllib.loads("\n".join(lines))
+    try:
+        changed: dict[str, Any] = tomllib.loads("\n".join(lines))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"SET={changes!r}: a key stands there twice or inside another ({error})") from error
     schema = STAGES.get(settings.get("stage", "train"))
     if schema is not None:
         validate(schema, merge(settings, changed), files.config)

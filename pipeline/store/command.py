@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.store.errors import UserError
@@ -32,8 +33,9 @@ def main(stage: Callable[[argparse.Namespace], None], description: str, *argumen
         sys.exit(130)
 
 
-def log_to(path: Path) -> logging.Handler:
-    """Also log to a file, with every detail; return the handler so that the caller can close it."""
+@contextlib.contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Also log to a file, with every detail."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path)
     handler.setLevel(logging.DEBUG)
@@ -41,7 +43,11 @@ def log_to(path: Path) -> logging.Handler:
     package = logging.getLogger("pipeline")
     package.setLevel(logging.DEBUG)
     package.addHandler(handler)
-    return handler
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        handler.close()
 
 
 def setting(name: str, default: int, least: int = 0) -> int:

@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.errors import UserError, nearest
-from pipeline.store.toml import read_run, read_toml, sibling
+from pipeline.store.toml import RUN_STAGES, read_run, read_toml, sibling
 
 TaskName = Literal["binary", "multiclass", "multilabel", "ordinal", "regression"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Section(BaseModel):
@@ -59,7 +60,7 @@ class Folds(Section):
 
     method: Literal["auto", "kfold", "stratified", "group", "stratified-group", "multilabel", "predefined"] = "auto"
     n: Annotated[int, Field(ge=2)] = 5
-    seed: int = 0
+    seed: Seed = 0
     bins: Annotated[int, Field(ge=2)] = 10
     column: str | None = None
 
@@ -80,7 +81,7 @@ class Competition(Section):
     train: str = "train.csv"
     test: str | None = None
     id: str
-    target: str | list[str]
+    target: str | Annotated[list[str], Field(min_length=1)]
     separator: str | None = None
     classes: list[str] | None = None
     images: Images = Images()
@@ -90,6 +91,8 @@ class Competition(Section):
 
     @model_validator(mode="after")
     def _targets_fit_task(self) -> Competition:
+        if self.classes is not None and len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes: a name stands there twice")
         if isinstance(self.target, list) and self.task in ("binary", "ordinal"):
             raise ValueError(f"target: a {self.task} task has one target column, got {self.target}")
         if self.separator is not None and self.task != "multilabel":
@@ -142,7 +145,7 @@ class Optim(Section):
     lr: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    schedule: Literal["constant", "cosine", "onecycle"] = "cosine"
+    schedule: str = "cosine"
     warmup: Share = 0.05
     clip: Annotated[float, Field(ge=0)] = 0.0
     accumulate: Count = 1
@@ -175,7 +178,7 @@ class Train(Section):
     """A run that trains K models."""
 
     stage: Literal["train"] = "train"
-    seed: int = 0
+    seed: Seed = 0
     epochs: Count = 20
     batch_size: Count = 32
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -211,7 +214,7 @@ class Ensemble(Section):
     method: Literal["auto", "uniform", "convex", "greedy", "hand"] = "auto"
     weights: list[Annotated[float, Field(ge=0)]] | None = None
     space: Literal["probability", "logit", "rank"] = "probability"
-    seed: int = 0
+    seed: Seed = 0
     steps: Count = 25
     bags: Count = 5
     decision: Decision = "auto"
@@ -230,7 +233,7 @@ class Ensemble(Section):
 
 
 S = TypeVar("S", bound=Section)
-STAGES: dict[str, type[Train] | type[Ensemble]] = {"train": Train, "ensemble": Ensemble}
+STAGES: dict[str, type[Train] | type[Ensemble]] = dict(zip(RUN_STAGES, (Train, Ensemble), strict=True))
 
 
 def validate(schema: type[S], settings: dict[str, Any], path: Path) -> S:
@@ -261,7 +264,7 @@ def load_run(run: str) -> Train | Ensemble:
     """Read and check the config of a run, with every `base` laid under it."""
     settings, files = read_run(run)
     stage = settings.get("stage", "train")
-    if stage not in STAGES:
+    if not isinstance(stage, str) or stage not in STAGES:
         raise UserError(f"{files[0]}: unknown stage {stage!r}; {nearest(str(stage), STAGES)}")
     config = validate(STAGES[stage], settings, files[0])
     if isinstance(config, Ensemble):

@@ -31,6 +31,6 @@ def resolve(table: Mapping[str, T], name: str, what: str) -> T:
     module, _, attribute = name.partition(":")
     try:
         found: T = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UserError(f"{what} {name!r} cannot be imported: {error}") from error
     return found

@@ -90,6 +90,11 @@ def digest_json(value: Any) -> str:
     return digest(json.dumps(_plain(value), sort_keys=True))
 
 
+def digest_bytes(data: bytes) -> str:
+    """Return the hash that `digest_file` gives a file of these bytes."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
 def digest_file(path: Path) -> str:
     """Return the content hash of a file."""
     with open(path, "rb") as handle:

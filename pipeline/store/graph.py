@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from pipeline.store.artifacts import CONFIGS, CompetitionFiles, RunFiles
 from pipeline.store.errors import UserError
-from pipeline.store.toml import parents, read_run
+from pipeline.store.toml import RUN_STAGES, parents, read_run
+
+# Anything else would be syntax to Make.
+NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def runs() -> list[str]:
     """Return every run id that has a config."""
-    paths = sorted(CONFIGS.glob("*/*.toml"))
-    return [f"{path.parent.name}/{path.stem}" for path in paths if path.stem != "competition"]
+    found = [path.relative_to(CONFIGS) for path in sorted(CONFIGS.glob("*/*.toml"))]
+    for path in found:
+        if not NAME.fullmatch(str(path)):
+            print(f"warning: {CONFIGS / path} is left out: use letters, digits, '.', '_' and '-'", file=sys.stderr)
+    return [str(path.with_suffix("")) for path in found if NAME.fullmatch(str(path)) and path.stem != "competition"]
 
 
 def competitions() -> list[str]:
@@ -48,7 +55,7 @@ def draw() -> str:
     lines = ["# written by pipeline/store/graph.py from configs/; do not edit"]
     for name in competitions():
         files = CompetitionFiles(name)
-        lines.append(f"{files.data_receipt}: {files.config} $(wildcard {files.data}/*.csv)")
+        lines.append(f"{files.data_receipt}: {files.config} $(wildcard {files.data} {files.data}/*)")
         lines.append(f"{files.table}: {files.config} {files.data_receipt} $(wildcard {files.folds})")
     found: dict[str, dict[str, Any]] = {}
     for run in runs():
@@ -63,7 +70,9 @@ def draw() -> str:
         needs: list[Path] = [*sources, files_of_run.competition.config, files_of_run.competition.table]
         needs += [RunFiles(parent).receipt for parent in parents(run, settings)]
         lines.append(f"RUNS += {files_of_run.receipt}")
-        lines.append(f"stage.{run} := {settings.get('stage', 'train')}")
+        stage = settings.get("stage", "train")
+        # An unknown stage goes to `train`, whose schema names the nearest one.
+        lines.append(f"stage.{run} := {stage if stage in RUN_STAGES else 'train'}")
         lines.append(f"{files_of_run.receipt}: {' '.join(map(str, dict.fromkeys(needs)))}")
     check_cycles(edges_of(found))
     return "\n".join(lines) + "\n"

@@ -6,6 +6,8 @@ changes nothing, because the hash is of what was read from it.
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ def folds_key(config: Competition, files: CompetitionFiles) -> str:
     if not files.data_receipt.exists():
         raise UserError(f"{files.data_receipt} is missing: run make data COMP={files.name}")
     committed = [digest_file(path) for path in (files.folds, files.folds_receipt) if path.exists()]
-    return digest_json([config.model_dump(), read_json(files.data_receipt)["tables"], committed])
+    contract = config.model_dump(exclude={"metric", "built_in"})
+    return digest_json([contract, read_json(files.data_receipt)["key"], committed])
 
 
 def read_table_facts(files: CompetitionFiles) -> dict[str, Any]:
@@ -34,11 +37,30 @@ def read_table_facts(files: CompetitionFiles) -> dict[str, Any]:
 def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -> tuple[str, str, str]:
     """Return the hashes of the weights, of the predictions, and of the scored run."""
     weights = Path(config.model.weights)
-    contract = [competition.task, competition.metric, competition.images.channels, competition.images.depth]
+    contract = [competition.task, competition.images.channels, competition.images.depth]
+    chosen_by = competition.metric if config.select == "best" else None
+    known = [digest_file(weights) if weights.is_file() else None, own_code(config.fitting())]
     rows = [table["classes"], table["fold_map"], table["scored"]]
-    fitted = digest_json([config.fitting(), digest_file(weights) if weights.is_file() else None, contract, rows])
-    predicted = digest_json([fitted, config.predict.model_dump(), table["test"]])
-    return fitted, predicted, digest_json([predicted, config.decision])
+    fitted = digest_json([config.fitting(), known, contract, chosen_by, rows])
+    predicted = digest_json([fitted, config.predict.model_dump(), own_code(config.predict.model_dump()), table["test"]])
+    return (
+        fitted,
+        predicted,
+        digest_json([predicted, config.decision, competition.metric, own_code(competition.metric)]),
+    )
+
+
+def own_code(value: Any) -> list[str]:
+    """Return the hashes of the user's own modules that a setting names as `module:attribute`."""
+    if isinstance(value, dict):
+        return [found for item in value.values() for found in own_code(item)]
+    if not isinstance(value, str) or not re.fullmatch(r"\w+(\.\w+)*:\w+", value):
+        return []
+    try:
+        origin = getattr(importlib.util.find_spec(value.split(":")[0]), "origin", None)
+    except ImportError:
+        origin = None  # `resolve` tells the user
+    return [digest_file(Path(origin))] if origin and Path(origin).is_file() else []
 
 
 def ensemble_key(config: Ensemble, competition: Competition, members: dict[str, dict[str, Any]]) -> str:

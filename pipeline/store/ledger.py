@@ -44,7 +44,7 @@ def enter(row: Row) -> None:
     with lock(LEDGER_LOCK, "the ledger"):
         rows = read()
         for at, old in enumerate(rows):
-            if (old.run, old.hash) == (row.run, row.hash):
+            if (old.run, old.hash, old.metric) == (row.run, row.hash, row.metric):
                 known = {n: getattr(old, n) for n in ("public", "private") if math.isnan(getattr(row, n))}
                 rows[at] = replace(row, time=old.time, **known)
                 break

@@ -8,24 +8,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.errors import UserError
-from pipeline.store.files import Array, digest, read_json
+from pipeline.store.files import Array, digest, digest_file
 
 TEST, HOLDOUT, EXTRA, UNLABELLED = -1, -2, -3, -4
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a competition: N ids, folds, groups ("" for none), image paths, byte digests, targets (N T)."""
+    """Rows of a competition: N ids, folds, groups ("" for none), image paths, byte digests, targets (N T).
+
+    `units` names what is drawn together in a bootstrap: rows of one group, and identical images.
+    """
 
     ids: Array
     folds: Array
     groups: Array
+    units: Array
     paths: Array
     digests: Array
     y: Array
@@ -43,11 +48,9 @@ class Table:
 
     @property
     def group(self) -> Array | None:
-        """Return the groups of the scored rows, a row without one standing alone; None where there are none."""
-        groups = self.groups[self.scored]
-        if not (groups != "").any():
-            return None
-        return np.asarray(np.where(groups == "", np.char.add("\0", self.ids[self.scored].astype(str)), groups))
+        """Return the units of the scored rows; None where every row stands alone."""
+        units = self.units[self.scored]
+        return units if len(np.unique(units)) < len(units) else None
 
     def fold_map(self) -> str:
         """Return the hash of every row that is trained on or scored: ids, folds and groups."""
@@ -59,24 +62,24 @@ class Table:
         return digest(*self.ids[rows], *self.digests[rows], self.y[rows].tobytes())
 
 
+TEXT = ("id", "group", "path", "digest")
+
+
 def write_table(path: Path, table: Table) -> None:
     """Write a table of record."""
-    frame = pd.DataFrame(
-        {"id": table.ids, "fold": table.folds, "group": table.groups, "path": table.paths, "digest": table.digests}
-    )
+    texts = dict(zip(TEXT, (table.ids, table.groups, table.paths, table.digests), strict=True))
+    frame = pd.DataFrame({"id": texts.pop("id"), "fold": table.folds, "unit": table.units, **texts})
     for t in range(table.y.shape[1]):
         frame[f"y{t}"] = table.y[:, t]
     frame.to_csv(path, index=False, float_format="%.17g")
 
 
-def read_table(name: str) -> Table:
-    """Read the table of record of a competition."""
-    files = CompetitionFiles(name)
-    if not files.table.exists() or not files.folds_receipt.exists():
-        raise UserError(f"{files.table} is missing: run make folds COMP={name}")
-    text = dict.fromkeys(("id", "group", "path", "digest"), str)
-    frame = pd.read_csv(files.table, dtype=text, keep_default_na=False, na_values={"y0": [""]})
+def read_table(files: CompetitionFiles, facts: dict[str, Any]) -> Table:
+    """Read the table of record that `facts`, its receipt, speaks of."""
+    if digest_file(files.table) != facts["outputs"][str(files.table)]:
+        raise UserError(f"{files.table} is not what {files.table_receipt} says: run make folds COMP={files.name}")
+    frame = pd.read_csv(files.table, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values={"y0": [""]})
     targets = frame.filter(regex=r"^y\d+$").apply(pd.to_numeric).to_numpy(np.float64)
-    ids, groups, paths, digests = (frame[column].to_numpy(str) for column in text)
-    classes = read_json(files.folds_receipt)["classes"]
-    return Table(ids, frame["fold"].to_numpy(np.int64), groups, paths, digests, targets, classes)
+    ids, groups, paths, digests = (frame[column].to_numpy(str) for column in TEXT)
+    folds, units = (frame[column].to_numpy(np.int64) for column in ("fold", "unit"))
+    return Table(ids, folds, groups, units, paths, digests, targets, facts["classes"])

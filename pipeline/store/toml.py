@@ -9,6 +9,8 @@ from typing import Any
 from pipeline.store.artifacts import CONFIGS, RunFiles
 from pipeline.store.errors import UserError, nearest
 
+RUN_STAGES = ["train", "ensemble"]
+
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read one TOML file."""

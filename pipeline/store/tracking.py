@@ -7,6 +7,7 @@ without an account the mirror is written offline (`wandb sync` sends it later).
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def track(files: RunFiles, stage: str, config: dict[str, Any], key: str, fold: i
     for variable, folder in (("WANDB_CACHE_DIR", "cache"), ("WANDB_DATA_DIR", "data")):
         os.environ.setdefault(variable, str((CACHE / "wandb" / folder).absolute()))
     files.folder.mkdir(parents=True, exist_ok=True)
-    mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    mode = _mode()
     try:
         run = _open(wandb, files, stage, config, key, fold, mode)
     except wandb.errors.Error as error:
@@ -78,8 +79,22 @@ def track(files: RunFiles, stage: str, config: dict[str, Any], key: str, fold: i
     run.finish()
 
 
+@functools.cache
+def _mode() -> str:
+    """Return WANDB_MODE, else online with an account that answers, else offline."""
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    import wandb
+
+    try:
+        return "online" if wandb.login(prompt=False) else "offline"
+    except wandb.errors.Error as error:
+        log.warning("W&B is offline: %s", error)
+        return "offline"
+
+
 def _open(
-    wandb: Any, files: RunFiles, stage: str, config: dict[str, Any], key: str, fold: int | None, mode: str
+    wandb: Any, files: RunFiles, stage: str, config: dict[str, Any], key: str, fold: int | None, mode: Any
 ) -> Any:
     """Start the W&B run, or continue the one of the same key."""
     return wandb.init(

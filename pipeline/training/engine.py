@@ -87,7 +87,7 @@ def fit(
     machine: Machine,
     evaluate: Callable[[nn.Module], dict[str, float]],
     record: Callable[[dict[str, Any]], None],
-    keep: Callable[[int, nn.Module], None] | None,
+    keep: Callable[[dict[str, Any], nn.Module], None] | None,
     checkpoint: Path,
     key: str,
     log_file: Path,
@@ -152,7 +152,7 @@ def fit(
         log.debug("%s: %s", title, json.dumps(entry))
         bar.set_postfix({k: f"{v:.4g}" for k, v in entry.items() if k in ("train_loss", "valid_loss")})
         if keep is not None:
-            keep(epoch, current)
+            keep(entry, current)
         if epoch + 1 < epochs and time.monotonic() - saved >= setting("PODIUM_CHECKPOINT_SECONDS", 10):
             _save(checkpoint, key, epoch, parts)
             saved = time.monotonic()
@@ -239,6 +239,8 @@ def _resume(path: Path, key: str, parts: dict[str, Any], log_file: Path) -> int:
                 torch.cuda.set_rng_state(state["random"]["cuda"])
             begin = state["epoch"] + 1
             log.info("%s: continuing after epoch %d", path.parent, state["epoch"])
+        else:
+            path.unlink()  # of another config, whose log is about to be cut
     kept = []
     if begin and log_file.exists():
         # A killed process may have left half a line at the end.

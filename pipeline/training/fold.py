@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.scoring.metrics import Metric
-from pipeline.store.artifacts import FoldFiles, RunFiles
+from pipeline.store.artifacts import RunFiles
 from pipeline.store.config import Competition, Train
 from pipeline.store.errors import UserError, nearest, resolve
 from pipeline.store.files import Array, atomic, digest, write_npy
@@ -30,7 +30,7 @@ from pipeline.training.images import CHANNELS, cached
 from pipeline.training.losses import Objective
 from pipeline.training.machine import Machine
 from pipeline.training.models import Network, build, outputs_of, to_prediction
-from pipeline.training.optim import OPTIMIZERS
+from pipeline.training.optim import OPTIMIZERS, SCHEDULES
 from pipeline.training.predict import TTA, predict, scores
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,11 @@ class Job:
     def task(self) -> Task:
         """Return the task."""
         return TASKS[self.competition.task]
+
+    @property
+    def folds(self) -> list[int]:
+        """Return the folds that are scored."""
+        return [int(k) for k in np.unique(self.table.folds[self.table.scored])]
 
     @property
     def head(self) -> str:
@@ -82,6 +87,7 @@ def check_names(job: Job) -> None:
     config, y = job.config, job.task.targets(job.table.y[job.table.scored])
     augmenter(config.augment.recipe)
     resolve(OPTIMIZERS, config.optim.name, "optimizer")
+    resolve(SCHEDULES, config.optim.schedule, "schedule")
     resolve(TTA, config.predict.tta, "predict.tta")
     if config.predict.tta == "d4" and job.size[0] != job.size[1]:
         raise UserError(f'{job.files.config}: predict.tta = "d4" turns images by 90 degrees: image.size must be square')
@@ -130,12 +136,12 @@ def header_of(path: Path) -> dict[str, str]:
 
 
 def is_fitted(job: Job, fold: int) -> bool:
-    """Say whether the weights of a fold (or, for select = "best", all its epochs) are there."""
+    """Say whether the weights of a fold (or, for select = "best", those of every epoch) are there."""
     files = job.files.fold(fold)
     if header_of(files.model).get("key") == job.fit_key:
         return True
-    kept = job.config.select == "best" and header_of(files.epoch(job.config.epochs - 1)).get("key") == job.fit_key
-    return bool(kept)
+    epochs = [header_of(files.epoch(epoch)) for epoch in range(job.config.epochs)]
+    return job.config.select == "best" and all(header.get("key") == job.fit_key for header in epochs)
 
 
 def fit_fold(job: Job, fold: int, tracker: Tracker) -> None:
@@ -150,8 +156,7 @@ def fit_fold(job: Job, fold: int, tracker: Tracker) -> None:
             f'or set on_bad_image = "skip-train"'
         )
     folds, y = table.folds[table.scored], job.task.targets(table.y[table.scored])
-    usable = ~np.isin(np.arange(len(folds)), list(bad))
-    rows, held_out = np.flatnonzero((folds != fold) & usable), np.flatnonzero(folds == fold)
+    rows, held_out = training_rows(folds, fold, bad), np.flatnonzero(folds == fold)
     seed = int(digest(str(config.seed), str(fold))[:8], 16)
     torch.manual_seed(seed)
     network = new_network(job)
@@ -167,8 +172,9 @@ def fit_fold(job: Job, fold: int, tracker: Tracker) -> None:
         loss = objective.loss(raw, targets[held_out]).mean().item()
         return {"valid_loss": loss, f"valid_{job.metric.name}": job.metric(job.task, y[held_out], prediction, cuts)}
 
-    def keep(epoch: int, current: nn.Module) -> None:
-        save_weights(files.epoch(epoch), current, key=job.fit_key, epoch=epoch)
+    def keep(entry: dict[str, Any], current: nn.Module) -> None:
+        score = entry[f"valid_{job.metric.name}"]
+        save_weights(files.epoch(entry["epoch"]), current, key=job.fit_key, epoch=entry["epoch"], curve=f"[{score!r}]")
 
     fitted = fit(
         network, objective, images=images, targets=targets, rows=rows, names=table.ids[table.scored],
@@ -186,23 +192,32 @@ def fit_fold(job: Job, fold: int, tracker: Tracker) -> None:
     log.info("%s fold %d: trained on %d rows in %.1f s", job.files.run, fold, len(rows), time.monotonic() - started)
 
 
-def curve(files: FoldFiles, name: str) -> list[float]:
-    """Return a number of the log, epoch by epoch."""
-    entries = [json.loads(line) for line in files.log.read_text(encoding="utf-8").splitlines()]
-    return [entry[name] for entry in entries if name in entry]
+def training_rows(folds: Array, fold: int, bad: dict[int, str]) -> Array:
+    """Return the positions that a fold's model trains on: all other folds, but for unreadable images."""
+    usable = ~np.isin(np.arange(len(folds)), list(bad))
+    return np.asarray(np.flatnonzero((folds != fold) & usable))
 
 
-def choose_epochs(job: Job, folds: list[int]) -> None:
+def curve(job: Job, fold: int) -> list[float]:
+    """Return the score after each epoch, as the headers of the weights tell it."""
+    files = job.files.fold(fold)
+    final = header_of(files.model)
+    kept = [final] if final.get("key") == job.fit_key else [header_of(files.epoch(e)) for e in range(job.config.epochs)]
+    return [score for header in kept for score in json.loads(header["curve"].replace("nan", "NaN"))]
+
+
+def choose_epochs(job: Job) -> None:
     """Give each fold the epoch that is best on the mean curve of the *other* folds (level `crossfit`)."""
-    pending = [k for k in folds if header_of(job.files.fold(k).model).get("key") != job.fit_key]
-    curves = {k: np.array(curve(job.files.fold(k), f"valid_{job.metric.name}")) for k in folds}
-    for k in pending:
-        others = np.mean([curves[j] for j in folds if j != k], axis=0)
-        best = int(np.argmax(job.metric.gain(others, 0.0)))
-        network = new_network(without_weights(job))
-        network.load_state_dict(load_file(job.files.fold(k).epoch(best)))
-        save_weights(job.files.fold(k).model, network, key=job.fit_key, epoch=best)
-    for k in folds:
+    curves = {k: curve(job, k) for k in job.folds}
+    for k in job.folds:
+        files = job.files.fold(k)
+        if header_of(files.model).get("key") != job.fit_key:
+            others = np.mean([curves[j] for j in job.folds if j != k], axis=0)
+            best = int(np.argmax(np.nan_to_num(job.metric.gain(others, 0.0), nan=-np.inf)))
+            network = new_network(without_weights(job))
+            network.load_state_dict(load_file(files.epoch(best)))
+            save_weights(files.model, network, key=job.fit_key, epoch=best, curve=json.dumps(curves[k]))
+    for k in job.folds:
         for epoch in range(job.config.epochs):
             job.files.fold(k).epoch(epoch).unlink(missing_ok=True)
 
@@ -233,8 +248,7 @@ def predict_fold(job: Job, fold: int, tracker: Tracker, level: str) -> dict[str,
     write_npy(files.test, look(test_images, np.arange(len(test))))
     y = job.task.targets(table.y[scored])[held_out]
     score = job.metric(job.task, y, oof, job.task.default_cuts(len(table.classes)))
-    usable = ~np.isin(np.arange(len(scored)), list(bad))
-    trained = table.ids[scored][(table.folds[scored] != fold) & usable]
+    trained = table.ids[scored][training_rows(table.folds[scored], fold, bad)]
     facts: dict[str, Any] = {
         "run": job.files.run,
         "fit_hash": job.fit_key,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from pipeline.store.files import (
     Array,
     atomic,
     digest,
+    digest_bytes,
     digest_json,
     lock,
     read_json,
@@ -34,6 +35,10 @@ CHANNELS = {"grey": 1, "rgb": 3, "rgba": 4}
 
 class BadImage(Exception):
     """An image that cannot be read, with the reason."""
+
+
+class Changed(Exception):
+    """An image that is not what the table of record says."""
 
 
 def decode(data: bytes, channels: str, depth: int) -> Array:
@@ -89,22 +94,18 @@ def _to_channels(image: Array, channels: str) -> Array:
 
 def load(path: Path, known: str, images: Images, size: Sequence[int]) -> Array:
     """Read, verify against its digest in the table of record, decode and resize one image to `size` (height, width)."""
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Changed(f"image {path} cannot be opened: {error.strerror}") from error
     if digest_bytes(data) != known:
-        raise UserError(f"image {path} has changed since the folds were made: run make folds again")
+        raise Changed(f"image {path} has changed since the folds were made")
     image = decode(data, images.channels, images.depth)
     if image.shape[:2] != tuple(size):
         shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
         how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         image = cv2.resize(image, (size[1], size[0]), interpolation=how).reshape(*size, -1)
     return image
-
-
-def digest_bytes(data: bytes) -> str:
-    """Return the hash that `files.digest_file` gives a file of these bytes."""
-    import hashlib
-
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def cached(
@@ -116,42 +117,54 @@ def cached(
     """
     key = digest(*digests, digest_json([images.channels, images.depth, list(size)]))
     target = files.images / f"{key}.npy"
+
+    def one(row: int) -> tuple[Array | None, str]:
+        path = files.data / str(paths[row])
+        try:
+            return load(path, str(digests[row]), images, size), ""
+        except BadImage as error:
+            return None, f"image {path} cannot be read: {error}"
+
     with lock(files.images / f".{key}.lock", f"the image cache of {files.name}"):
-        if not target.exists():
-            _build(files, target, paths, digests, images, size)
-        os.utime(target)
-        bad = {int(row): why for row, why in read_json(target.with_suffix(".json")).items()}
-        return read_npy(target), bad
+        try:
+            if not target.exists():
+                _build(files.images, target, one, (len(paths), *size, CHANNELS[images.channels]), images.depth)
+            os.utime(target)
+            # An unreadable image may have been mended since.
+            return read_npy(target), {int(row): one(int(row))[1] for row in read_json(target.with_suffix(".json"))}
+        except Changed as error:
+            files.table.unlink(missing_ok=True)
+            raise UserError(f"{error}: run the same make again, it makes the table of record afresh") from error
 
 
 def _build(
-    files: CompetitionFiles, target: Path, paths: Array, digests: Array, images: Images, size: Sequence[int]
+    folder: Path, target: Path, one: Callable[[int], tuple[Array | None, str]], shape: tuple[int, ...], depth: int
 ) -> None:
-    shape = (len(paths), *size, CHANNELS[images.channels])
-    need = int(np.prod(shape)) * (images.depth // 8)
-    _make_room(files.images, need)
-    require_space(files.images, need, f"decoding {len(paths)} images")
-    bad: dict[int, str] = {}
+    """Write the images that `one(row)` gives, and the rows of those it cannot give."""
+    need = int(np.prod(shape)) * (depth // 8)
+    _make_room(folder, need)
+    require_space(folder, need, f"decoding {shape[0]} images")
+    bad = []
     with atomic(target) as temporary:
-        header = np.lib.format.open_memmap(temporary, "w+", np.uint8 if images.depth == 8 else np.uint16, shape)
+        header = np.lib.format.open_memmap(temporary, "w+", np.uint8 if depth == 8 else np.uint16, shape)
         with open(temporary, "r+b") as handle:
             # A sparse file on a full disk kills the process with SIGBUS; allocating it fails with an error instead.
             os.posix_fallocate(handle.fileno(), 0, temporary.stat().st_size)
 
-        def one(row: int) -> None:
-            path = files.data / str(paths[row])
-            try:
-                header[row] = load(path, str(digests[row]), images, size)
-            except (BadImage, OSError) as error:
-                bad[row] = f"image {path} cannot be read: {error}"
+        def fill(row: int) -> None:
+            image, _ = one(row)
+            if image is None:
+                bad.append(row)
+            else:
+                header[row] = image
 
         with ThreadPoolExecutor() as pool:
-            work = pool.map(one, range(len(paths)))
-            for _ in tqdm(work, total=len(paths), desc="decoding", unit="image", disable=None, leave=False):
+            work = pool.map(fill, range(shape[0]))
+            for _ in tqdm(work, total=shape[0], desc="decoding", unit="image", disable=None, leave=False):
                 pass
         header.flush()
-        write_json(target.with_suffix(".json"), dict(sorted(bad.items())))
-    log.info("decoded %d images to %s (%.0f MB)", len(paths), target, need / 1e6)
+        write_json(target.with_suffix(".json"), sorted(bad))
+    log.info("decoded %d images to %s (%.0f MB)", shape[0], target, need / 1e6)
 
 
 def _make_room(folder: Path, need: int) -> None:

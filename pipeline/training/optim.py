@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
+from pipeline.store.errors import resolve
+
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
@@ -62,9 +64,10 @@ def factor(schedule: str, progress: float, warmup: float, swa: float) -> float:
     With SWA the schedule falls to a quarter of the peak where averaging begins and stays there, because an average of
     points that no longer move is the last point.
     """
+    curve = resolve(SCHEDULES, schedule, "schedule")
     if not swa:
-        return SCHEDULES[schedule](progress, warmup)
-    return max(SCHEDULES[schedule](min(progress / swa, 1.0), warmup), 0.25 if progress > warmup * swa else 0.0)
+        return curve(progress, warmup)
+    return max(curve(min(progress / swa, 1.0), warmup), 0.25 if progress > warmup * swa else 0.0)
 
 
 def ema_update(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:

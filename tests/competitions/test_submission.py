@@ -29,6 +29,10 @@ SEP = {"separator": " "}
 FORMATS = {
     "class name": ("multiclass", "accuracy", "id,y", ["a", "b", "c"], "a", {}, MULTI, [0, 2, 1], [["c"], ["b"], ["a"]]),
     "class number": ("multiclass", "accuracy", "id,y", ["1", "5", "9"], "1", {}, MULTI, [0, 2, 1], [["9"], ["5"], ["1"]]),
+    "class with zeros in front": ("multiclass", "accuracy", "id,y", ["001", "010"], "001", {}, MULTI[:, :2], [0, 1, 1],
+                                  [["010"], ["010"], ["001"]]),
+    "class with a point": ("multiclass", "accuracy", "id,y", ["1.0", "2.0"], "1", {}, MULTI[:, :2], [0, 1, 1],
+                           [["2"], ["2"], ["1"]]),
     "column a class": ("multiclass", "log_loss", "id,c,a,b", ["a", "b", "c"], "0.3", {}, MULTI, [0, 2, 1],
                        [["0.8", "0.1", "0.1"], ["0.3", "0.2", "0.5"], ["0.1", "0.7", "0.2"]]),
     "probability": ("binary", "roc_auc", "id,y", ["n", "p"], "0.5", {}, MULTI[:, :1], [1, 0, 0], [["0.1"], ["0.2"], ["0.7"]]),
@@ -56,7 +60,7 @@ def test_filled_and_read_back(case, tmp_path):
     labels = np.array(labels)
     filled = fill(form, IDS, prediction, labels)
     filled.to_csv(tmp_path / "sent.csv", index=False, float_format="%.9g")
-    decoded = read_back(form, tmp_path / "sent.csv")
+    decoded = read_back(form, tmp_path / "sent.csv", tmp_path / "sent.csv")
     frame = pd.read_csv(tmp_path / "sent.csv", dtype=str, keep_default_na=False)
     assert list(frame.columns) == header.split(",")
     assert frame.iloc[:, 1:].to_numpy().tolist() == want
@@ -83,7 +87,7 @@ def test_what_kaggle_would_refuse(change, said, tmp_path):
     filled = fill(form, IDS, MULTI, MULTI.argmax(1))
     change(filled.astype(str)).to_csv(tmp_path / "sent.csv", index=False)
     with pytest.raises(UserError, match=said):
-        read_back(form, tmp_path / "sent.csv")
+        read_back(form, tmp_path / "sent.csv", tmp_path / "sent.csv")
 
 
 def test_id_without_prediction(tmp_path):
@@ -100,10 +104,12 @@ def test_id_without_prediction(tmp_path):
         ("regression", "id,y", ["y"], {"submission": {"format": "label"}}, "does not fit a regression"),
         ("regression", "id,y", ["u", "v"], {"target": ["u", "v"]}, "do not hold the targets"),
         ("binary", "id", ["a", "b"], {}, "do not hold the targets"),
+        ("ordinal", "id,0,1", ["0", "1"], {}, "not one a class"),
+        ("ordinal", "id,y", ["1", "2"], {}, 'needs grades 0, 1, 2, ..., .*set task = "regression"'),
     ],
 )
 def test_sample_that_cannot_be_filled(task, header, classes, settings, said, tmp_path):
-    metric = {"multiclass": "log_loss", "regression": "rmse", "binary": "roc_auc"}[task]
+    metric = {"multiclass": "log_loss", "regression": "rmse", "binary": "roc_auc", "ordinal": "mae"}[task]
     with pytest.raises(UserError, match=said):
         form_of(tmp_path, task, metric, header, classes, **settings)
 
@@ -116,6 +122,14 @@ def test_local_leaderboard(tmp_path):
     filled = fill(form, IDS, MULTI, MULTI.argmax(1))
     submitted = decode(form, filled, tmp_path)
     assert leaderboard(form, METRICS["accuracy"], tmp_path, submitted) == {"public": 1.0, "private": 0.5}
+    for change, said in (
+        (solution[:2], "do not have the same ids, for example 'r0'"),
+        (solution.assign(Usage="Pubic"), "Usage 'pubic' is none of"),
+        (solution[:0], "do not have the same ids"),
+    ):
+        change.to_csv(tmp_path / "solution.csv", index=False)
+        with pytest.raises(UserError, match=said):
+            leaderboard(form, METRICS["accuracy"], tmp_path, submitted)
     solution.drop(columns="Usage").to_csv(tmp_path / "solution.csv", index=False)
     assert leaderboard(form, METRICS["accuracy"], tmp_path, submitted) == {"private": pytest.approx(2 / 3)}
 

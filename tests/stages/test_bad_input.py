@@ -59,6 +59,21 @@ def set_cell(column, value, row=3):
 WRONG_FOLDER = {
     "no train.csv": (lambda data, house: (data / "train.csv").unlink(), "train.csv does not exist"),
     "empty train.csv": (lambda data, house: (data / "train.csv").write_text(""), "cannot be read as CSV"),
+    "train.csv is a folder": (
+        lambda data, house: ((data / "train.csv").unlink(), (data / "train.csv").mkdir()),
+        "train.csv cannot be read as CSV",
+    ),
+    "no test rows": (
+        lambda data, house: (data / "sample_submission.csv").write_text("id,target\n"),
+        "nothing to predict",
+    ),
+    "no target": (in_contract('target = "target"', "target = []"), "target"),
+    "class twice": (
+        in_contract('target = "target"', 'target = "target"\nclasses = ["ant", "ant"]'),
+        "a name stands there twice",
+    ),
+    "metric path": (in_contract('"accuracy"', '":"'), "metric ':' cannot be imported"),
+    "seed": (in_contract("n = 3", "n = 3\nseed = -1"), "folds.seed: Input should be greater than or equal to 0"),
     "no rows": (lambda data, house: (data / "train.csv").write_text("id,target\n"), "has no rows"),
     "id column": (in_contract('id = "id"', 'id = "idd"'), "no column 'idd'; did you mean 'id'?"),
     "target column": (in_contract('target = "target"', 'target = "targt"'), "did you mean 'target'?"),
@@ -135,6 +150,7 @@ WRONG_RUN = {
     "recipe": ('recipe = "none"', 'recipe = "lite"', "unknown augmentation recipe 'lite'; did you mean 'light'?"),
     "optimizer": ("[optim]", '[optim]\nname = "adam"', "unknown optimizer 'adam'; did you mean 'adamw'?"),
     "tta": ("[optim]", '[predict]\ntta = "hflp"\n[optim]', "unknown predict.tta 'hflp'; did you mean 'hflip'?"),
+    "schedule": ("[optim]", '[optim]\nschedule = "cosin"', "unknown schedule 'cosin'; did you mean 'cosine'?"),
     "d4 on oblong": ("size = 12", 'size = [12, 16]\n[predict]\ntta = "d4"', "image.size must be square"),
     "head": ("[image]", 'head = "both"\n[image]', "model.head 'both' is not for a multiclass task"),
     "weights file": ('name = "cnn"\noptions = { widths = [8, 16] }', 'name = "test_resnet"\nweights = "w.pth"', "w.pth does not exist"),
@@ -193,8 +209,11 @@ def test_image_changed_since_folds(house):
     data = make_competition(house, "multiclass")
     prepare()
     cv2.imwrite(str(data / "train/i003.png"), np.zeros((12, 12), np.uint8))
-    with pytest.raises(UserError, match=r"i003.png has changed since the folds were made"):
+    with pytest.raises(UserError, match=r"i003.png has changed since the folds were made: run the same make again"):
         stage("train", "toy/a")
+    assert not (house / "cache/toy/table.csv").exists()
+    prepare()
+    stage("train", "toy/a")
 
 
 def test_jpeg_named_png_is_read(house):
@@ -218,7 +237,7 @@ def test_other_fold_map_is_refused(house):
         stage("ensemble", "toy/blend")
 
 
-@pytest.mark.parametrize("what, said", [("rows", "row ids"), ("classes", "class order")])
+@pytest.mark.parametrize("what, said", [("rows", "row ids"), ("test", "test set"), ("classes", "class order")])
 def test_member_of_other_rows_is_refused(what, said, house):
     make_competition(house, "multiclass")
     prepare()
@@ -309,6 +328,21 @@ def test_disk_full(house, monkeypatch):
     assert (house / "runs/toy/a/oof.npy").read_bytes() == before[house / "runs/toy/a/oof.npy"]
     stage("train", "toy/a")
     assert json.loads((house / "runs/toy/a/cv.json").read_text())["config"]["epochs"] == 4
+
+
+def test_grades_are_counted_not_measured(house):
+    data = make_competition(house, "ordinal", metric="mae")
+    edit(data / "train.csv", lambda f: f.assign(target=f["target"].astype(int) + 1))
+    prepare()
+    with pytest.raises(UserError, match=r'metric mae needs grades 0, 1, 2, .*set task = "regression"'):
+        stage("train", "toy/a")
+
+
+def test_ranks_are_no_class_probabilities(house):
+    make_competition(house, "multiclass", metric="roc_auc")
+    (house / "configs/toy/blend.toml").write_text('stage = "ensemble"\nmembers = ["a", "b"]\nspace = "rank"\n')
+    with pytest.raises(UserError, match='space = "rank" gives no probabilities'):
+        stage("ensemble", "toy/blend")
 
 
 def test_base_cycle(house):

@@ -66,6 +66,8 @@ def test_ledger_by_hand(house, capsys, monkeypatch):
         ("c", "", "nothing to change"),
         ("c", "epochs", "write key=value"),
         ("c", "epoch=1", "did you mean 'epochs'"),
+        ("c", "epochs=3 epochs=4", "a key stands there twice"),
+        ("c", "optim.name=it's", "cannot be divided"),
         ("c", "epochs=x", "epochs: Input should be a valid integer"),
     ],
 )

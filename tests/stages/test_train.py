@@ -144,6 +144,62 @@ def test_a_fold_without_positives_has_no_score_of_its_own(house):
     stage("ledger")
 
 
+def test_a_lost_or_swapped_part_is_noticed(house):
+    make_competition(house, "multiclass")
+    prepare()
+    stage("train", "toy/a")
+    part = house / "runs/toy/a/fold1/test.npy"
+    whole = part.read_bytes()
+    for spoil in (part.unlink, lambda: np.save(part, np.zeros((24, 4), np.float32))):
+        spoil()
+        stage("train", "toy/a")
+        assert part.read_bytes() == whole
+
+
+def test_epochs_of_another_config_are_never_chosen(house, monkeypatch):
+    """A is killed, B is killed, A goes on: nothing of B may be left in A's choice."""
+    make_competition(house, "multiclass")
+    settings(house, epochs__3='epochs = 4\nselect = "best"')
+    prepare()
+    stage("train", "toy/a")
+    expected = outputs(house)
+    (house / "runs").rename(house / "whole")
+    monkeypatch.setenv("PODIUM_CHECKPOINT_SECONDS", "0")
+    from pipeline.store.tracking import Tracker
+
+    def killed_after(epochs):
+        count = iter(range(epochs))
+
+        def log(self, numbers):
+            if next(count, None) is None:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Tracker, "log", log)
+            with pytest.raises(KeyboardInterrupt):
+                stage("train", "toy/a")
+
+    killed_after(2)
+    settings(house, **{"lr = 1e-2": "lr = 2e-2"})
+    killed_after(2)
+    settings(house, **{"lr = 2e-2": "lr = 1e-2"})
+    stage("train", "toy/a")
+    assert outputs(house) == expected
+
+
+def test_the_metric_does_not_train_again(house):
+    make_competition(house, "multiclass")
+    prepare()
+    stage("train", "toy/a")
+    models = {p: p.stat().st_mtime_ns for p in house.glob("runs/toy/a/fold*/model.safetensors")}
+    contract = house / "configs/toy/competition.toml"
+    contract.write_text(contract.read_text().replace('"accuracy"', '"log_loss"'))
+    prepare()
+    stage("train", "toy/a")
+    assert {p: p.stat().st_mtime_ns for p in models} == models
+    assert json.loads((house / "runs/toy/a/cv.json").read_text())["metrics"]["metric"] == "log_loss"
+
+
 def test_new_test_images_predict_only(house):
     data = make_competition(house, "multiclass")
     prepare()

@@ -1,5 +1,6 @@
 """Atomic files, hashes, locks, receipts, the graph and the ledger."""
 
+import dataclasses
 import errno
 import json
 import math
@@ -138,8 +139,10 @@ def test_ledger_keeps_what_is_known(house):
     ledger.enter(row(run="c/b", made="h2", private=0.6))
     assert len(ledger.read()) == 3
     assert ledger.looks("c") == 1
+    ledger.enter(dataclasses.replace(row(), metric="log_loss"))
+    assert math.isnan(ledger.read().pop().public)
     ledger.record("c/a", {"private": 0.7})
-    assert [r.private for r in ledger.read() if r.run == "c/a"][1] == 0.7
+    assert [r.private for r in ledger.read() if r.run == "c/a"][2] == 0.7
     with pytest.raises(UserError, match="no submission of 'c/z'"):
         ledger.record("c/z", {"public": 1.0})
     files.write_text(ledger.LEDGER, "run,hash\na,b\n")
@@ -147,9 +150,9 @@ def test_ledger_keeps_what_is_known(house):
         ledger.read()
 
 
-def table(folds, groups=("", "", "", "")):
+def table(folds, groups=("", "", "", ""), units=(0, 1, 2, 3)):
     ids = np.array(["a", "b", "c", "d"])
-    return Table(ids, np.array(folds), np.array(groups), ids, ids, np.arange(4.0)[:, None], ["y"])
+    return Table(ids, np.array(folds), np.array(groups), np.array(units), ids, ids, np.arange(4.0)[:, None], ["y"])
 
 
 def test_fold_codes_rule_the_arrays():
@@ -165,8 +168,52 @@ def test_fold_map_is_of_labelled_rows_only():
     assert table([0, 1, -1, -1]).fold_map() != table([0, 1, -1, -1], ("g", "g", "", "")).fold_map()
 
 
-def test_a_row_without_group_stands_alone():
+def test_units_are_drawn_together():
     assert table([0, 1, 0, 1]).group is None
-    group = table([0, 1, 0, 1], ("g", "g", "", "")).group
-    assert group[0] == group[1]
-    assert len(set(group.tolist())) == 3
+    assert table([0, 1, 0, -1], units=(0, 1, 0, 3)).group.tolist() == [0, 1, 0]
+    assert table([0, 1, -1, -1], units=(0, 1, 2, 2)).group is None
+
+
+def test_a_table_that_is_not_the_receipts_is_refused(house):
+    from house import make_competition, prepare
+
+    from pipeline.store.artifacts import CompetitionFiles
+    from pipeline.store.keys import read_table_facts
+    from pipeline.store.table import read_table
+
+    make_competition(house, "multiclass", extra="[group]\npattern = '^i(..)'\n")
+    prepare()
+    toy = CompetitionFiles("toy")
+    facts = read_table_facts(toy)
+    found = read_table(toy, facts)
+    assert found.fold_map() == facts["fold_map"]
+    assert found.content(found.test) == facts["test"]
+    assert len(np.unique(found.group)) == 6
+    toy.table.write_text(toy.table.read_text().replace("i000,", "i0000,"))
+    with pytest.raises(UserError, match=r"table.csv is not what .* says: run make folds COMP=toy"):
+        read_table(toy, facts)
+
+
+def test_own_code_is_part_of_a_key(house, monkeypatch):
+    from pipeline.store.keys import own_code
+
+    monkeypatch.syspath_prepend(house)
+    (house / "mine_own.py").write_text("x = 1")
+    settings = {"model": {"name": "mine_own:x", "options": {"a": "b:c d"}}, "loss": "ce"}
+    before = own_code(settings)
+    assert len(before) == 1
+    (house / "mine_own.py").write_text("x = 2")
+    assert own_code(settings) != before
+    assert own_code("not_there_at_all:x") == []
+
+
+def test_names_that_make_cannot_hold_are_left_out(house, capsys):
+    write_config(house, "a", "epochs = 1")
+    write_config(house, "e#1", "epochs = 1")
+    write_config(house, "b c", "epochs = 1")
+    write_config(house, "odd", 'stage = "ensembl"')
+    drawn = graph.draw()
+    assert "#1" not in drawn
+    assert "b c" not in drawn
+    assert capsys.readouterr().err.count("is left out") == 2
+    assert "stage.c/odd := train" in drawn

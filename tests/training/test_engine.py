@@ -172,7 +172,9 @@ def test_clip(run_fit, toy, clip):
 
 def test_log(run_fit, toy):
     seen = []
-    run = run_fit(toy(), batch_size=8, evaluate=lambda net: {"valid_loss": 0.25}, keep=lambda e, net: seen.append(e))
+    run = run_fit(
+        toy(), batch_size=8, evaluate=lambda net: {"valid_loss": 0.25}, keep=lambda e, net: seen.append(e["epoch"])
+    )
     assert [line["step"] for line in run.log if "loss" in line] == list(range(9))
     whole = [line for line in run.log if "loss" not in line]
     assert whole == run.entries
