@@ -68,6 +68,6 @@ status: | $(SETUP) ## what is done, stale, half-way, broken
 demo: submissions/$(DEMO)/blend.csv ## [COMP=digits] | the whole chain on a built-in competition, then its scores
 	@$(PY) -m pipeline.stages.ledger
 test: | $(SETUP) ## the suite
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 --cov=pipeline --cov-report=term:skip-covered --cov-fail-under=90
 lint: | $(SETUP) ## ruff and mypy
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
