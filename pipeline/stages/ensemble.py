@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.scoring.cuts import Problem
 from pipeline.scoring.metrics import Metric, get_metric
+from pipeline.scoring.report import in_words, score_run
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
 from pipeline.store.config import Ensemble, load_competition, load_run
@@ -18,6 +21,9 @@ from pipeline.store.files import Array, lock, read_json, read_npy, write_npy
 from pipeline.store.keys import ensemble_key, read_table_facts
 from pipeline.store.receipts import damaged, fresh, touch, worst, write_receipt
 from pipeline.tasks import TASKS, Task
+
+if TYPE_CHECKING:  # imports scipy, which a blend with nothing to do must not pay for
+    from pipeline.scoring.blend import Blend, Weights
 
 log = logging.getLogger("pipeline.ensemble")
 
@@ -85,6 +91,32 @@ def refuse_space(files: RunFiles, space: str, task: Task, metric: Metric) -> Non
         raise UserError(f'{files.config}: space = "logit" needs probabilities; a {task.name} task has values')
 
 
+def write_test(files: RunFiles, task: Task, space: str, members: list[RunFiles], weights: Weights) -> None:
+    """Blend the members' test predictions: model by model with the weights of its fold, and the deployed ones."""
+    from pipeline.scoring.blend import from_space, mix, to_space
+
+    def blended(paths: list[Path], how: Array) -> Array:
+        mixed = mix([to_space(task, read_npy(path), space) for path in paths], how)
+        return from_space(task, mixed, space).astype(np.float32)
+
+    for k, how in weights.by_fold.items():
+        write_npy(files.fold(k).test, blended([member.fold(k).test for member in members], how))
+    write_npy(files.test, blended([member.test for member in members], weights.deployed))
+
+
+def compare(
+    problem: Problem, members: list[RunFiles], oofs: list[Array], solver: Blend, in_sample: Array
+) -> dict[str, Any]:
+    """Return what a person compares the blend with: each member alone, the uniform blend, the optimistic figure."""
+
+    def score(prediction: Array) -> float:
+        return problem.metric(problem.task, problem.y, prediction, problem.task.default_cuts(problem.classes))
+
+    alone = {member.run: score(oof) for member, oof in zip(members, oofs, strict=True)}
+    uniform = score(solver.predict(np.full(len(members), 1 / len(members))))
+    return {"members": alone, "uniform": uniform, "weights_in_sample": score(in_sample)}
+
+
 def blend(
     files: RunFiles,
     config: Ensemble,
@@ -95,9 +127,7 @@ def blend(
     key: str,
 ) -> None:
     """Fit weights, blend, score, write the shelf."""
-    from pipeline.scoring.blend import Blend, from_space, mix, to_space
-    from pipeline.scoring.cuts import Problem
-    from pipeline.scoring.report import in_words, score_run
+    from pipeline.scoring.blend import Blend, to_space
     from pipeline.store.table import read_table
     from pipeline.store.tracking import track
 
@@ -114,19 +144,10 @@ def blend(
     def view(k: int | None) -> Array:
         return solver.predict(weights.deployed if k is None else weights.by_fold[k]).astype(np.float32)
 
-    def on_test(arrays: list[Array], how: Array) -> Array:
-        mixed = mix([to_space(task, array, config.space) for array in arrays], how)
-        return from_space(task, mixed, config.space).astype(np.float32)
-
     write_npy(files.oof, weights.oof)
-    for k, how in weights.by_fold.items():
-        write_npy(files.fold(k).test, on_test([read_npy(m.fold(k).test) for m in members], how))
-    write_npy(files.test, on_test([read_npy(m.test) for m in members], weights.deployed))
+    write_test(files, task, config.space, members, weights)
     report, decision = score_run(problem, weights.oof, config.decision, view)
-    cuts, even = task.default_cuts(problem.classes), np.full(len(members), 1 / len(members))
-    report["members"] = {m.run: metric(task, problem.y, oof, cuts) for m, oof in zip(members, oofs, strict=True)}
-    report["uniform"] = metric(task, problem.y, solver.predict(even), cuts)
-    report["weights_in_sample"] = metric(task, problem.y, view(None), cuts)
+    report |= compare(problem, members, oofs, solver, view(None))
     own = "blind" if config.method in ("uniform", "hand") else "crossfit"
     level = {str(k): worst(own, *(r["level"][str(k)] for r in receipts.values())) for k in weights.by_fold}
     with track(files, "ensemble", config.model_dump(), key) as tracker:

@@ -99,7 +99,7 @@ def fit_and_predict(job: Job, level: str) -> None:
         choose_epochs(job)
     for k in folds:
         if not fresh(files.fold(k).receipt, job.predict_key):
-            with track(files, "predict", settings, job.predict_key, k) as tracker:
+            with track(files, "train", settings, job.predict_key, k) as tracker:
                 predict_fold(job, k, tracker, level)
 
 
