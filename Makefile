@@ -32,6 +32,9 @@ ifneq ($(GOAL),)
 $(if $(COMP),,$(error make $(GOAL) needs COMP=<competition>; choices: $(COMPS)))
 $(if $(wildcard configs/$(COMP)/competition.toml),,$(error no competition configs/$(COMP)/competition.toml; choices: $(COMPS)))
 endif
+ifneq ($(filter vary,$(GOAL)),)
+$(if $(and $(FROM),$(NAME)),,$(error make vary needs FROM=<run> and NAME=<new run>; choices of FROM: $(CONFIGS)))
+endif
 ifneq ($(filter train ensemble submit,$(GOAL)),)
 $(if $(NAME),,$(error make $(GOAL) needs NAME=<run>; choices: $(CONFIGS)))
 $(if $(wildcard configs/$(RUN).toml),,$(error no config configs/$(RUN).toml; choices: $(CONFIGS)))
@@ -57,16 +60,16 @@ setup: $(SETUP) ## .venv with every dependency (the other targets do it when the
 data: cache/$(COMP)/data.json ## COMP= | make or confirm the raw data
 folds: cache/$(COMP)/table.csv ## COMP= | split once: folds/<comp>.csv and the table of record
 vary: | $(SETUP) ## COMP= FROM= NAME= SET='optim.lr=3e-4' | write the three-line config of a variation
-	@$(PY) -m pipeline.stages.vary $(COMP)/$(FROM) $(NAME)
+	@$(PY) -m pipeline.stages.vary "$(COMP)/$(FROM)" "$(NAME)"
 train: runs/$(RUN)/cv.json ## COMP= NAME= | train every fold, predict, score; continues where it was killed
 ensemble: runs/$(RUN)/cv.json ## COMP= NAME= | blend runs with cross-fitted weights
 submit: submissions/$(RUN).csv ## COMP= NAME= | the file for Kaggle, checked, with a ledger row; builds all it needs
-ledger: | $(SETUP) ## [COMP= NAME= PUBLIC= PRIVATE=] | every submission: what was believed and what came
-	@$(PY) -m pipeline.stages.ledger $(if $(NAME),$(RUN))
-status: | $(SETUP) ## what is done, stale, half-way, broken
-	@$(PY) -m pipeline.stages.status
+ledger: | $(SETUP) ## [COMP= [NAME= PUBLIC= PRIVATE=]] | every submission: what was believed and what came
+	@$(PY) -m pipeline.stages.ledger $(if $(NAME),"$(RUN)",$(COMP))
+status: | $(SETUP) ## [COMP=] | what is done, stale, half-way, broken
+	@$(PY) -m pipeline.stages.status $(COMP)
 demo: submissions/$(DEMO)/blend.csv ## [COMP=digits] | the whole chain on a built-in competition, then its scores
-	@$(PY) -m pipeline.stages.ledger
+	@$(PY) -m pipeline.stages.ledger $(DEMO)
 test: | $(SETUP) ## the suite
 	$(PY) -m pytest -n 2 --cov=pipeline --cov-report=term:skip-covered --cov-fail-under=90
 lint: | $(SETUP) ## ruff and mypy

@@ -105,7 +105,7 @@ def make_competition(
 def stage(name: str, *arguments: str) -> None:
     """Run a stage in this process."""
     module = importlib.import_module(f"pipeline.stages.{name}")
-    names = {"vary": ("base", "name"), "status": ()}.get(name, ("run", "competition"))
+    names = {"vary": ("base", "name"), "status": ("competition",)}.get(name, ("run", "competition"))
     values = [*arguments, *[arguments[0] if arguments else None] * 2]
     module.run(argparse.Namespace(**dict(zip(names, values, strict=False))))
 

@@ -184,8 +184,7 @@ def reuse(files: CompetitionFiles, raw: Raw, wanted: dict[str, Any]) -> tuple[st
         edited = not given and digest_file(files.folds) != receipt["csv"]
         folds = whole_folds(np.array([of[i] for i in labelled]), files.folds, "fold")
         return receipt["method"].removesuffix(EDITED) + (EDITED if edited else ""), folds
-    if given:
-        raise UserError(
-            f"{files.folds} was put there by hand and has no fold for id {lacking[0]!r}: add it, or delete the file"
-        )
-    return None
+    raise UserError(
+        f"{files.folds} has no fold for id {lacking[0]!r} ({len(lacking)} such rows): add them, or delete the file to "
+        f"split anew (runs of the old split are refused then)"
+    )

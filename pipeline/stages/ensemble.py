@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.scoring.cuts import Problem
+from pipeline.scoring.cuts import Problem, crossfit
 from pipeline.scoring.metrics import Metric, get_metric
 from pipeline.scoring.report import in_words, score_run
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
 from pipeline.store.config import Ensemble, load_competition, load_run
 from pipeline.store.errors import UserError
-from pipeline.store.files import Array, lock, read_json, read_npy, write_npy
+from pipeline.store.files import Array, lock, number, read_json, read_npy, write_npy
 from pipeline.store.keys import ensemble_key, read_table_facts
 from pipeline.store.receipts import damaged, fresh, touch, worst, write_receipt
+from pipeline.store.toml import read_toml
 from pipeline.tasks import TASKS, Task
 
 if TYPE_CHECKING:  # imports scipy, which a blend with nothing to do must not pay for
@@ -53,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
 def read_member(member: str) -> dict[str, Any]:
     """Return the receipt of a member, whose files must be what it says."""
     files = RunFiles(member)
+    if not files.config.exists():
+        read_toml(files.config)  # says so, with the nearest name
     if not files.receipt.exists():
         raise UserError(f"member {member!r} has no {files.receipt}: run make train COMP=... NAME=... for it first")
     receipt: dict[str, Any] = read_json(files.receipt)
@@ -104,17 +107,15 @@ def write_test(files: RunFiles, task: Task, space: str, members: list[RunFiles],
     write_npy(files.test, blended([member.test for member in members], weights.deployed))
 
 
-def compare(
-    problem: Problem, members: list[RunFiles], oofs: list[Array], solver: Blend, in_sample: Array
-) -> dict[str, Any]:
-    """Return what a person compares the blend with: each member alone, the uniform blend, the optimistic figure."""
-
-    def score(prediction: Array) -> float:
-        return problem.metric(problem.task, problem.y, prediction, problem.task.default_cuts(problem.classes))
-
-    alone = {member.run: score(oof) for member, oof in zip(members, oofs, strict=True)}
-    uniform = score(solver.predict(np.full(len(members), 1 / len(members))))
-    return {"members": alone, "uniform": uniform, "weights_in_sample": score(in_sample)}
+def compare(receipts: dict[str, dict[str, Any]], problem: Problem, solver: Blend, decision: str) -> dict[str, Any]:
+    """Return what a person compares the blend with, decided as the blend is: members alone and the uniform blend."""
+    even = solver.predict(np.full(len(receipts), 1 / len(receipts)))
+    if problem.task.cuts and problem.metric.label:
+        labels = crossfit(problem, decision, lambda k: even).labels
+        uniform = problem.metric.function(problem.y, labels, np.ones(len(labels)))
+    else:
+        uniform = problem.metric(problem.task, problem.y, even, problem.task.default_cuts(problem.classes))
+    return {"members": {name: number(r["metrics"]["score"]) for name, r in receipts.items()}, "uniform": uniform}
 
 
 def blend(
@@ -147,7 +148,7 @@ def blend(
     write_npy(files.oof, weights.oof)
     write_test(files, task, config.space, members, weights)
     report, decision = score_run(problem, weights.oof, config.decision, view)
-    report |= compare(problem, members, oofs, solver, view(None))
+    report |= compare(receipts, problem, solver, config.decision)
     own = "blind" if config.method in ("uniform", "hand") else "crossfit"
     level = {str(k): worst(own, *(r["level"][str(k)] for r in receipts.values())) for k in weights.by_fold}
     with track(files, "ensemble", config.model_dump(), key) as tracker:
@@ -173,6 +174,9 @@ def blend(
     )
     shares = ", ".join(f"{w:.3f} {name}" for name, w in zip(receipts, weights.deployed, strict=True))
     log.info("%s: %s weights (%s): %s", files.run, config.method, weights.method, shares)
+    best = max(report["members"], key=lambda name: float(metric.gain(report["members"][name], 0.0)))
+    if metric.gain(report["members"][best], report["score"]) > 0:
+        log.warning("warning: %s alone scores better than %s", best, files.run)
     alone = ", ".join(f"{name} {value:.4f}" for name, value in report["members"].items())
     log.info("%s: %s; alone: %s; uniform %.4f", files.run, in_words(report), alone, report["uniform"])
 

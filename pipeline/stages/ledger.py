@@ -24,10 +24,13 @@ def run(args: argparse.Namespace) -> None:
             if not math.isfinite(scores[name]):
                 raise UserError(f"{name.upper()}={value} is not a finite number")
     if scores:
-        if not args.run:
+        if "/" not in (args.run or ""):
             raise UserError("say which submission: make ledger COMP=... NAME=... PUBLIC=0.91")
-        ledger.record(args.run, scores)
-    rows = ledger.read()
+        old = ledger.record(args.run, scores)
+        for name, score in scores.items():
+            print(f"{args.run}: {name} {score}, was {getattr(old, name)}")
+    competition = (args.run or "").split("/")[0]
+    rows = [row for row in ledger.read() if competition in ("", row.run.split("/")[0])]
     if not rows:
         print("no submission yet: make submit COMP=... NAME=...")
         return

@@ -7,7 +7,7 @@ import argparse
 from pipeline.store import graph
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import main
-from pipeline.store.errors import UserError
+from pipeline.store.errors import UserError, nearest
 from pipeline.store.files import number, read_json
 from pipeline.store.keys import current_key
 from pipeline.store.receipts import damaged
@@ -44,7 +44,10 @@ def state_of(run: str) -> tuple[str, str]:
 
 def run(args: argparse.Namespace) -> None:
     """Print one line a run."""
-    runs = graph.runs()
+    competition = args.competition or ""
+    if competition and competition not in graph.competitions():
+        raise UserError(f"no competition {competition!r}; {nearest(competition, graph.competitions())}")
+    runs = [name for name in graph.runs() if competition in ("", name.split("/")[0])]
     if not runs:
         print("no run yet: write configs/<competition>/competition.toml and configs/<competition>/<name>.toml")
     for name in runs:
@@ -53,4 +56,4 @@ def run(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(run, __doc__)
+    main(run, __doc__, "competition?")

@@ -64,7 +64,8 @@ def decide(
     elif decision is None:
         # The metric takes probabilities but the file wants labels: F1 decides.
         table = read_table(files.competition, read_table_facts(files.competition))
-        metric = METRICS["f1" if task.name == "binary" else "f1_macro"]
+        wanted, metric = metric.name, METRICS["f1" if task.name == "binary" else "f1_macro"]
+        log.warning("warning: the file holds labels, cut for %s; cv is %s of the probabilities", metric.name, wanted)
         y = task.targets(table.y[table.scored])
         problem = Problem(task, metric, len(table.classes), y, table.folds[table.scored], table.group)
         cuts, method = fit(problem, "auto", np.ones(len(y), bool), np.asarray(read_npy(files.oof)))

@@ -15,7 +15,10 @@ from pipeline.store.errors import UserError
 
 def main(stage: Callable[[argparse.Namespace], None], description: str, *arguments: str) -> None:
     """Run a stage: positional `arguments`; a UserError is one line on stderr and exit status 2."""
-    parser = argparse.ArgumentParser(prog=f"python -m {stage.__module__}", description=description)
+    spec = sys.modules["__main__"].__spec__
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {spec.name if spec else stage.__module__}", description=description
+    )
     for name in arguments:
         parser.add_argument(name.removesuffix("?"), nargs="?" if name.endswith("?") else None)
     parsed = parser.parse_args()

@@ -68,7 +68,8 @@ def draw() -> str:
             settings, sources = {}, [files_of_run.config]
         found[run] = settings
         needs: list[Path] = [*sources, files_of_run.competition.config, files_of_run.competition.table]
-        needs += [RunFiles(parent).receipt for parent in parents(run, settings)]
+        # A member without a config is told by the stage, with the nearest name.
+        needs += [RunFiles(p).receipt for p in parents(run, settings) if RunFiles(p).config.exists()]
         lines.append(f"RUNS += {files_of_run.receipt}")
         stage = settings.get("stage", "train")
         # An unknown stage goes to `train`, whose schema names the nearest one.

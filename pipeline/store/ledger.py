@@ -53,16 +53,23 @@ def enter(row: Row) -> None:
         _write(rows)
 
 
+def _newest(run: str, rows: list[Row]) -> int:
+    """Return the place of the newest row of a run."""
+    for at in range(len(rows) - 1, -1, -1):
+        if rows[at].run == run:
+            return at
+    raise UserError(f"{LEDGER} has no submission of {run!r}: run make submit first")
+
+
 def record(run: str, scores: dict[str, float]) -> Row:
-    """Set scores of the newest row of a run by hand."""
+    """Set scores of the newest row of a run by hand; return the row as it was."""
     with lock(LEDGER_LOCK, "the ledger"):
         rows = read()
-        for at in range(len(rows) - 1, -1, -1):
-            if rows[at].run == run:
-                rows[at] = _row({**_cells(rows[at]), **{name: repr(value) for name, value in scores.items()}})
-                _write(rows)
-                return rows[at]
-    raise UserError(f"{LEDGER} has no submission of {run!r}: run make submit first")
+        at = _newest(run, rows)
+        old = rows[at]
+        rows[at] = _row({**_cells(old), **{name: repr(value) for name, value in scores.items()}})
+        _write(rows)
+        return old
 
 
 def looks(competition: str) -> int:

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.store.artifacts import CACHE, RunFiles
+from pipeline.store.errors import UserError, nearest
 from pipeline.store.files import Array, digest
 
 log = logging.getLogger(__name__)
 TABLE_ROWS = 10_000
+MODES = ("online", "offline", "disabled")
 
 
 class Tracker:
@@ -55,6 +57,8 @@ class Tracker:
 @contextlib.contextmanager
 def track(files: RunFiles, stage: str, config: dict[str, Any], key: str, fold: int | None = None) -> Iterator[Tracker]:
     """Open the W&B run of a stage (of one fold); the same key continues the same W&B run."""
+    if os.environ.get("WANDB_MODE", "") not in ("", *MODES):
+        raise UserError(f"WANDB_MODE={os.environ['WANDB_MODE']}; {nearest(os.environ['WANDB_MODE'], MODES)}")
     if os.environ.get("WANDB_MODE") == "disabled":
         yield Tracker()
         return
@@ -82,15 +86,17 @@ def track(files: RunFiles, stage: str, config: dict[str, Any], key: str, fold: i
 @functools.cache
 def _mode() -> str:
     """Return WANDB_MODE, else online with an account that answers, else offline."""
-    if os.environ.get("WANDB_MODE"):
-        return os.environ["WANDB_MODE"]
     import wandb
 
-    try:
-        return "online" if wandb.login(prompt=False) else "offline"
-    except wandb.errors.Error as error:
-        log.warning("W&B is offline: %s", error)
-        return "offline"
+    mode = os.environ.get("WANDB_MODE", "")
+    if not mode:
+        try:
+            mode = "online" if wandb.login(prompt=False) else "offline"
+        except wandb.errors.Error as error:
+            log.warning("W&B does not answer: %s", error)
+            mode = "offline"
+    log.info("W&B: %s (WANDB_MODE=disabled turns it off; wandb sync sends offline runs)", mode)
+    return mode
 
 
 def _open(

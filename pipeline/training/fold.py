@@ -122,16 +122,17 @@ def save_weights(path: Path, network: nn.Module, **header: Any) -> None:
     """Write weights as safetensors with a header of text."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with atomic(path) as temporary:
-        save_file(tensors, temporary, {name: str(value) for name, value in header.items()})
+        # One entry: safetensors writes several in random order, and the same weights would be other bytes.
+        save_file(tensors, temporary, {"podium": json.dumps(header, sort_keys=True)})
 
 
-def header_of(path: Path) -> dict[str, str]:
+def header_of(path: Path) -> dict[str, Any]:
     """Return the header of a weights file, {} where there is none."""
     if not path.exists():
         return {}
     with open(path, "rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
-        found: dict[str, str] = json.loads(handle.read(length)).get("__metadata__", {})
+        found: dict[str, Any] = json.loads(json.loads(handle.read(length))["__metadata__"]["podium"])
     return found
 
 
@@ -174,7 +175,7 @@ def fit_fold(job: Job, fold: int, tracker: Tracker) -> None:
 
     def keep(entry: dict[str, Any], current: nn.Module) -> None:
         score = entry[f"valid_{job.metric.name}"]
-        save_weights(files.epoch(entry["epoch"]), current, key=job.fit_key, epoch=entry["epoch"], curve=f"[{score!r}]")
+        save_weights(files.epoch(entry["epoch"]), current, key=job.fit_key, epoch=entry["epoch"], curve=[score])
 
     fitted = fit(
         network, objective, images=images, targets=targets, rows=rows, names=table.ids[table.scored],
@@ -203,7 +204,7 @@ def curve(job: Job, fold: int) -> list[float]:
     files = job.files.fold(fold)
     final = header_of(files.model)
     kept = [final] if final.get("key") == job.fit_key else [header_of(files.epoch(e)) for e in range(job.config.epochs)]
-    return [score for header in kept for score in json.loads(header["curve"].replace("nan", "NaN"))]
+    return [score for header in kept for score in header["curve"]]
 
 
 def choose_epochs(job: Job) -> None:
@@ -216,7 +217,7 @@ def choose_epochs(job: Job) -> None:
             best = int(np.argmax(np.nan_to_num(job.metric.gain(others, 0.0), nan=-np.inf)))
             network = new_network(without_weights(job))
             network.load_state_dict(load_file(files.epoch(best)))
-            save_weights(files.model, network, key=job.fit_key, epoch=best, curve=json.dumps(curves[k]))
+            save_weights(files.model, network, key=job.fit_key, epoch=best, curve=curves[k])
     for k in job.folds:
         for epoch in range(job.config.epochs):
             job.files.fold(k).epoch(epoch).unlink(missing_ok=True)
@@ -256,7 +257,7 @@ def predict_fold(job: Job, fold: int, tracker: Tracker, level: str) -> dict[str,
         "fold": fold,
         "level": level,
         "trained_on": {"rows": len(trained), "ids": digest(*trained)},
-        "epoch": int(header_of(files.model)["epoch"]),
+        "epoch": header_of(files.model)["epoch"],
         "seed": config.seed,
         "batch_size": config.batch_size,
         "machine": asdict(job.machine),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -62,10 +63,16 @@ def decode(data: bytes, channels: str, depth: int) -> Array:
     if image.dtype not in (np.uint8, np.uint16):
         raise BadImage(f"pixels of type {image.dtype}; 8 and 16 bit are read")
     if depth == 8 and image.dtype == np.uint16:
+        _warn_of_depth()
         image = (image.astype(np.uint32) * 255 // 65535).astype(np.uint8)
     if depth == 16 and image.dtype == np.uint8:
         image = image.astype(np.uint16) * 257
     return _to_channels(image if image.ndim == 3 else image[:, :, None], channels)
+
+
+@functools.cache
+def _warn_of_depth() -> None:
+    log.warning("warning: 16-bit images are cut to 8 bits; images.depth = 16 in competition.toml keeps them")
 
 
 def _to_channels(image: Array, channels: str) -> Array:

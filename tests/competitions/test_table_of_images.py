@@ -113,9 +113,26 @@ def test_split_by_hand_must_hold_every_row(house):
     (house / "folds").mkdir()
     given = "id,fold\n" + "".join(f"i{j:03d},{j % 3}\n" for j in range(59))
     (house / "folds/toy.csv").write_text(given)
-    with pytest.raises(UserError, match="has no fold for id 'i059': add it, or delete the file"):
+    with pytest.raises(UserError, match=r"has no fold for id 'i059' \(1 such rows\): add them, or delete the file"):
         prepare()
     assert (house / "folds/toy.csv").read_text() == given
+
+
+def test_new_rows_never_split_the_old_ones_again(house):
+    import shutil
+
+    data = make_competition(house, "multiclass")
+    prepare()
+    before = (house / "folds/toy.csv").read_text()
+    train = data / "train.csv"
+    train.write_text(train.read_text() + "new,ant\n")
+    shutil.copy(data / "train/i000.png", data / "train/new.png")
+    with pytest.raises(UserError, match="has no fold for id 'new'"):
+        prepare()
+    assert (house / "folds/toy.csv").read_text() == before
+    train.write_text("\n".join(train.read_text().splitlines()[:-3]) + "\n")
+    prepare()
+    assert folds_of(house)["i000"] == int(before.splitlines()[1].split(",")[1])
 
 
 def test_other_settings_split_again(house):

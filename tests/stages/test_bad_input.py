@@ -265,6 +265,17 @@ def test_member_not_trained(house):
     prepare()
     with pytest.raises(UserError, match="member 'toy/a' has no runs/toy/a/cv.json"):
         stage("ensemble", "toy/blend")
+    (house / "configs/toy/blend.toml").write_text('stage = "ensemble"\nmembers = ["blendd"]\n')
+    with pytest.raises(UserError, match="no config configs/toy/blendd.toml; did you mean 'toy/blend'"):
+        stage("ensemble", "toy/blend")
+
+
+def test_mistyped_wandb_mode(house, monkeypatch):
+    make_competition(house, "multiclass")
+    prepare()
+    monkeypatch.setenv("WANDB_MODE", "offlne")
+    with pytest.raises(UserError, match="WANDB_MODE=offlne; did you mean 'offline'"):
+        stage("train", "toy/a")
 
 
 def test_nan_in_predictions_is_refused(house):

@@ -15,7 +15,7 @@ def test_header_is_read_without_torch(house):
     stage("train", "toy/b")
     header = header_of(house / "runs/toy/b/fold1/model.safetensors")
     run = json.loads((house / "runs/toy/b/cv.json").read_text())
-    assert header == {"key": run["fit_hash"], "epoch": "1"}
+    assert header == {"key": run["fit_hash"], "epoch": 1}
     assert header_of(house / "nothing.safetensors") == {}
 
 
