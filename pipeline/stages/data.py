@@ -29,10 +29,11 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(
                 f"{files.data} does not exist: unzip the competition there, or link it: ln -s FOLDER {files.data}"
             )
-        key = digest_json(contents(config, files))
+        found = contents(config, files)
+        key = digest_json(found)
         if fresh(files.data_receipt, key):
             return touch(files.data_receipt)
-        write_receipt(files.data_receipt, stage="data", key=key, outputs=[], tables=contents(config, files))
+        write_receipt(files.data_receipt, stage="data", key=key, outputs=[], contents=found)
 
 
 def contents(config: Competition, files: CompetitionFiles) -> dict[str, str]:

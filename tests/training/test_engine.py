@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.store.errors import UserError
 from pipeline.training import engine
 from pipeline.training.engine import Batches, Views, collate
-from pipeline.training.machine import Machine, choose_machine, to_device
+from pipeline.training.machine import Machine, to_device
 
 CPU = Machine("cpu", "fp32", 1)
 WAYS = {
@@ -358,20 +358,6 @@ def test_to_device(dtype, full):
     assert (x.dtype, x.shape) == (torch.float32, (2, 3, 2, 4))
     np.testing.assert_allclose(x[0].permute(1, 2, 0), image / full, rtol=1e-6)
     assert torch.equal(x[1], x[0].flip(1))
-
-
-def test_choose_machine(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv("PODIUM_THREADS", "3")
-    assert choose_machine("auto") == Machine("cpu", "fp32", 3)
-    assert choose_machine("bf16") == Machine("cpu", "bf16", 3)
-    with pytest.raises(UserError, match="fp16.*needs a GPU"):
-        choose_machine("fp16")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for able, precision in ((True, "bf16"), (False, "fp16")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able: able)
-        assert choose_machine("auto") == Machine("cuda", precision, 3)
-    assert choose_machine("fp32").precision == "fp32"
 
 
 def test_prepare():
