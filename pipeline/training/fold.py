@@ -132,7 +132,8 @@ def header_of(path: Path) -> dict[str, Any]:
         return {}
     with open(path, "rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
-        found: dict[str, Any] = json.loads(json.loads(handle.read(length))["__metadata__"]["podium"])
+        ours = json.loads(handle.read(length)).get("__metadata__", {}).get("podium", "{}")
+    found: dict[str, Any] = json.loads(ours)
     return found
 
 
