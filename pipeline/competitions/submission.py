@@ -136,9 +136,8 @@ def decode(form: Format, frame: pd.DataFrame, path: Path) -> Array:
     return values[:, -1:] if form.task.name == "binary" else values
 
 
-def leaderboard(form: Format, metric: Metric, data: Path, submitted: Array) -> dict[str, float]:
-    """Score a decoded submission against `solution.csv` as Kaggle would: {"public": ..., "private": ...}."""
-    path = data / "solution.csv"
+def leaderboard(form: Format, metric: Metric, path: Path, submitted: Array) -> dict[str, float]:
+    """Score a decoded submission against the solution at `path` as Kaggle would: {"public": ..., "private": ...}."""
     frame = read_csv(path)
     ids = read_ids(frame, form.config.id, path)
     place = {i: row for row, i in enumerate(form.sample[form.config.id].tolist())}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from pipeline.scoring.bootstrap import adopt
 from pipeline.scoring.metrics import METRICS, Metric, f_score
 from pipeline.store.files import Array
 from pipeline.tasks import Task
+
+if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
+    from pipeline.store.table import Table
 
 RARE = 50
 
@@ -31,6 +35,12 @@ class Problem:
     y: Array
     folds: Array
     group: Array | None
+
+    @classmethod
+    def of(cls, table: Table, task: Task, metric: Metric) -> Problem:
+        """Return the problem of the scored rows of a table."""
+        rows = table.scored
+        return cls(task, metric, len(table.classes), task.targets(table.y[rows]), table.folds[rows], table.group)
 
 
 @dataclass(frozen=True)

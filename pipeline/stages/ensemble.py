@@ -134,10 +134,9 @@ def blend(
 
     started, table = time.monotonic(), read_table(files.competition, facts)
     members, first = [RunFiles(member) for member in receipts], next(iter(receipts.values()))
-    folds = table.folds[table.scored]
-    problem = Problem(task, metric, len(table.classes), task.targets(table.y[table.scored]), folds, table.group)
+    problem = Problem.of(table, task, metric)
     oofs = [np.asarray(read_npy(member.oof)) for member in members]
-    spaced = [to_space(task, oof, config.space, folds) for oof in oofs]
+    spaced = [to_space(task, oof, config.space, problem.folds) for oof in oofs]
     hand = None if config.weights is None else np.array(config.weights)
     solver = Blend(problem, spaced, config.space, config.method, hand, config.seed, config.steps, config.bags)
     weights = solver.crossfit()

@@ -20,7 +20,7 @@ def state_of(run: str) -> tuple[str, str]:
     try:
         settings, _ = read_run(run)
         if not files.receipt.exists():
-            done = len(list(files.folder.glob("**/fold.json")))
+            done = len(files.fold_receipts())
             begun = done or files.state.exists()
             return ("partial", f"{done} fold(s) done") if begun else ("not run", str(settings.get("stage", "train")))
         receipt = read_json(files.receipt)

@@ -6,7 +6,7 @@ import argparse
 import logging
 import math
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from pipeline.store.keys import read_table_facts, submit_key
 from pipeline.store.receipts import damaged, fresh, touch, write_receipt
 from pipeline.tasks import TASKS, Task
 
+if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
+    from pipeline.store.table import Table
+
 log = logging.getLogger("pipeline.submit")
 
 
@@ -32,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{files.receipt} is missing: make submit COMP=... NAME=... builds it")
     shelf = read_json(files.receipt)
     with lock(files.submit_lock, f"the submission of {args.run}"):
-        key = submit_key(shelf, competition, files.competition.data)
+        key = submit_key(shelf, competition, files.competition)
         if files.submission.exists() and fresh(files.submission_receipt, key):
             return touch(files.submission)
         broken = damaged(shelf)
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def decide(
-    task: Task, metric: Metric, files: RunFiles, shelf: dict[str, Any], test: Array, wants_labels: bool
+    table: Table, task: Task, metric: Metric, files: RunFiles, shelf: dict[str, Any], test: Array, wants_labels: bool
 ) -> tuple[Array, dict[str, Any]]:
     """Decide the labels of the test rows; return them and the cuts used.
 
@@ -54,7 +57,6 @@ def decide(
     that the K models leave on average (see `cuts.match_ensemble`).
     """
     from pipeline.scoring.cuts import Problem, fit, match_ensemble
-    from pipeline.store.table import read_table
 
     if not (task.cuts and wants_labels):
         return task.decide(test, task.default_cuts(len(shelf["classes"]))), {}
@@ -63,12 +65,10 @@ def decide(
         cuts, method = task.default_cuts(len(shelf["classes"])), "fixed"
     elif decision is None:
         # The metric takes probabilities but the file wants labels: F1 decides.
-        table = read_table(files.competition, read_table_facts(files.competition))
         wanted, metric = metric.name, METRICS["f1" if task.name == "binary" else "f1_macro"]
         log.warning("warning: the file holds labels, cut for %s; cv is %s of the probabilities", metric.name, wanted)
-        y = task.targets(table.y[table.scored])
-        problem = Problem(task, metric, len(table.classes), y, table.folds[table.scored], table.group)
-        cuts, method = fit(problem, "auto", np.ones(len(y), bool), np.asarray(read_npy(files.oof)))
+        problem = Problem.of(table, task, metric)
+        cuts, method = fit(problem, "auto", np.ones(len(problem.y), bool), np.asarray(read_npy(files.oof)))
     else:
         cuts, method = np.array(decision["cuts"]), decision["method"]
     models = [np.asarray(read_npy(files.fold(k).test)) for k in shelf["folds"]]
@@ -91,12 +91,13 @@ def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
     form = read_format(competition, task, metric, table.classes, data)
     rows = table.folds[table.test] == TEST
     test = np.asarray(read_npy(files.test))
-    labels, cuts = decide(task, metric, files, shelf, test, form.labels)
+    labels, cuts = decide(table, task, metric, files, shelf, test, form.labels)
     filled = fill(form, table.ids[table.test][rows], test[rows], labels[rows])
     with atomic(files.submission) as temporary:
         filled.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
         submitted = read_back(form, temporary, files.submission)
-        scores = leaderboard(form, metric, data, submitted) if (data / "solution.csv").exists() else {}
+        solution = files.competition.solution
+        scores = leaderboard(form, metric, solution, submitted) if solution.exists() else {}
         row = ledger_row(files, shelf, digest_file(temporary), scores)
         ledger.enter(row)
         facts = {"run": files.run, "shelf_key": shelf["key"], "level": shelf["level"], "decision": cuts, **scores}

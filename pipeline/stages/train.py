@@ -113,8 +113,7 @@ def assemble(job: Job, level: str, key: str, started: float) -> None:
     write_npy(files.oof, oof)
     tests = np.stack([read_npy(shelf.test) for shelf in shelves.values()])
     write_npy(files.test, tests.mean(0, dtype=np.float64).astype(np.float32))
-    y = task.targets(table.y[scored])
-    problem = Problem(task, job.metric, len(table.classes), y, table.folds[scored], table.group)
+    problem = Problem.of(table, task, job.metric)
     report, decision = score_run(problem, oof, job.config.decision, lambda k: oof)
     parts = [path for shelf in shelves.values() for path in (shelf.receipt, shelf.oof, shelf.test)]
     write_receipt(

@@ -28,6 +28,11 @@ class CompetitionFiles:
         return DATA / self.name
 
     @property
+    def solution(self) -> Path:
+        """Return the targets of the test rows, where they are at hand: for scoring submissions only."""
+        return self.data / "solution.csv"
+
+    @property
     def data_receipt(self) -> Path:
         """Return the receipt of the raw data; it lies in the cache because the user's folder is never written."""
         return CACHE / self.name / "data.json"
@@ -164,6 +169,10 @@ class RunFiles:
         """Return the files of one model."""
         folder = self.folder if repeat == 0 else self.folder / f"repeat{repeat}"
         return FoldFiles(folder / f"fold{fold}")
+
+    def fold_receipts(self) -> list[Path]:
+        """Return the receipts of the models that are done."""
+        return sorted(self.folder.glob("**/fold.json"))
 
     @property
     def submission(self) -> Path:

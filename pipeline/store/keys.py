@@ -69,9 +69,9 @@ def ensemble_key(config: Ensemble, competition: Competition, members: dict[str, 
     return digest_json([config.model_dump(), competition.metric, outputs])
 
 
-def submit_key(shelf: dict[str, Any], competition: Competition, data: Path) -> str:
+def submit_key(shelf: dict[str, Any], competition: Competition, files: CompetitionFiles) -> str:
     """Return the hash of a submission: the shelf, the sample, and the solution where there is one."""
-    tables = [data / competition.submission.sample, data / "solution.csv"]
+    tables = [files.data / competition.submission.sample, files.solution]
     known = [digest_file(path) for path in tables if path.exists()]
     return digest_json([shelf["key"], shelf["outputs"], competition.model_dump(), known])
 

@@ -121,7 +121,10 @@ def test_local_leaderboard(tmp_path):
     solution.to_csv(tmp_path / "solution.csv", index=False)
     filled = fill(form, IDS, MULTI, MULTI.argmax(1))
     submitted = decode(form, filled, tmp_path)
-    assert leaderboard(form, METRICS["accuracy"], tmp_path, submitted) == {"public": 1.0, "private": 0.5}
+    assert leaderboard(form, METRICS["accuracy"], tmp_path / "solution.csv", submitted) == {
+        "public": 1.0,
+        "private": 0.5,
+    }
     for change, said in (
         (solution[:2], "do not have the same ids, for example 'r0'"),
         (solution.assign(Usage="Pubic"), "Usage 'pubic' is none of"),
@@ -129,9 +132,11 @@ def test_local_leaderboard(tmp_path):
     ):
         change.to_csv(tmp_path / "solution.csv", index=False)
         with pytest.raises(UserError, match=said):
-            leaderboard(form, METRICS["accuracy"], tmp_path, submitted)
+            leaderboard(form, METRICS["accuracy"], tmp_path / "solution.csv", submitted)
     solution.drop(columns="Usage").to_csv(tmp_path / "solution.csv", index=False)
-    assert leaderboard(form, METRICS["accuracy"], tmp_path, submitted) == {"private": pytest.approx(2 / 3)}
+    assert leaderboard(form, METRICS["accuracy"], tmp_path / "solution.csv", submitted) == {
+        "private": pytest.approx(2 / 3)
+    }
 
 
 def test_labels_count_as_certain_where_the_metric_wants_probabilities(tmp_path):
@@ -139,4 +144,4 @@ def test_labels_count_as_certain_where_the_metric_wants_probabilities(tmp_path):
     solution = pd.DataFrame({"id": ["r0", "r1", "r2"], "y": ["x", "y", "x y"]})
     solution.to_csv(tmp_path / "solution.csv", index=False)
     submitted = np.array([[1, 0], [0, 1], [1, 1]])
-    assert leaderboard(form, METRICS["average_precision"], tmp_path, submitted) == {"private": 1.0}
+    assert leaderboard(form, METRICS["average_precision"], tmp_path / "solution.csv", submitted) == {"private": 1.0}
