@@ -17,10 +17,10 @@ from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
 from pipeline.store.config import Ensemble, load_competition, load_run
 from pipeline.store.errors import UserError
-from pipeline.store.files import Array, lock, number, read_json, read_npy, write_npy
-from pipeline.store.keys import ensemble_key, read_table_facts
-from pipeline.store.receipts import damaged, fresh, touch, worst, write_receipt
-from pipeline.store.toml import read_toml
+from pipeline.store.files import Array, lock, number, read_npy, write_npy
+from pipeline.store.keys import built_key, read_table_facts
+from pipeline.store.receipts import fresh, touch, worst, write_receipt
+from pipeline.store.shelves import PREDICTING, read_stage, refuse_strangers
 from pipeline.tasks import TASKS, Task
 
 if TYPE_CHECKING:  # imports scipy, which a blend with nothing to do must not pay for
@@ -42,45 +42,13 @@ def run(args: argparse.Namespace) -> None:
     refuse_space(files, config.space, task, metric)
     with lock(files.lock, f"run {args.run}"):
         table = read_table_facts(files.competition)
-        receipts = {member: read_member(member) for member in config.members}
+        receipts = {member: read_stage(member, "member", *PREDICTING) for member in config.members}
         refuse_strangers(receipts, table)
-        key = ensemble_key(config, competition, receipts)
+        key = built_key(config, competition, receipts)
         if fresh(files.receipt, key):
             return touch(files.receipt)
         with log_to(files.log):
             blend(files, config, task, metric, receipts, table, key)
-
-
-def read_member(member: str) -> dict[str, Any]:
-    """Return the receipt of a member, whose files must be what it says."""
-    files = RunFiles(member)
-    if not files.config.exists():
-        read_toml(files.config)  # says so, with the nearest name
-    if not files.receipt.exists():
-        raise UserError(f"member {member!r} has no {files.receipt}: run make train COMP=... NAME=... for it first")
-    receipt: dict[str, Any] = read_json(files.receipt)
-    broken = damaged(receipt)
-    if broken:
-        raise UserError(
-            f"member {member!r}: {broken[0]} is not what its receipt says: delete {files.receipt} and run it again"
-        )
-    return receipt
-
-
-def refuse_strangers(receipts: dict[str, dict[str, Any]], table: dict[str, Any]) -> None:
-    """Refuse members whose rows, folds or classes are not those of the first, and those of an older split."""
-    first, *others = receipts
-    for what, name in (
-        ("fold_map", "fold map"),
-        ("rows", "row ids"),
-        ("test", "test set"),
-        ("classes", "class order"),
-    ):
-        for other in others:
-            if receipts[other][what] != receipts[first][what]:
-                raise UserError(f"member {other!r} has another {name} than {first!r}: train both on the same folds")
-    if any(receipts[first][name] != table[name] for name in ("fold_map", "test")):
-        raise UserError(f"member {first!r} was made for other folds or test rows than those of today: train it again")
 
 
 def refuse_space(files: RunFiles, space: str, task: Task, metric: Metric) -> None:

@@ -104,6 +104,35 @@ class FoldFiles:
         return self.folder / "test.npy"
 
     @property
+    def rows(self) -> Path:
+        """Return the table positions (N, int32) of every row this model trained on: what `audit` proves levels from."""
+        return self.folder / "rows.npy"
+
+    @property
+    def train(self) -> Path:
+        """Return this model's predictions of all scored rows (N P); it trained on those outside its fold."""
+        return self.folder / "train.npy"
+
+    @property
+    def embeddings(self) -> Path:
+        """Return pooled features (N F, float16): the scored rows, then the test rows; axes of this model alone."""
+        return self.folder / "emb.npy"
+
+    @property
+    def spread(self) -> Path:
+        """Return the sd over TTA views (N, float32), mean over columns: the scored rows, then the test rows."""
+        return self.folder / "spread.npy"
+
+    @property
+    def epochs(self) -> Path:
+        """Return what was seen of each training row over the epochs (see `training.watch`); NaN for other rows."""
+        return self.folder / "epochs.npy"
+
+    def half(self, number: int) -> FoldFiles:
+        """Return the student that trained on one half of the pseudo-labels."""
+        return FoldFiles(self.folder / f"half{number}")
+
+    @property
     def receipt(self) -> Path:
         """Return the model's receipt, written last."""
         return self.folder / "fold.json"
@@ -170,9 +199,47 @@ class RunFiles:
         folder = self.folder if repeat == 0 else self.folder / f"repeat{repeat}"
         return FoldFiles(folder / f"fold{fold}")
 
+    def pair(self, one: int, other: int) -> FoldFiles:
+        """Return the files of the model that saw neither of two folds."""
+        return FoldFiles(self.folder / f"pair{min(one, other)}-{max(one, other)}")
+
     def fold_receipts(self) -> list[Path]:
         """Return the receipts of the models that are done."""
         return sorted(self.folder.glob("**/fold.json"))
+
+    @property
+    def pseudo(self) -> Path:
+        """Return the pseudo-labels: id, repeat, fold, half, weight, then a prediction's columns t0, t1, ..."""
+        return self.folder / "pseudo.csv"
+
+    @property
+    def difficulty(self) -> Path:
+        """Return the difficulty report: id, p_label_wrong (train rows), p_error, tag, parts."""
+        return self.folder / "difficulty.csv"
+
+    @property
+    def difficulty_train(self) -> Path:
+        """Return the tags for training: id, repeat, fold, weight, tag, ...; fold k's from models blind to fold k."""
+        return self.folder / "difficulty_train.csv"
+
+    @property
+    def review(self) -> Path:
+        """Return the rows that a person should look at first."""
+        return self.folder / "review.csv"
+
+    def sheet(self, name: str) -> Path:
+        """Return a contact sheet."""
+        return self.folder / f"{name}.png"
+
+    @property
+    def scores(self) -> Path:
+        """Return the predicted score of every row."""
+        return self.folder / "scores.csv"
+
+    @property
+    def postprocess(self) -> Path:
+        """Return what post-processing was tried, what it was worth and what was adopted."""
+        return self.folder / "postprocess.json"
 
     @property
     def submission(self) -> Path:

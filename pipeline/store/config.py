@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.errors import UserError, nearest
-from pipeline.store.toml import RUN_STAGES, read_run, read_toml, sibling
+from pipeline.store.toml import ROLES, RUN_STAGES, read_run, read_toml, sibling
 
 TaskName = Literal["binary", "multiclass", "multilabel", "ordinal", "regression"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -171,6 +171,39 @@ class Predict(Section):
     batch_size: Count = 256
 
 
+class Student(Section):
+    """How pseudo-labels are used: a `share` of every batch, or alone for the first `share` of the epochs."""
+
+    mode: Literal["mixed", "finetune"] = "mixed"
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+
+class Distill(Section):
+    """How a teacher is followed: alpha T^2 KL + (1 - alpha) loss; `pairs` asks models blind to both folds."""
+
+    temperature: Annotated[float, Field(ge=1)] = 3.0
+    alpha: Share = 0.7
+    nested: Literal["none", "pairs"] = "none"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_oof(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("nested") == "oof":
+            raise ValueError(
+                'nested = "oof": out-of-fold targets come from models that trained on fold k, so they are not blind '
+                'to it; use "none" (the teacher\'s own model k) or "pairs" (models blind to both folds)'
+            )
+        return given
+
+
+class Difficulty(Section):
+    """What is made of difficulty tags: suspects, how often a hard row is drawn, easy rows first (share of epochs)."""
+
+    suspect: Literal["keep", "drop", "downweight", "relabel"] = "keep"
+    hard: Annotated[float, Field(ge=1)] = 1.0
+    curriculum: Share = 0.0
+
+
 Decision = Literal["auto", "fixed", "optimal", "ratio"]
 
 
@@ -192,6 +225,26 @@ class Train(Section):
     optim: Optim = Optim()
     average: Average = Average()
     predict: Predict = Predict()
+    pseudo: str | None = None
+    student: Student = Student()
+    teacher: str | None = None
+    distill: Distill = Distill()
+    tags: str | None = None
+    difficulty: Difficulty = Difficulty()
+    init: str | None = None
+    indicators: bool = False
+    pairs: bool = False
+
+    @model_validator(mode="after")
+    def _roles_fit(self) -> Train:
+        if self.pseudo and self.teacher:
+            raise ValueError("pseudo and teacher exclude each other: soft pseudo-labels are distillation on test rows")
+        if self.pairs and (self.pseudo or self.teacher or self.tags or self.init or self.select == "best"):
+            raise ValueError('pairs = true needs a run of its own: no pseudo, teacher, tags, init, or select = "best"')
+        for role, section in (("pseudo", "student"), ("teacher", "distill"), ("tags", "difficulty")):
+            if section in self.model_fields_set and getattr(self, role) is None:
+                raise ValueError(f"[{section}] needs {role}, the name of a run")
+        return self
 
     @model_validator(mode="after")
     def _select_and_swa(self) -> Train:
@@ -203,7 +256,7 @@ class Train(Section):
 
     def fitting(self) -> dict[str, Any]:
         """Return what the weights depend on."""
-        return self.model_dump(exclude={"predict", "decision", "stage"})
+        return self.model_dump(exclude={"predict", "decision", "stage", "pairs"})
 
 
 class Ensemble(Section):
@@ -232,8 +285,59 @@ class Ensemble(Section):
         return self
 
 
+class Pseudo(Section):
+    """Pseudo-labels for the students of a run: which test rows, and what is said of them."""
+
+    stage: Literal["pseudo"]
+    run: str
+    targets: Literal["hard", "soft", "sharpened"] = "hard"
+    temperature: Annotated[float, Field(gt=0, le=1)] = 0.5
+    select: Literal["confidence", "margin", "agreement"] = "confidence"
+    quota: Share | Annotated[list[Share], Field(min_length=1)] = 1.0
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    stratify: bool = True
+    weight: Literal["one", "confidence"] = "one"
+    halves: bool = True
+    tags: str | None = None
+    stop: bool = True
+
+
+class Tag(Section):
+    """Difficulty tags of a run's rows."""
+
+    stage: Literal["tag"]
+    run: str
+    easy_error: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    hard_share: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    near_tie: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    neighbours: Count = 10
+    strict: bool = False
+    sheet: Count = 48
+    seed: Seed = 0
+
+
+class Capacity(Section):
+    """At most `each` rows of a class within a group, which a pattern on the id tells (none: the table's groups)."""
+
+    each: Count = 1
+    pattern: str | None = None
+
+
+class Lb(Section):
+    """The predicted score of a run's rows and of its submission, and post-processing chosen by it."""
+
+    stage: Literal["lb"]
+    run: str
+    strict: bool = False
+    public_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    capacity: Capacity | None = None
+    shift: Literal["report", "weight"] = "report"
+    seed: Seed = 0
+
+
 S = TypeVar("S", bound=Section)
-STAGES: dict[str, type[Train] | type[Ensemble]] = dict(zip(RUN_STAGES, (Train, Ensemble), strict=True))
+Run = Train | Ensemble | Pseudo | Tag | Lb
+STAGES: dict[str, type[Run]] = dict(zip(RUN_STAGES, (Train, Ensemble, Pseudo, Tag, Lb), strict=True))
 
 
 def validate(schema: type[S], settings: dict[str, Any], path: Path) -> S:
@@ -260,7 +364,7 @@ def load_competition(name: str) -> Competition:
     return validate(Competition, read_toml(path), path)
 
 
-def load_run(run: str) -> Train | Ensemble:
+def load_run(run: str) -> Run:
     """Read and check the config of a run, with every `base` laid under it."""
     settings, files = read_run(run)
     stage = settings.get("stage", "train")
@@ -268,8 +372,9 @@ def load_run(run: str) -> Train | Ensemble:
         raise UserError(f"{files[0]}: unknown stage {stage!r}; {nearest(str(stage), STAGES)}")
     config = validate(STAGES[stage], settings, files[0])
     if isinstance(config, Ensemble):
-        config = config.model_copy(update={"members": [sibling(run, member) for member in config.members]})
-    return config
+        return config.model_copy(update={"members": [sibling(run, member) for member in config.members]})
+    named = {role: getattr(config, role, None) for role in ROLES}
+    return config.model_copy(update={role: sibling(run, name) for role, name in named.items() if name is not None})
 
 
 def _section_at(schema: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

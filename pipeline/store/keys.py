@@ -11,10 +11,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pipeline.store.artifacts import CompetitionFiles, RunFiles
-from pipeline.store.config import Competition, Ensemble, Train, load_competition, load_run
+from pipeline.store.artifacts import CompetitionFiles, FoldFiles, RunFiles
+from pipeline.store.config import Competition, Run, Train, load_competition, load_run
 from pipeline.store.errors import UserError
 from pipeline.store.files import digest_file, digest_json, read_json
+from pipeline.store.shelves import leaves
+from pipeline.store.toml import ROLES
 
 
 def folds_key(config: Competition, files: CompetitionFiles) -> str:
@@ -36,17 +38,18 @@ def read_table_facts(files: CompetitionFiles) -> dict[str, Any]:
 
 def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -> tuple[str, str, str]:
     """Return the hashes of the weights, of the predictions, and of the scored run."""
+    built_on = {role: role_hashes(role, run, config) for role in ROLES if (run := getattr(config, role, None))}
     weights = Path(config.model.weights)
     contract = [competition.task, competition.images.channels, competition.images.depth]
     chosen_by = competition.metric if config.select == "best" else None
     known = [digest_file(weights) if weights.is_file() else None, own_code(config.fitting())]
     rows = [table["classes"], table["fold_map"], table["scored"]]
-    fitted = digest_json([config.fitting(), known, contract, chosen_by, rows])
+    fitted = digest_json([config.fitting(), known, contract, chosen_by, rows, built_on])
     predicted = digest_json([fitted, config.predict.model_dump(), own_code(config.predict.model_dump()), table["test"]])
     return (
         fitted,
         predicted,
-        digest_json([predicted, config.decision, competition.metric, own_code(competition.metric)]),
+        digest_json([predicted, config.decision, config.pairs, competition.metric, own_code(competition.metric)]),
     )
 
 
@@ -63,9 +66,25 @@ def own_code(value: Any) -> list[str]:
     return [digest_file(Path(origin))] if origin and Path(origin).is_file() else []
 
 
-def ensemble_key(config: Ensemble, competition: Competition, members: dict[str, dict[str, Any]]) -> str:
-    """Return the hash of a blend: its config and what its members wrote."""
-    outputs = {member: receipt["outputs"] for member, receipt in members.items()}
+def role_hashes(role: str, run: str, config: Train) -> dict[str, str]:
+    """Return the hashes of what a training run takes from the run that plays a role in it."""
+    files = RunFiles(run)
+    if role == "pseudo":
+        wanted = [files.pseudo]
+    elif role == "tags":
+        wanted = [files.difficulty_train]
+    elif role == "init":
+        wanted = [FoldFiles(receipt.parent).model for receipt in files.fold_receipts()]
+    else:
+        pairs = config.distill.nested == "pairs"
+        models = [r.parent for leaf in leaves(run) for r in RunFiles(leaf).fold_receipts()]
+        wanted = [FoldFiles(model).train for model in models if model.name.startswith("pair") == pairs]
+    return {str(path): digest_file(path) for path in wanted if path.exists()}
+
+
+def built_key(config: Run, competition: Competition, parents: dict[str, dict[str, Any]]) -> str:
+    """Return the hash of a run that trains nothing: its config and what the runs it builds on wrote."""
+    outputs = {parent: receipt["outputs"] for parent, receipt in parents.items()}
     return digest_json([config.model_dump(), competition.metric, outputs])
 
 
@@ -82,4 +101,10 @@ def current_key(run: str) -> str:
     config, competition = load_run(run), load_competition(files.competition.name)
     if isinstance(config, Train):
         return train_keys(config, competition, read_table_facts(files.competition))[2]
-    return ensemble_key(config, competition, {m: read_json(RunFiles(m).receipt) for m in config.members})
+    return built_key(config, competition, {p: read_json(RunFiles(p).receipt) for p in builds_on(config)})
+
+
+def builds_on(config: Run) -> list[str]:
+    """Return the run ids that a checked config builds on."""
+    named = [*getattr(config, "members", []), *(getattr(config, role, None) for role in ROLES)]
+    return [name for name in named if name is not None]

@@ -9,7 +9,9 @@ from typing import Any
 from pipeline.store.artifacts import CONFIGS, RunFiles
 from pipeline.store.errors import UserError, nearest
 
-RUN_STAGES = ["train", "ensemble"]
+RUN_STAGES = ["train", "ensemble", "pseudo", "tag", "lb"]
+# The keys by which a run names what it builds on.
+ROLES = ("run", "pseudo", "teacher", "tags", "init")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -56,4 +58,5 @@ def sibling(run: str, name: str) -> str:
 def parents(run: str, settings: dict[str, Any]) -> list[str]:
     """Return the run ids a run builds on."""
     members = settings.get("members", [])
-    return [sibling(run, m) for m in members if isinstance(m, str)] if isinstance(members, list) else []
+    named = [*(members if isinstance(members, list) else []), *(settings.get(role) for role in ROLES)]
+    return [sibling(run, name) for name in named if isinstance(name, str)]

@@ -1,0 +1,72 @@
+"""Read the shelves that a stage builds on: receipts that are checked, and the trained runs under a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.store.artifacts import RunFiles
+from pipeline.store.errors import UserError
+from pipeline.store.files import read_json
+from pipeline.store.receipts import damaged
+from pipeline.store.toml import read_toml
+
+PREDICTING = ("train", "ensemble", "lb")
+
+
+def read_shelf(run: str, role: str = "member") -> dict[str, Any]:
+    """Return the receipt of a run that another builds on as its `role`; its files must be what the receipt says."""
+    files = RunFiles(run)
+    if not files.config.exists():
+        read_toml(files.config)  # says so, with the nearest name
+    if not files.receipt.exists():
+        raise UserError(f"{role} {run!r} has no {files.receipt}: run make for it first")
+    receipt: dict[str, Any] = read_json(files.receipt)
+    broken = damaged(receipt)
+    if broken:
+        raise UserError(
+            f"{role} {run!r}: {broken[0]} is not what its receipt says: delete {files.receipt} and run it again"
+        )
+    return receipt
+
+
+def read_stage(run: str, role: str, *stages: str) -> dict[str, Any]:
+    """Return the receipt of a run whose stage must be one of some."""
+    receipt = read_shelf(run, role)
+    if receipt["stage"] not in stages:
+        raise UserError(f"{role} = {run!r} is of stage {receipt['stage']}; it must be of stage {' or '.join(stages)}")
+    return receipt
+
+
+def refuse_strangers(receipts: dict[str, dict[str, Any]], table: dict[str, Any]) -> None:
+    """Refuse runs whose rows, folds or classes are not those of the first, and those of an older split."""
+    first, *others = receipts
+    for what, name in (
+        ("fold_map", "fold map"),
+        ("rows", "row ids"),
+        ("test", "test set"),
+        ("classes", "class order"),
+    ):
+        for other in others:
+            if receipts[other][what] != receipts[first][what]:
+                raise UserError(f"member {other!r} has another {name} than {first!r}: train both on the same folds")
+    if any(receipts[first][name] != table[name] for name in ("fold_map", "test")):
+        raise UserError(f"member {first!r} was made for other folds or test rows than those of today: train it again")
+
+
+def refuse_seen(receipt: dict[str, Any], role: str) -> None:
+    """Refuse a run that is not blind to its folds' labels where nothing else may be used."""
+    for fold, level in receipt["level"].items():
+        if level != "blind":
+            raise UserError(
+                f"{role} = {receipt['run']!r} is not blind to fold {fold} (level {level}): its models would tell "
+                f'fold {fold}\'s labels to what is trained for it; use a run with select = "last" and blind parents'
+            )
+
+
+def leaves(run: str) -> list[str]:
+    """Return the trained runs under a run, each once, in order: itself, or those below a blend or an `lb` run."""
+    receipt = read_stage(run, "run", *PREDICTING)
+    if receipt["stage"] == "train":
+        return [run]
+    below = [leaf for parent in receipt["parents"] for leaf in leaves(parent["run"])]
+    return list(dict.fromkeys(below))
