@@ -6,7 +6,7 @@ import argparse
 import logging
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,10 +20,11 @@ from pipeline.store.errors import UserError
 from pipeline.store.files import lock, read_json, read_npy, require_space, write_json, write_npy
 from pipeline.store.keys import read_table_facts, train_keys
 from pipeline.store.receipts import fresh, touch, write_receipt
+from pipeline.store.shelves import leaves, read_shelf, read_stage, refuse_seen, refuse_strangers
 from pipeline.tasks import TASKS
 
 if TYPE_CHECKING:  # both import torch, which a run with nothing to do must not pay for
-    from pipeline.training.fold import Job
+    from pipeline.training.job import Job
     from pipeline.training.machine import Machine
 
 log = logging.getLogger("pipeline.train")
@@ -42,19 +43,63 @@ def run(args: argparse.Namespace) -> None:
         refuse_other_folds(files, facts["fold_map"])
         if not metric.label:
             task.refuse_grades(facts["classes"], f"metric {metric.name}")
+        parents = read_parents(config, files, facts)
         fitted, predicted, key = train_keys(config, competition, facts)
         if fresh(files.receipt, key):
             return touch(files.receipt)
         with log_to(files.log):
             from pipeline.store.table import read_table
-            from pipeline.training.fold import Job
+            from pipeline.training.job import Job
 
             started, table = time.monotonic(), read_table(files.competition, facts)
             machine = machine_of(files, config.precision, fitted)
-            job = Job(files, config, competition, table, metric, machine, fitted, predicted)
-            level = "crossfit" if config.select == "best" else "blind"
-            fit_and_predict(job, level)
-            assemble(job, level, key, started)
+            halves = bool(config.pseudo and parents["pseudo"]["config"]["halves"])
+            named = [
+                {"role": role, "run": r["run"], "key": r["key"], "level": r["level"]} for role, r in parents.items()
+            ]
+            job = Job(files, config, competition, table, metric, machine, fitted, predicted, halves, tuple(named))
+            fit_and_predict(job)
+            assemble(job, key, started)
+
+
+def read_parents(config: Train, files: RunFiles, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the receipts of the runs that this one learns from, by role; whatever is not blind is refused."""
+    stages = {"pseudo": ("pseudo",), "tags": ("tag",), "teacher": ("train", "ensemble"), "init": ("train",)}
+    receipts = {
+        role: read_stage(run, role, *stages[role]) for role in stages if (run := getattr(config, role)) is not None
+    }
+    for role, receipt in receipts.items():
+        if role == "teacher":
+            for leaf in leaves(receipt["run"]):
+                refuse_seen(read_shelf(leaf, role), role)
+                if config.distill.nested == "pairs" and not read_shelf(leaf, role)["config"].get("pairs"):
+                    raise UserError(
+                        f'{files.config}: distill.nested = "pairs" needs pairs = true in configs/{leaf}.toml'
+                    )
+        else:
+            refuse_seen(receipt, role)
+        if receipt["run"].split("/")[0] == files.competition.name:
+            refuse_strangers({receipt["run"]: receipt}, table | ({} if role != "init" else {"test": receipt["test"]}))
+        else:
+            refuse_overlap(receipt["run"], role, files)
+    return receipts
+
+
+def refuse_overlap(other: str, role: str, files: RunFiles) -> None:
+    """Refuse a run of another competition that learnt from images which are scored here."""
+    from pipeline.store.table import read_table
+
+    if role != "init":
+        raise UserError(f"{role} = {other!r} is of another competition: only init may be")
+    theirs, ours = RunFiles(other).competition, files.competition
+    known = read_table(theirs, read_table_facts(theirs))
+    here = read_table(ours, read_table_facts(ours))
+    seen = np.isin(here.digests, known.digests[known.folds >= 0]) & (here.folds >= 0)
+    if seen.any():
+        raise UserError(
+            f"init = {other!r} has trained on {seen.sum()} images that are scored here, for example that of id "
+            f"{str(here.ids[seen][0])!r}: its weights are not blind; start from another run"
+        )
 
 
 def refuse_other_folds(files: RunFiles, fold_map: str) -> None:
@@ -78,32 +123,39 @@ def machine_of(files: RunFiles, precision: str, fitted: str) -> Machine:
     return machine
 
 
-def fit_and_predict(job: Job, level: str) -> None:
+def fit_and_predict(job: Job) -> None:
     """Fit what is not fitted, predict what is not predicted."""
     from pipeline.store.tracking import track
-    from pipeline.training.fold import check_names, choose_epochs, fit_fold, is_fitted, predict_fold
+    from pipeline.training.fold import fit_fold
+    from pipeline.training.job import check_names
+    from pipeline.training.shelf import join_halves, predict_fold
+    from pipeline.training.weights import choose_epochs, is_fitted
 
     check_names(job)
-    files, table, settings, folds = job.files, job.table, job.config.model_dump(), job.folds
-    need = (len(table.scored) + len(folds) * len(table.test)) * job.task.width(len(table.classes)) * 4
-    require_space(files.folder, 2 * need, "the predictions of the run")
+    files, table, settings = job.files, job.table, job.config.model_dump()
+    rows = 2 * len(table.scored) + 2 * len(table.test)
+    need = rows * len(job.models) * (job.task.width(len(table.classes)) * 4 + 1024)
+    require_space(files.folder, need, "the predictions and features of the run")
     state = {"fold_map": table.fold_map(), "fit_hash": job.fit_key, "machine": asdict(job.machine)}
     write_json(files.state, state)
-    for k in folds:
-        if not fresh(files.fold(k).receipt, job.predict_key) and not is_fitted(job, k):
-            with track(files, "train", settings, job.fit_key, k) as tracker:
-                fit_fold(job, k, tracker)
+    for which in job.models:
+        if not fresh(which.files(files).receipt, job.predict_key) and not is_fitted(job, which):
+            with track(files, "train", settings, job.fit_key, which.title) as tracker:
+                fit_fold(job, which, tracker)
                 if job.config.select == "last":
-                    predict_fold(job, k, tracker, level)
+                    predict_fold(job, which, tracker)
     if job.config.select == "best":
         choose_epochs(job)
-    for k in folds:
+    for which in job.models:
+        if not fresh(which.files(files).receipt, job.predict_key):
+            with track(files, "train", settings, job.predict_key, which.title) as tracker:
+                predict_fold(job, which, tracker)
+    for k in job.folds if job.halves else []:
         if not fresh(files.fold(k).receipt, job.predict_key):
-            with track(files, "train", settings, job.predict_key, k) as tracker:
-                predict_fold(job, k, tracker, level)
+            join_halves(job, k)
 
 
-def assemble(job: Job, level: str, key: str, started: float) -> None:
+def assemble(job: Job, key: str, started: float) -> None:
     """Put the folds together, score the run, write its receipt."""
     files, table, task, scored = job.files, job.table, job.task, job.table.scored
     shelves = {k: files.fold(k) for k in job.folds}
@@ -116,6 +168,7 @@ def assemble(job: Job, level: str, key: str, started: float) -> None:
     problem = Problem.of(table, task, job.metric)
     report, decision = score_run(problem, oof, job.config.decision, lambda k: oof)
     parts = [path for shelf in shelves.values() for path in (shelf.receipt, shelf.oof, shelf.test)]
+    parts += [which.files(files).receipt for which in job.models if len(which.held_out) > 1]
     write_receipt(
         files.receipt,
         stage="train",
@@ -130,8 +183,8 @@ def assemble(job: Job, level: str, key: str, started: float) -> None:
         test=table.content(table.test),
         classes=table.classes,
         folds=job.folds,
-        parents=[],
-        level={str(k): level for k in job.folds},
+        parents=list(job.parents),
+        level={str(k): job.level for k in job.folds},
         machine=asdict(job.machine),
         decision=decision,
         metrics=report,

@@ -84,7 +84,7 @@ def role_hashes(role: str, run: str, config: Train) -> dict[str, str]:
 
 def built_key(config: Run, competition: Competition, parents: dict[str, dict[str, Any]]) -> str:
     """Return the hash of a run that trains nothing: its config and what the runs it builds on wrote."""
-    outputs = {parent: receipt["outputs"] for parent, receipt in parents.items()}
+    outputs = {parent: [receipt["key"], receipt["outputs"]] for parent, receipt in parents.items()}
     return digest_json([config.model_dump(), competition.metric, outputs])
 
 

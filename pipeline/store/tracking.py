@@ -1,4 +1,4 @@
-"""Mirror a stage to Weights & Biases: one group a run, one W&B run a fold, once an epoch.
+"""Mirror a stage to Weights & Biases: one group a run, one W&B run a model, once an epoch.
 
 `log.jsonl` on the shelf is the record; W&B is its mirror. `WANDB_MODE=disabled` costs nothing, not even the import;
 without an account the mirror is written offline (`wandb sync` sends it later).
@@ -55,8 +55,8 @@ class Tracker:
 
 
 @contextlib.contextmanager
-def track(files: RunFiles, stage: str, config: dict[str, Any], key: str, fold: int | None = None) -> Iterator[Tracker]:
-    """Open the W&B run of a stage (of one fold); the same key continues the same W&B run."""
+def track(files: RunFiles, stage: str, config: dict[str, Any], key: str, part: str = "") -> Iterator[Tracker]:
+    """Open the W&B run of a stage (of one model); the same key continues the same W&B run."""
     if os.environ.get("WANDB_MODE", "") not in ("", *MODES):
         raise UserError(f"WANDB_MODE={os.environ['WANDB_MODE']}; {nearest(os.environ['WANDB_MODE'], MODES)}")
     if os.environ.get("WANDB_MODE") == "disabled":
@@ -69,7 +69,7 @@ def track(files: RunFiles, stage: str, config: dict[str, Any], key: str, fold: i
     files.folder.mkdir(parents=True, exist_ok=True)
     mode = _mode()
     try:
-        run = _open(wandb, files, stage, config, key, fold, mode)
+        run = _open(wandb, files, stage, config, key, part, mode)
     except wandb.errors.Error as error:
         # A mirror that cannot be opened must not cost the training that it mirrors.
         log.warning("tracking is off for %s: %s", files.run, error)
@@ -99,18 +99,16 @@ def _mode() -> str:
     return mode
 
 
-def _open(
-    wandb: Any, files: RunFiles, stage: str, config: dict[str, Any], key: str, fold: int | None, mode: Any
-) -> Any:
+def _open(wandb: Any, files: RunFiles, stage: str, config: dict[str, Any], key: str, part: str, mode: Any) -> Any:
     """Start the W&B run, or continue the one of the same key."""
     return wandb.init(
         project=os.environ.get("WANDB_PROJECT", "podium"),
         group=files.run,
         job_type=stage,
-        name=files.run if fold is None else f"{files.run}/fold{fold}",
-        id=digest(files.run, stage, key, str(fold))[:16],
+        name=f"{files.run}/{part}" if part else files.run,
+        id=digest(files.run, stage, key, part)[:16],
         resume="allow" if mode == "online" else None,
-        config={**config, "run": files.run, "fold": fold, "key": key},
+        config={**config, "run": files.run, "part": part, "key": key},
         dir=files.folder,
         mode=mode,
         settings=wandb.Settings(silent=True, console="off"),

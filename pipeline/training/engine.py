@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,74 +13,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from pipeline.store.command import setting
 from pipeline.store.errors import UserError, resolve
 from pipeline.store.files import Array, atomic
 from pipeline.training.augment import Augmenter, mix_batch
+from pipeline.training.images import Images
 from pipeline.training.losses import Objective
 from pipeline.training.machine import Machine, memory_advice, to_device
 from pipeline.training.optim import OPTIMIZERS, averaged, factor, parameter_groups
+from pipeline.training.sampling import Batches, Lessons, Views, loader
+from pipeline.training.watch import Watch
 
 log = logging.getLogger(__name__)
-
-
-class Views(Dataset[tuple[Array, int]]):
-    """Augmented images by (epoch, row): the same view in any process and any order."""
-
-    def __init__(self, images: Array, augment: Augmenter, seed: int) -> None:
-        self.images, self.augment, self.seed = images, augment, seed
-
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Array, int]:
-        epoch, row = place
-        seed = int(np.random.SeedSequence([self.seed, epoch, row]).generate_state(1)[0])
-        return self.augment(self.images[row], seed), row
-
-
-class Batches:
-    """The sampler: per epoch a seeded permutation of the training rows in batches of nearly equal size."""
-
-    def __init__(self, rows: Array, batch_size: int, seed: int) -> None:
-        self.rows, self.seed, self.epoch = rows, seed, 0
-        self.steps = -(-len(rows) // batch_size)
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
-        for batch in np.array_split(order, self.steps):
-            yield [(self.epoch, row) for row in batch.tolist()]
-
-
-def collate(items: list[tuple[Array, int]]) -> tuple[Tensor, Tensor]:
-    """Stack views to N H W C as they are (uint8); they become floats on the device."""
-    return torch.from_numpy(np.stack([image for image, _ in items])), torch.tensor([row for _, row in items])
-
-
-def _loader(views: Views, batches: Batches, machine: Machine) -> DataLoader[tuple[Array, int]]:
-    workers = setting("PODIUM_WORKERS", 0 if machine.device == "cpu" else min(8, os.cpu_count() or 1))
-    return DataLoader(
-        views,
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=workers,
-        pin_memory=machine.device == "cuda",
-        persistent_workers=workers > 0,
-        # Else the loader draws from the stream of the dropouts, once an epoch or (with workers) once a process.
-        generator=torch.Generator(),
-    )
 
 
 def fit(
     network: nn.Module,
     objective: Objective,
     *,
-    images: Array,
+    images: Images,
     targets: Tensor,
-    rows: Array,
+    weights: Tensor,
+    lessons: Lessons,
+    watch: Watch,
     names: Array,
     augment: Augmenter,
     machine: Machine,
@@ -110,17 +66,20 @@ def fit(
 ) -> nn.Module:
     """Train on some rows and return the network to predict with; a killed call continues from `checkpoint`.
 
-    `images` N H W C and `targets` N D are of all rows, `rows` the positions to train on. `evaluate` scores a network on
-    the held-out rows after each epoch, `record` gets each epoch's numbers, `keep` each epoch's network. One optimiser
-    step sees `batch_size` rows, in `accumulate` pieces.
+    `images` N H W C, `targets` N D and loss `weights` N are of all rows, `lessons` say which of them to train on.
+    `evaluate` scores a network on the held-out rows after each epoch, `record` gets each epoch's numbers, `keep` each
+    epoch's network, `watch` every row's scores. A step sees `batch_size` rows, in `accumulate` pieces.
     """
     network.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optim = resolve(OPTIMIZERS, optimizer, "optimizer")(parameter_groups(network, weight_decay), lr, momentum)
     scaler = torch.amp.GradScaler(machine.device, enabled=machine.precision == "fp16")
     average = averaged(network, ema, swa)
-    batches = Batches(rows, batch_size, seed)
-    loader = _loader(Views(images, augment, seed), batches, machine)
-    parts = {"network": network, "optimizer": optim, "scaler": scaler, **({"average": average} if average else {})}
+    batches = Batches(lessons, batch_size, seed, epochs)
+    views_of = loader(Views(images, augment, seed), batches, machine)
+    # The weight is one more target, so that it mixes as they do.
+    targets = torch.cat([targets, weights[:, None]], 1)
+    parts: dict[str, Any] = {"network": network, "optimizer": optim, "scaler": scaler, "watch": watch}
+    parts |= {"average": average} if average else {}
     begin = _resume(checkpoint, key, parts, log_file)
     saved, total = time.monotonic(), epochs * batches.steps
     bar = tqdm(range(begin, epochs), initial=begin, total=epochs, desc=title, unit="epoch", disable=None, leave=False)
@@ -128,14 +87,15 @@ def fit(
         started, losses, seen = time.monotonic(), [], []
         batches.epoch = epoch
         network.train()
-        for step, (views, picked) in enumerate(loader, epoch * batches.steps):
+        for step, (views, picked) in enumerate(views_of, epoch * batches.steps):
             rate = lr * factor(schedule, (step + 1) / total, warmup, swa)
             for group in optim.param_groups:
                 group["lr"] = rate
             with memory_advice(batch_size, accumulate, views):
                 mixing = np.random.default_rng([seed, epoch, step])
                 x, y = mix_batch(to_device(views, machine), targets[picked].to(machine.device), mixup, cutmix, mixing)
-                loss = _step(network, objective, x, y, machine, optim, scaler, accumulate, clip)
+                loss, scores = _step(network, objective, x, y, machine, optim, scaler, accumulate, clip)
+            watch.see(picked, scores)
             losses.append(loss)
             seen.append(picked)
             if average is not None and (ema or (step + 1) / total > swa):
@@ -161,7 +121,7 @@ def fit(
     final: nn.Module = average.module
     if swa:
         batches.epoch = epochs
-        update_bn((to_device(views, machine) for views, _ in loader), final, device=torch.device(machine.device))
+        update_bn((to_device(views, machine) for views, _ in views_of), final, device=torch.device(machine.device))
     return final
 
 
@@ -175,13 +135,17 @@ def _step(
     scaler: torch.amp.GradScaler,
     pieces: int,
     clip: float,
-) -> Tensor:
-    """Take one step down the mean loss of a batch, whose gradient is added up piece by piece; return that loss."""
-    total = torch.zeros((), device=x.device)
+) -> tuple[Tensor, Tensor]:
+    """Take one step down the mean loss of a batch, whose gradient is added up piece by piece.
+
+    The last column of `y` is the weight of the row. Return that loss and the scores (N D).
+    """
+    total, seen = torch.zeros((), device=x.device), []
     for part, target in zip(x.chunk(pieces), y.chunk(pieces), strict=True):
         with machine.autocast():
             scores = network(part)
-        loss = objective.loss(scores, target).sum() / len(x)
+        seen.append(scores.detach())
+        loss = (objective.loss(scores, target[:, :-1]) * target[:, -1]).sum() / len(x)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     scaler.unscale_(optim)
@@ -190,7 +154,7 @@ def _step(
     scaler.step(optim)
     scaler.update()
     optim.zero_grad(set_to_none=True)
-    return total
+    return total, torch.cat(seen)
 
 
 def _current(network: nn.Module, average: AveragedModel | None, ema: float) -> nn.Module:

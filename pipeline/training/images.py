@@ -8,14 +8,15 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from pipeline.store import config
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.command import setting
-from pipeline.store.config import Images
 from pipeline.store.errors import UserError
 from pipeline.store.files import (
     Array,
@@ -40,6 +41,28 @@ class BadImage(Exception):
 
 class Changed(Exception):
     """An image that is not what the table of record says."""
+
+
+class Joined:
+    """Two arrays of images as one: rows of the second follow those of the first."""
+
+    def __init__(self, first: Array, second: Array) -> None:
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, rows: Any) -> Array:
+        border = len(self.first)
+        if np.ndim(rows) == 0:
+            return np.asarray(self.first[rows] if rows < border else self.second[rows - border])
+        out = np.empty((len(rows), *self.first.shape[1:]), self.first.dtype)
+        out[rows < border] = self.first[rows[rows < border]]
+        out[rows >= border] = self.second[rows[rows >= border] - border]
+        return out
+
+
+Images = Array | Joined
 
 
 def decode(data: bytes, channels: str, depth: int) -> Array:
@@ -99,7 +122,7 @@ def _to_channels(image: Array, channels: str) -> Array:
     return out if out.ndim == 3 else out[:, :, None]
 
 
-def load(path: Path, known: str, images: Images, size: Sequence[int]) -> Array:
+def load(path: Path, known: str, images: config.Images, size: Sequence[int]) -> Array:
     """Read, verify against its digest in the table of record, decode and resize one image to `size` (height, width)."""
     try:
         data = path.read_bytes()
@@ -116,7 +139,7 @@ def load(path: Path, known: str, images: Images, size: Sequence[int]) -> Array:
 
 
 def cached(
-    files: CompetitionFiles, paths: Array, digests: Array, images: Images, size: Sequence[int]
+    files: CompetitionFiles, paths: Array, digests: Array, images: config.Images, size: Sequence[int]
 ) -> tuple[Array, dict[int, str]]:
     """Return N H W C decoded images, memory-mapped, and what is wrong with those that cannot be read (left black).
 

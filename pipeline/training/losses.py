@@ -25,9 +25,15 @@ def ce(scores: Tensor, targets: Tensor) -> Tensor:
     return -(targets * scores.log_softmax(1)).sum(1)
 
 
+def over_labels(entries: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean of N L entries over all labels; an unknown label (target NaN) adds nothing."""
+    return torch.where(targets.isnan(), 0.0, entries).mean(1)
+
+
 def bce(scores: Tensor, targets: Tensor) -> Tensor:
     """Return binary cross-entropy, mean over labels."""
-    return functional.binary_cross_entropy_with_logits(scores, targets, reduction="none").mean(1)
+    entries = functional.binary_cross_entropy_with_logits(scores, targets.nan_to_num(), reduction="none")
+    return over_labels(entries, targets)
 
 
 def focal_softmax(scores: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
@@ -38,10 +44,10 @@ def focal_softmax(scores: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor
 
 def focal_sigmoid(scores: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor:
     """Return sigmoid focal loss (Lin 2017), mean over labels."""
-    p = scores.sigmoid()
-    positive = targets * _power(1 - p, gamma) * functional.logsigmoid(scores)
-    negative = (1 - targets) * _power(p, gamma) * functional.logsigmoid(-scores)
-    return -(positive + negative).mean(1)
+    p, known = scores.sigmoid(), targets.nan_to_num()
+    positive = known * _power(1 - p, gamma) * functional.logsigmoid(scores)
+    negative = (1 - known) * _power(p, gamma) * functional.logsigmoid(-scores)
+    return over_labels(-(positive + negative), targets)
 
 
 def _power(share: Tensor, gamma: float) -> Tensor:
@@ -95,6 +101,8 @@ class Objective:
         class_weight: str = "none",
         gamma: float = 2.0,
         delta: float = 1.0,
+        temperature: float = 1.0,
+        alpha: float = 0.0,
     ) -> None:
         self.task, self.head, self.classes, self.smoothing = task, head, classes, smoothing
         table = losses_for(task, head)
@@ -102,6 +110,7 @@ class Objective:
         options = {"gamma": gamma} if name == "focal" else {"delta": delta} if name == "huber" else {}
         loss = partial(function, **options)
         self.function: Loss = partial(ce_and, loss) if head == "both" else loss
+        self.temperature, self.alpha = temperature, alpha
         values = y.astype(np.float64).reshape(len(y), -1)
         self.center = torch.tensor(values.mean(0), dtype=torch.float32)
         self.spread = torch.tensor(np.maximum(values.std(0), 1e-6), dtype=torch.float32)
@@ -121,26 +130,68 @@ class Objective:
 
     def encode(self, y: Array) -> Tensor:
         """Return float targets N D in the columns of the head."""
+        values = torch.as_tensor(y, dtype=torch.float32).reshape(len(y), -1)
+        return self._columns(self._classes(y) if self.head != "regression" else values, values)
+
+    def encode_prediction(self, prediction: Array) -> Tensor:
+        """Return float targets N D that say what a prediction (N P) says; NaN (unknown) stays NaN."""
+        values = torch.as_tensor(prediction, dtype=torch.float32)
+        if self.task.name != "ordinal" or self.head == "regression":
+            return self._columns(values, values)
+        # A grade between two classes is shared by them, so that its expectation stays.
+        grade = values.clamp(0, self.classes - 1)
+        shares = (1 - (grade - torch.arange(self.classes)).abs()).clamp(min=0)
+        return self._columns(shares, values)
+
+    def _columns(self, classes: Tensor, values: Tensor) -> Tensor:
         parts = []
         if self.head != "regression":
             even = 0.5 if self.independent else 1 / self.classes
-            parts.append(self._classes(y) * (1 - self.smoothing) + self.smoothing * even)
+            parts.append(classes * (1 - self.smoothing) + self.smoothing * even)
         if self.head != "classification":
-            values = torch.as_tensor(y, dtype=torch.float32).reshape(len(y), -1)
             parts.append((values - self.center) / self.spread)
         return torch.cat(parts, 1)
 
+    def soften(self, prediction: Array) -> Tensor:
+        """Return a teacher's prediction (N P) as targets N D, its classes at the temperature of distillation."""
+        targets = self.encode_prediction(prediction)
+        if self.head == "regression":
+            return targets
+        if self.independent:
+            return (targets.logit(1e-6) / self.temperature).sigmoid()
+        classes = targets[:, : self.classes].clamp(min=1e-6).log() / self.temperature
+        return torch.cat([classes.softmax(1), targets[:, self.classes :]], 1)
+
     def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return one loss a sample (N)."""
+        """Return one loss a sample (N).
+
+        `targets` N D of `encode`; with distillation N 2D, the other half of `soften`, and the loss is
+        (1 - alpha) loss + alpha T^2 (cross-entropy with the teacher at T), Hinton 2015; values have no temperature.
+        """
         scores = scores.float()
+        if not self.alpha:
+            return self._plain(scores, targets)
+        own, teacher = targets.chunk(2, 1)
+        return (1 - self.alpha) * self._plain(scores, own) + self.alpha * self._follow(scores, teacher)
+
+    def _follow(self, scores: Tensor, teacher: Tensor) -> Tensor:
+        if self.head == "regression":
+            return self.function(scores, teacher)
+        t, c = self.temperature, self.classes
+        if self.independent:
+            return t**2 * bce(scores / t, teacher)
+        tail = mse(scores[:, c:], teacher[:, c:]) if self.head == "both" else 0.0
+        return t**2 * ce(scores[:, :c] / t, teacher[:, :c]) + tail
+
+    def _plain(self, scores: Tensor, targets: Tensor) -> Tensor:
         if self.weights is None:
             return self.function(scores, targets)
         weights = self.weights.to(scores.device)
         # Each class term has the weight of its class, as in torch, so that soft targets stay a mean of hard ones.
         if self.independent:
-            flat = scores.reshape(-1, 1)
+            flat, known = scores.reshape(-1, 1), targets.nan_to_num()
             no, yes = (self.function(flat, torch.full_like(flat, side)).view_as(scores) for side in (0.0, 1.0))
-            return (targets * weights[:, 1] * yes + (1 - targets) * weights[:, 0] * no).mean(1)
+            return over_labels(known * weights[:, 1] * yes + (1 - known) * weights[:, 0] * no, targets)
         return self.function(scores, torch.cat([targets[:, : self.classes] * weights, targets[:, self.classes :]], 1))
 
 

@@ -76,7 +76,8 @@ MODELS: dict[str, Callable[..., Any]] = {"cnn": SmallCNN}
 class Network(nn.Module):
     """Normalise, backbone, pool, dropout, head; the normalisation of pixels happens here, on the device.
 
-    Input N C H W in 0..1; output N D raw scores. `center` and `spread` undo the standardisation of `values` targets.
+    Input N C H W in 0..1; output N D raw scores. `center` and `spread` undo the standardisation of `values` targets;
+    `extra` last scores are of no real class.
     """
 
     center: Tensor
@@ -85,13 +86,22 @@ class Network(nn.Module):
     std: Tensor
 
     def __init__(
-        self, backbone: Any, channels: int, outputs: int, pool: str, dropout: float, normalize: str, values: int = 1
+        self,
+        backbone: Any,
+        channels: int,
+        outputs: int,
+        pool: str,
+        dropout: float,
+        normalize: str,
+        values: int = 1,
+        extra: int = 0,
     ) -> None:
         super().__init__()
+        self.extra = extra
         self.backbone = backbone
         self.pool = POOLS[pool]()
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(backbone.num_features, outputs)
+        self.head = nn.Linear(backbone.num_features, outputs + extra)
         nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
         nn.init.zeros_(self.head.bias)
         for name, rgb in zip(("mean", "std"), MEAN_STD[normalize], strict=True):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.store.errors import resolve
 from pipeline.store.files import Array
 from pipeline.tasks import Task
+from pipeline.training.images import Images
 from pipeline.training.machine import Machine, to_device
 from pipeline.training.models import Network, to_prediction
 
@@ -40,7 +42,7 @@ TTA: dict[str, list[View]] = {
 
 @torch.inference_mode()
 def scores(
-    network: nn.Module, images: Array, rows: Array, *, machine: Machine, batch_size: int, view: View = identity
+    network: nn.Module, images: Images, rows: Array, *, machine: Machine, batch_size: int, view: View = identity
 ) -> Tensor:
     """Return the raw scores (N D, float32, on the CPU) of some rows of `images` (H W C each) seen through a view."""
     network.to(machine.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -53,10 +55,30 @@ def scores(
 
 
 def predict(
-    network: Network, task: Task, head: str, images: Array, rows: Array, *, machine: Machine, tta: str, batch_size: int
-) -> Array:
-    """Return predictions (N P, float32) of some rows of `images` (H W C each), mean over the views of `tta`."""
+    network: Network, task: Task, head: str, images: Images, rows: Array, *, machine: Machine, tta: str, batch_size: int
+) -> tuple[Array, Array]:
+    """Return predictions (N P, float32) of some rows of `images`, mean over the views of `tta`, and their spread.
+
+    The spread (N, float32) is the standard deviation over the views, mean over the columns.
+    """
     views = resolve(TTA, tta, "predict.tta")
     center, spread = network.center.cpu(), network.spread.cpu()
-    seen = [scores(network, images, rows, machine=machine, batch_size=batch_size, view=view) for view in views]
-    return torch.stack([to_prediction(task, head, s, center, spread) for s in seen]).mean(0).numpy()
+    seen = torch.stack(
+        [
+            to_prediction(task, head, scored[:, : scored.shape[1] - network.extra], center, spread)
+            for view in views
+            for scored in [scores(network, images, rows, machine=machine, batch_size=batch_size, view=view)]
+        ]
+    )
+    return seen.mean(0).numpy(), seen.std(0, correction=0).mean(1).numpy()
+
+
+@torch.inference_mode()
+def embed(network: Network, images: Images, *, machine: Machine, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield pooled features (n F, float16) and raw scores (n D, float32) of all images, batch by batch, on the CPU."""
+    network.to(machine.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    for start in range(0, len(images), batch_size):
+        x = to_device(torch.from_numpy(images[np.arange(start, min(start + batch_size, len(images)))]), machine)
+        with machine.autocast():
+            features = network.features(x)
+            yield features.to(torch.float16).cpu(), network.head(features).float().cpu()

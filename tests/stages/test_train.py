@@ -121,7 +121,7 @@ def test_select_best_uses_the_other_folds(house):
     for k, folder in enumerate(folds):
         others = np.delete(curves, k, 0).mean(0)
         assert json.loads((folder / "fold.json").read_text())["epoch"] == others.argmax()
-        assert not list(folder.glob("epoch*"))
+        assert not list(folder.glob("epoch*.safetensors"))
     assert set(json.loads((house / "runs/toy/a/cv.json").read_text())["level"].values()) == {"crossfit"}
     models = {p: p.stat().st_mtime_ns for p in house.glob("runs/toy/a/fold*/model.safetensors")}
     settings(house, **{"[optim]": '[predict]\ntta = "hflip"\n[optim]'})

@@ -11,6 +11,8 @@ from pipeline.training.augment import augmenter
 from pipeline.training.engine import fit
 from pipeline.training.losses import Objective
 from pipeline.training.machine import Machine
+from pipeline.training.sampling import Lessons
+from pipeline.training.watch import Watch
 
 DEFAULTS = {
     "epochs": 3, "batch_size": 6, "mixup": 0.0, "cutmix": 0.0, "optimizer": "adamw", "lr": 0.01, "weight_decay": 0.01,
@@ -63,7 +65,9 @@ def run_fit(tmp_path):
             if record is not None:
                 record(entry)
 
-        given = {"objective": objective, "images": images, "targets": objective.encode(y), "rows": rows}
+        given = {"objective": objective, "images": images, "targets": objective.encode(y)}
+        given |= {"lessons": Lessons.of(rows), "weights": torch.ones(24)}
+        given |= {"watch": Watch(objective.task, "classification", y, 3, objective.center, objective.spread)}
         given |= {"names": np.char.add("id", np.arange(24).astype(str)), "augment": augmenter(recipe)}
         given |= {"checkpoint": home / "last.pt", "log_file": home / "log.jsonl", "evaluate": evaluate, "record": note}
         fitted = fit(network, **{**DEFAULTS, **given, **changes})

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from pipeline.store.errors import UserError
 from pipeline.training.augment import RECIPES, augmenter, mix_batch
-from pipeline.training.engine import Batches, Views, collate
+from pipeline.training.sampling import Batches, Lessons, Views, collate
 
 CHANGING = sorted(set(RECIPES) - {"none"})
 
@@ -113,7 +113,7 @@ def test_workers_do_not_matter(recipe):
     images = np.stack([np.roll(scene(), k, 1) for k in range(10)])
     seen = []
     for workers in (0, 2):
-        batches = Batches(np.arange(10), 4, 7)
+        batches = Batches(Lessons.of(np.arange(10)), 4, 7, 9)
         views = Views(images, augmenter(recipe), 7)
         loader = DataLoader(
             views, batch_sampler=batches, collate_fn=collate, num_workers=workers, persistent_workers=workers > 0

@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.store.errors import UserError
 from pipeline.training import engine
-from pipeline.training.engine import Batches, Views, collate
+from pipeline.training.sampling import Batches, Lessons, Views, collate
 from pipeline.training.machine import Machine, to_device
 
 CPU = Machine("cpu", "fp32", 1)
@@ -267,7 +267,7 @@ class Poison(nn.Module):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_infinite_loss_names_epoch_and_ids(run_fit, toy, value):
-    batches = Batches(np.arange(20), 5, 3)
+    batches = Batches(Lessons.of(np.arange(20)), 5, 3, 9)
     batches.epoch = 1
     rows = [row for _, row in list(batches)[2]]
     with pytest.raises(UserError) as caught:
@@ -319,7 +319,7 @@ def test_half_precision_on_a_cpu(run_fit, toy):
     "rows, size, lengths", [(20, 6, [5, 5, 5, 5]), (7, 3, [3, 2, 2]), (3, 8, [3]), (6, 1, [1] * 6)]
 )
 def test_batches_cover_every_row_once(rows, size, lengths):
-    batches = Batches(np.arange(rows) * 10, size, 1)
+    batches = Batches(Lessons.of(np.arange(rows) * 10), size, 1, 9)
     assert len(batches) == len(lengths)
     for batches.epoch in range(3):
         drawn = list(batches)
@@ -330,7 +330,7 @@ def test_batches_cover_every_row_once(rows, size, lengths):
 
 def test_batches_depend_on_seed_and_epoch():
     def order(seed, epoch):
-        batches = Batches(np.arange(30), 7, seed)
+        batches = Batches(Lessons.of(np.arange(30)), 7, seed, 9)
         batches.epoch = epoch
         torch.rand(1)
         return tuple(row for batch in batches for _, row in batch)

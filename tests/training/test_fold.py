@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from house import make_competition, prepare, stage
 
-from pipeline.training.fold import header_of
+from pipeline.training.weights import header_of
 
 
 def test_header_is_read_without_torch(house):

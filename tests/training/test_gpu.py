@@ -19,7 +19,7 @@ def network():
 
 def look(net, run, machine, tta="hflip"):
     how = {"machine": machine, "tta": tta, "batch_size": 7}
-    return predict(net, TASKS["multiclass"], "classification", run.images, np.arange(24), **how)
+    return predict(net, TASKS["multiclass"], "classification", run.images, np.arange(24), **how)[0]
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32", "fp16"])

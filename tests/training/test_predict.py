@@ -44,7 +44,7 @@ def pictures(count=7, size=(9, 9), dtype=np.uint8):
 
 def look(net, images, machine, tta="none", rows=None, task=MANY, head="classification", batch_size=3):
     rows = np.arange(len(images)) if rows is None else rows
-    return predict(net, task, head, images, rows, machine=machine, tta=tta, batch_size=batch_size)
+    return predict(net, task, head, images, rows, machine=machine, tta=tta, batch_size=batch_size)[0]
 
 
 def by_hand(net, images):

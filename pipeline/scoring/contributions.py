@@ -1,0 +1,249 @@
+"""What each row brings to a metric, so that it can be predicted row by row.
+
+A metric that is a mean over rows is taken apart directly. Of every other a row has its jackknife pseudo-value
+n T - (n - 1) T(-i), whose mean over rows is T to first order. For labels, the row may be given another label than it
+has: n T(row i relabelled) - (n - 1) T(-i), everything else as it is, which says what a change of one row is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pipeline.scoring.cuts import Problem
+from pipeline.scoring.metrics import EPS, METRICS, Metric, f_score
+from pipeline.store.files import Array
+
+# More distinct pairs of labels (or rows, for a score of the user's own) than this are not scored one by one.
+MOST = 4000
+
+
+def guess_of(problem: Problem, prediction: Array) -> Array:
+    """Return what the metric is given of a prediction (N P) under untuned cuts: labels, or the prediction itself."""
+    task = problem.task
+    if problem.metric.label:
+        return task.decide(prediction, task.default_cuts(problem.classes))
+    return prediction[:, 0] if task.name in ("binary", "ordinal") else prediction
+
+
+def decomposes(problem: Problem) -> bool:
+    """Say whether the metric is a mean over rows (rmse: the root of one)."""
+    return _row_score(problem) is not None
+
+
+def switchable(problem: Problem) -> bool:
+    """Say whether a row may be decided on its own; ranks (AUC, average precision) are only of all rows together."""
+    return problem.metric.label or decomposes(problem)
+
+
+def pooled(problem: Problem, contributions: Array) -> float:
+    """Return the metric that contributions add up to: exact where it decomposes, first order elsewhere."""
+    mean = float(contributions.mean())
+    return float(np.sqrt(max(mean, 0.0))) if problem.metric.name == "rmse" and decomposes(problem) else mean
+
+
+def contributions(problem: Problem, guess: Array, base: Array | None = None) -> Array:
+    """Return the contribution (N,) of each row in units of the metric (rmse: squared error).
+
+    `guess` is what the metric is given (see `guess_of`); where it differs from `base`, labels that all other rows
+    keep, each row is relabelled by itself.
+    """
+    y, metric = problem.y, problem.metric
+    direct = _row_score(problem)
+    if direct is not None:
+        return direct(y, guess).astype(np.float64)
+    base = guess if base is None else base
+    if metric.label:
+        found = _of_labels(problem, y, base, guess)
+    elif METRICS.get(metric.name) is metric:
+        found = _of_ranks(metric.name, y, guess)
+    else:
+        found = _one_by_one(problem, y, guess)
+    return found if found is not None else _right(problem, guess)
+
+
+def _row_score(problem: Problem) -> Callable[[Array, Array], Array] | None:
+    """Return the metric of single rows (y, guess) -> (N,), None where it is no mean over rows."""
+    name, one = problem.metric.name, problem.y.ndim == 1
+    if METRICS.get(name) is not problem.metric:
+        return None
+    if name.endswith("_samples"):
+        beta = float(name[1:].split("_")[0])
+        return lambda y, p: f_score((y & p).sum(1), p.sum(1), y.sum(1), beta)
+    if one and name.endswith("_micro"):
+        name = "accuracy"
+    return {
+        "accuracy": lambda y, p: _flat(y == p).all(1),
+        "log_loss": _log_loss,
+        "brier": _brier,
+        "mae": lambda y, p: _flat(np.abs(y - p.astype(np.float64))).mean(1),
+        "rmse": lambda y, p: _flat((y - p.astype(np.float64)) ** 2).mean(1),
+        "r2": _r2,
+    }.get(name)
+
+
+def _log_loss(y: Array, p: Array) -> Array:
+    p = np.clip(p.astype(np.float64), EPS, 1 - EPS)
+    if p.shape == y.shape:
+        return np.asarray(_flat(-np.where(y == 1, np.log(p), np.log1p(-p))).mean(1))
+    return np.asarray(-np.log(p[np.arange(len(y)), y] / p.sum(1)))
+
+
+def _brier(y: Array, p: Array) -> Array:
+    if p.shape == y.shape:
+        return np.asarray(_flat((p.astype(np.float64) - y) ** 2).mean(1))
+    return np.asarray(((p - np.eye(p.shape[1])[y]) ** 2).sum(1))
+
+
+def _r2(y: Array, p: Array) -> Array:
+    spread = np.maximum(_flat(y).var(0), np.finfo(float).tiny)
+    return np.asarray((1 - _flat(y - p.astype(np.float64)) ** 2 / spread).mean(1))
+
+
+def _of_labels(problem: Problem, y: Array, base: Array, guess: Array) -> Array | None:
+    """Return pseudo-values of a metric that is a function of the counts of (label, guess) pairs."""
+    metric = problem.metric
+    known = METRICS.get(metric.name) is metric
+    if y.ndim == 1 and known and (metric.name == "balanced_accuracy" or metric.name.endswith("_macro")):
+        return _by_class(metric.name, y, base, guess)
+    if y.ndim == 2 and known and metric.name.endswith("_macro"):
+        columns = [_by_pairs(metric, y[:, [c]], base[:, [c]], guess[:, [c]]) for c in range(y.shape[1])]
+        return np.asarray(np.mean([column for column in columns if column is not None], 0))
+    if y.ndim == 2 and known and metric.name.endswith("_micro"):
+        return _micro(float(metric.name[1:].split("_")[0]), y, base, guess)
+    return _by_pairs(metric, y, base, guess)
+
+
+def _by_class(name: str, y: Array, base: Array, guess: Array) -> Array:
+    """Return pseudo-values of a mean over classes, in which a row changes three classes at most."""
+    n, classes = len(y), int(max(y.max(), base.max(), guess.max())) + 1
+    actual, chosen, hits = (np.bincount(v, minlength=classes) for v in (y, base, y[y == base]))
+
+    def value(hit: Array, predicted: Array, is_there: Array) -> tuple[Array, Array]:
+        """Return the score of classes and whether they count."""
+        if name == "balanced_accuracy":
+            return hit / np.maximum(is_there, 1), is_there > 0
+        return f_score(hit, predicted, is_there, float(name[1:].split("_")[0])), is_there + predicted > 0
+
+    scores, seen = value(hits, chosen, actual)
+    total, count = float(scores[seen].sum()), int(seen.sum())
+
+    def mean_without(new: Array | None) -> Array:
+        """Return T without each row (None), or with it relabelled."""
+        totals, counts = np.full(n, total), np.full(n, float(count))
+        touched = [y, base] if new is None else [base, new]
+        for j, c in enumerate(touched):
+            added = 0 if new is None else (new == c).astype(np.int64)
+            gone = (base == c).astype(np.int64)
+            is_there = actual[c] - (y == c) if new is None else actual[c]
+            score, counted = value(hits[c] + (added - gone) * (y == c), chosen[c] + added - gone, is_there)
+            once = np.ones(n, bool) if j == 0 else c != touched[0]
+            totals += np.where(once, np.where(counted, score, 0) - np.where(seen[c], scores[c], 0), 0)
+            counts += np.where(once, counted.astype(int) - seen[c], 0)
+        return np.asarray(totals / np.maximum(counts, 1))
+
+    return np.asarray(n * mean_without(guess) - (n - 1) * mean_without(None))
+
+
+def _micro(beta: float, y: Array, base: Array, guess: Array) -> Array:
+    """Return pseudo-values of micro F over labels, a function of three sums."""
+    n, there = len(y), y.sum(1)
+    hits, chosen = (y & base).sum(1), base.sum(1)
+    rest_hits, rest_chosen, actual = hits.sum() - hits, chosen.sum() - chosen, there.sum()
+    new = f_score(rest_hits + (y & guess).sum(1), rest_chosen + guess.sum(1), np.full(n, actual), beta)
+    return np.asarray(n * new - (n - 1) * f_score(rest_hits, rest_chosen, actual - there, beta))
+
+
+def _by_pairs(metric: Metric, y: Array, base: Array, guess: Array) -> Array | None:
+    """Return pseudo-values from the table of distinct (label, guess) pairs, None where they are too many."""
+    n, width = len(y), _flat(y).shape[1]
+    pairs = np.concatenate([np.column_stack([y, base]), np.column_stack([y, guess])])
+    kinds, index = np.unique(pairs, axis=0, return_inverse=True)
+    changes, which = np.unique(index.reshape(2, n), axis=1, return_inverse=True)
+    if changes.shape[1] > MOST or n < 2:
+        return None
+    label, said = (part if y.ndim == 2 else part[:, 0] for part in (kinds[:, :width], kinds[:, width:]))
+    counts = np.bincount(index.ravel()[:n], minlength=len(kinds)).astype(np.float64)
+    total, values = metric.function(label, said, counts), np.empty(changes.shape[1])
+    for c, (old, new) in enumerate(changes.T):
+        counts[old] -= 1
+        without = metric.function(label, said, counts)
+        counts[new] += 1
+        values[c] = n * metric.function(label, said, counts) - (n - 1) * without
+        counts[new] -= 1
+        counts[old] += 1
+    return np.where(np.isfinite(values), values, total)[which.ravel()]
+
+
+def _of_ranks(name: str, y: Array, p: Array) -> Array:
+    """Return pseudo-values of AUC or average precision, macro over classes or labels."""
+    without = _auc_without if name == "roc_auc" else _precision_without
+    truth = _flat(y if p.ndim == 1 or y.ndim == 2 else y[:, None] == np.arange(p.shape[1])).astype(bool)
+    both = [without(truth[:, c], _flat(p)[:, c]) for c in range(truth.shape[1]) if truth[:, c].any()]
+    both = [(total, rest) for total, rest in both if np.isfinite(total)]
+    if not both:
+        return np.full(len(y), np.nan)
+    n, total = len(y), float(np.mean([total for total, _ in both]))
+    rest = np.column_stack([rest for _, rest in both])
+    kept = np.isfinite(rest)
+    # A class whose last row is taken out leaves the mean.
+    mean = np.divide(np.where(kept, rest, 0).sum(1), kept.sum(1), out=np.full(n, total), where=kept.any(1))
+    return np.asarray(n * total - (n - 1) * mean)
+
+
+def _auc_without(y: Array, p: Array) -> tuple[float, Array]:
+    """Return the AUC of one label, and that without each row (NaN where it has none)."""
+    lower, upper = np.sort(p[~y]), np.sort(p[y])
+    below = (np.searchsorted(lower, p, "left") + np.searchsorted(lower, p, "right")) / 2
+    above = len(upper) - (np.searchsorted(upper, p, "left") + np.searchsorted(upper, p, "right")) / 2
+    won = below[y].sum()
+    pairs = np.where(y, (len(upper) - 1) * len(lower), len(upper) * (len(lower) - 1)).astype(np.float64)
+    rest = np.divide(won - np.where(y, below, above), pairs, out=np.full(len(y), np.nan), where=pairs > 0)
+    return float(won / (len(upper) * len(lower))) if len(upper) * len(lower) else float("nan"), rest
+
+
+def _precision_without(y: Array, p: Array) -> tuple[float, Array]:
+    """Return the average precision of one label, and that without each row; ties are one step.
+
+    With d positives in a step, TP above or in it and N rows above or in it, AP is the sum of d TP / N over P. Without a
+    row its own step and those below it change: (TP - 1) / (N - 1) for a positive, TP / (N - 1) for a negative.
+    """
+    step = np.unique(-p, return_inverse=True)[1]
+    fresh = np.bincount(step, y).astype(np.float64)
+    true, rows, positives = np.cumsum(fresh), np.cumsum(np.bincount(step)).astype(np.float64), float(y.sum())
+    less = np.maximum(rows - 1, 1)
+    above = np.r_[0, np.cumsum(fresh * true / rows)]
+
+    lost, kept = (np.r_[np.cumsum(terms[::-1])[::-1], 0] for terms in (fresh * (true - 1) / less, fresh * true / less))
+    own = (fresh - 1) * (true - 1) / less
+    left = positives - y
+    sums = above[step] + np.where(y, own[step] + lost[step + 1], kept[step])
+    return float(above[-1] / positives), np.divide(sums, left, out=np.full(len(y), np.nan), where=left > 0)
+
+
+def _one_by_one(problem: Problem, y: Array, guess: Array) -> Array | None:
+    """Return pseudo-values of a score of the user's own, None where it is too many rows to leave out one by one."""
+    n = len(y)
+    if n > MOST or n < 2:
+        return None
+    total = problem.metric.function(y, guess, np.ones(n))
+    rest = np.array([problem.metric.function(y, guess, 1.0 - (np.arange(n) == i)) for i in range(n)])
+    return np.where(np.isfinite(rest), n * total - (n - 1) * rest, total)
+
+
+def _right(problem: Problem, guess: Array) -> Array:
+    """Return whether each row is right (values: minus the absolute error), with the sign of the metric's direction."""
+    y, task = problem.y, problem.task
+    if problem.metric.label:
+        right = _flat(y == guess).all(1)
+    elif task.probabilities:
+        labels = task.decide(guess.reshape(len(y), -1), task.default_cuts(problem.classes))
+        right = _flat(y == labels).all(1)
+    else:
+        right = -_flat(np.abs(y - guess)).mean(1)
+    return np.asarray(problem.metric.gain(right.astype(np.float64), 0.0))
+
+
+def _flat(v: Array) -> Array:
+    return v.reshape(len(v), -1)

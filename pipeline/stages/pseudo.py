@@ -1,0 +1,225 @@
+"""Write pseudo-labels for the students of a run: each row names the one model it may train and is blind to its fold."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.scoring.bootstrap import standard_error
+from pipeline.scoring.pseudo import Rule, agreement, choose, class_entropy, collapsing, entries, right, say, sureness
+from pipeline.store.artifacts import RunFiles
+from pipeline.store.command import log_to, main
+from pipeline.store.config import Pseudo, load_competition, load_run
+from pipeline.store.errors import UserError
+from pipeline.store.files import Array, atomic, lock, read_json, read_npy
+from pipeline.store.keys import builds_on, built_key, read_table_facts
+from pipeline.store.receipts import fresh, touch, write_receipt
+from pipeline.store.shelves import leaves, read_shelf, read_stage, refuse_seen, refuse_strangers
+from pipeline.tasks import TASKS, Task
+
+if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
+    from pipeline.store.table import Table
+
+log = logging.getLogger("pipeline.pseudo")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The trained runs that speak for a teacher; where a blend is named, its members with equal weights."""
+
+    members: list[RunFiles]
+    task: Task
+    cuts: Array
+
+    def test(self, fold: int) -> Array:
+        """Return the test predictions of the members' models of a fold (M N P): blind to that fold."""
+        return np.stack([read_npy(member.fold(fold).test) for member in self.members])
+
+    def oof(self) -> Array:
+        """Return the members' out-of-fold predictions (M N P)."""
+        return np.stack([read_npy(member.oof) for member in self.members])
+
+
+def run(args: argparse.Namespace) -> None:
+    """Leave `pseudo.csv` and its receipt on the shelf of a run."""
+    files = RunFiles(args.run)
+    config, competition = load_run(args.run), load_competition(files.competition.name)
+    if not isinstance(config, Pseudo):
+        raise UserError(f'{files.config} has stage = "{config.stage}": run make {config.stage} instead of make pseudo')
+    with lock(files.lock, f"run {args.run}"):
+        facts = read_table_facts(files.competition)
+        parents = {name: read_shelf(name, "run") for name in builds_on(config)}
+        members = leaves(config.run)
+        receipts = {leaf: read_shelf(leaf, "teacher") for leaf in members}
+        refuse_strangers(receipts, facts)
+        for receipt in receipts.values():
+            refuse_seen(receipt, "teacher")
+        if config.tags:
+            refuse_seen(read_stage(config.tags, "tags", "tag"), "tags")
+        key = built_key(config, competition, parents)
+        if fresh(files.receipt, key):
+            return touch(files.receipt)
+        with log_to(files.log):
+            from pipeline.store.table import read_table
+
+            task, table = TASKS[competition.task], read_table(files.competition, facts)
+            teacher = Teacher([RunFiles(leaf) for leaf in members], task, task.default_cuts(len(table.classes)))
+            label(files, config, teacher, table, receipts, key)
+
+
+def label(
+    files: RunFiles,
+    config: Pseudo,
+    teacher: Teacher,
+    table: Table,
+    receipts: dict[str, dict[str, Any]],
+    key: str,
+) -> None:
+    """Select and label test rows for every model, estimate how right that is, write the shelf."""
+    import pandas as pd
+
+    from pipeline.store.table import half_of
+
+    started, first = time.monotonic(), next(iter(receipts.values()))
+    history, before = rounds(receipts)
+    quotas = config.quota if isinstance(config.quota, list) else [config.quota]
+    rule = Rule(config.select, quotas[min(len(history), len(quotas) - 1)], config.threshold, config.stratify)
+    ids = table.ids[table.test]
+    half = half_of(ids) if config.halves else np.full(len(ids), -1)
+    parts, state, precision = [], [], {}
+    for k in first["folds"]:
+        members = teacher.test(k)
+        mean, sure = members.mean(0), sureness(teacher.task, members, teacher.cuts, rule.select)
+        kept = choose(rule, sure, entries(teacher.task, mean, teacher.cuts)) & allowed(config, table, k)[:, None]
+        said = say(teacher.task, mean, kept, teacher.cuts, config.targets, config.temperature)
+        rows = np.flatnonzero(kept.any(1))
+        weight = np.nanmean(np.where(kept, sure, np.nan)[rows], 1) if config.weight == "confidence" else 1.0
+        part = pd.DataFrame({"id": ids[rows], "repeat": 0, "fold": k, "half": half[rows], "weight": weight})
+        parts.append(part.join(pd.DataFrame(said[rows], columns=[f"t{c}" for c in range(said.shape[1])])))
+        refuse_empty(files, part, k, config.halves)
+        state.append(look(teacher, mean, before.test(k).mean(0) if before else None))
+        precision[k] = expected(teacher, rule, table, k)
+    now = {name: float(np.mean([s[name] for s in state])) for name in state[0]}
+    why = collapsing(now, history[-1], len(ids)) if history else None
+    if why and config.stop:
+        raise UserError(
+            f"{files.run}: round {len(history) + 1} stops here: {why}; submit the previous teacher, or set stop = false"
+        )
+    frame = pd.concat(parts)
+    with atomic(files.pseudo) as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
+    report = summary(teacher.task, precision, len(frame) / len(first["folds"]) / len(ids))
+    write_receipt(
+        files.receipt,
+        stage="pseudo",
+        key=key,
+        outputs=[files.pseudo],
+        run=files.run,
+        config=config.model_dump(),
+        **{name: first[name] for name in ("fold_map", "rows", "test", "classes", "folds")},
+        parents=[
+            {"role": "teacher", "run": name, "key": r["key"], "level": r["level"]} for name, r in receipts.items()
+        ],
+        tags=config.tags,
+        level={str(k): "blind" for k in first["folds"]},
+        rounds=[*history, now],
+        precision=precision,
+        metrics=report,
+        seconds=round(time.monotonic() - started, 1),
+    )
+    kept_share = f"{len(frame) / len(first['folds']):.0f} of {len(ids)} test rows a fold"
+    log.info("%s: round %d, %s", files.run, len(history) + 1, kept_share)
+    log.info(
+        "%s: expected %s %.4f +- %.4f, by the same rule on other folds' rows (all rows: %.4f)",
+        files.run,
+        report["metric"],
+        report["score"],
+        report["se"],
+        report["all"],
+    )
+    if why:
+        log.warning("warning: %s: %s", files.run, why)
+
+
+def allowed(config: Pseudo, table: Table, fold: int) -> Array:
+    """Return the test rows (N,) that may be used: all, or those that are easy to models blind to the fold."""
+    ids = table.ids[table.test]
+    if config.tags is None:
+        return np.ones(len(ids), bool)
+    import pandas as pd
+
+    frame = pd.read_csv(RunFiles(config.tags).difficulty_train, dtype={"id": str, "tag": str})
+    return np.isin(ids, frame["id"][(frame["fold"] == fold) & (frame["tag"] == "easy")].to_numpy(str))
+
+
+def refuse_empty(files: RunFiles, part: Any, fold: int, halves: bool) -> None:
+    """Refuse a selection that leaves a student with nothing."""
+    for half in (0, 1) if halves else (-1,):
+        if not (part["half"] == half).any():
+            raise UserError(
+                f"{files.config}: no test row is left for the student of fold {fold}"
+                f"{f', half {half}' if halves else ''}: raise quota, lower threshold, or drop tags"
+            )
+
+
+def look(teacher: Teacher, mean: Array, before: Array | None) -> dict[str, float]:
+    """Return the state of a round: the entropy of what is decided, and the agreement with the previous teacher."""
+    state = {"entropy": class_entropy(teacher.task, mean, teacher.cuts)}
+    if before is not None:
+        state["agreement"] = agreement(teacher.task, mean, before, teacher.cuts)
+    return state
+
+
+def rounds(receipts: dict[str, dict[str, Any]]) -> tuple[list[dict[str, float]], Teacher | None]:
+    """Return the states of the rounds that led to a teacher, and the teacher of the last one."""
+    for receipt in receipts.values():
+        last = receipt["config"].get("pseudo")
+        if last:
+            known = read_json(RunFiles(last).receipt)
+            competition = load_competition(last.split("/")[0])
+            task = TASKS[competition.task]
+            members = [RunFiles(parent["run"]) for parent in known["parents"]]
+            return known["rounds"], Teacher(members, task, task.default_cuts(len(known["classes"])))
+    return [], None
+
+
+def expected(teacher: Teacher, rule: Rule, table: Table, fold: int) -> dict[str, float]:
+    """Return how right the rule is on the out-of-fold rows of the *other* folds, with its standard error.
+
+    `score` is of the kept entries, `all` of every entry: a share of right ones, or for values the rmse.
+    """
+    scored, task = table.scored, teacher.task
+    other = np.flatnonzero(table.folds[scored] != fold)
+    members, y = teacher.oof()[:, other], task.targets(table.y[scored])[other]
+    mean = members.mean(0)
+    kept = choose(rule, sureness(task, members, teacher.cuts, rule.select), entries(task, mean, teacher.cuts))
+    values = task.name == "regression"
+    found = {}
+    for name, mask in (("score", kept), ("all", np.ones_like(kept))):
+        hits, count = right(task, y, mean, mask, teacher.cuts)
+
+        def share(weight: Array, hits: Array = hits, count: Array = count) -> float:
+            total = float(weight @ count)
+            mean = float(weight @ hits) / total if total else float("nan")
+            return mean**0.5 if values else mean
+
+        found[name] = share(np.ones(len(other)))
+        if name == "score":
+            found["se"] = standard_error(share, len(other), None if table.group is None else table.group[other])
+            found["n"] = float(count.sum())
+    return found
+
+
+def summary(task: Task, precision: dict[int, dict[str, float]], kept: float) -> dict[str, Any]:
+    """Return what a person wants to know of a selection, mean over the folds (whose rows overlap: so do the errors)."""
+    mean = {name: float(np.mean([p[name] for p in precision.values()])) for name in ("score", "se", "all", "n")}
+    return {"metric": "rmse" if task.name == "regression" else "precision", "kept": kept, **mean}
+
+
+if __name__ == "__main__":
+    main(run, __doc__, "run")

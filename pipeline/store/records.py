@@ -1,0 +1,160 @@
+"""The shelves of a run and its ancestors as an audit reads them: receipts, models, tables, each once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.store.artifacts import RUNS, CompetitionFiles, FoldFiles, RunFiles
+from pipeline.store.config import Competition, load_competition
+from pipeline.store.errors import UserError
+from pipeline.store.files import Array, digest_file, read_json, read_npy
+from pipeline.store.keys import read_table_facts
+from pipeline.store.table import Table, read_table
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A number that is not what its receipt says it is; `rows`: it made the rows of the fold, not only their score."""
+
+    fold: int | None
+    reason: str
+    rows: bool = True
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of a run; `rows` are the table positions it trained on (none where two halves are put together)."""
+
+    run: str
+    files: FoldFiles
+    facts: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Return its place on the shelves."""
+        return str(self.files.folder.relative_to(RUNS))
+
+    @property
+    def named(self) -> list[int]:
+        """Return the folds that its folder is named after."""
+        found = re.search(r"/(?:fold|pair)(\d+)(?:-(\d+))?", self.name)
+        return [] if found is None else [int(k) for k in found.groups() if k is not None]
+
+    @cached_property
+    def rows(self) -> Array:
+        """Return the table positions that it trained on."""
+        return np.asarray(read_npy(self.files.rows))
+
+    @cached_property
+    def header(self) -> dict[str, Any]:
+        """Return what our own header of its weights says; {} where two halves are put together."""
+        if not self.files.model.exists():
+            return {}
+        with open(self.files.model, "rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            ours = json.loads(handle.read(length)).get("__metadata__", {}).get("podium", "{}")
+        found: dict[str, Any] = json.loads(ours)
+        return found
+
+
+@dataclass
+class Shelf:
+    """What lies on the shelf of a run, read when it is asked for."""
+
+    run: str
+    receipt: dict[str, Any]
+    table: Table
+    competition: Competition
+    parents: list[dict[str, Any]]
+    models: list[Model]
+    members: list[Shelf]
+    tags: Shelf | None
+
+    @property
+    def files(self) -> RunFiles:
+        """Return the files."""
+        return RunFiles(self.run)
+
+    @property
+    def stage(self) -> str:
+        """Return the stage that made it."""
+        return str(self.receipt["stage"])
+
+    @property
+    def oof(self) -> Array:
+        """Return the out-of-fold predictions (N P)."""
+        return np.asarray(read_npy(self.files.oof))
+
+    def test(self, fold: int) -> Array:
+        """Return the test predictions of one fold's model (N P)."""
+        return np.asarray(read_npy(self.files.fold(fold).test))
+
+    @cached_property
+    def named(self) -> pd.DataFrame:
+        """Return the rows of a `pseudo` or `tag` run, each with the model that it names."""
+        path = self.files.pseudo if self.stage == "pseudo" else self.files.difficulty_train
+        return pd.read_csv(path, dtype={"id": str, "tag": str}, keep_default_na=False, na_values=[""])
+
+
+Refit = Callable[[Shelf], Iterable[Doubt]]
+
+
+class Records:
+    """Shelves, tables and file hashes, each read once."""
+
+    def __init__(self) -> None:
+        self._shelves: dict[str, Shelf] = {}
+        self._tables: dict[str, Table] = {}
+        self._hashes: dict[str, str | None] = {}
+
+    def shelf(self, run: str) -> Shelf:
+        """Return the shelf of a run."""
+        if run not in self._shelves:
+            files = RunFiles(run)
+            if not files.receipt.exists():
+                raise UserError(f"{run!r} has no {files.receipt}: run make for it first")
+            receipt = read_json(files.receipt)
+            models = [model for path in receipt["outputs"] for model in read_models(run, Path(path))]
+            given = [*receipt["parents"], *(p for model in models for p in model.facts.get("parents", []))]
+            given += [{"role": "tags", "run": receipt["tags"]}] if receipt.get("tags") else []
+            default = "member" if receipt["stage"] == "ensemble" else "run"
+            named = {(p.get("role", default), p["run"]): {"role": default, **p} for p in reversed(given)}
+            parents = [named[key] for key in reversed(named)]
+            competition = load_competition(files.competition.name)
+            table, built = self.table(files.competition.name), receipt["stage"] != "train"
+            members = [self.shelf(p["run"]) for p in parents if built and p["role"] != "tags"]
+            tags = self.shelf(receipt["tags"]) if receipt.get("tags") else None
+            self._shelves[run] = Shelf(run, receipt, table, competition, parents, models, members, tags)
+        return self._shelves[run]
+
+    def table(self, competition: str) -> Table:
+        """Return today's table of record of a competition."""
+        if competition not in self._tables:
+            files = CompetitionFiles(competition)
+            self._tables[competition] = read_table(files, read_table_facts(files))
+        return self._tables[competition]
+
+    def hash(self, path: str) -> str | None:
+        """Return the hash of a file, None where there is none."""
+        if path not in self._hashes:
+            self._hashes[path] = digest_file(Path(path)) if Path(path).exists() else None
+        return self._hashes[path]
+
+
+def read_models(run: str, receipt: Path) -> list[Model]:
+    """Return the model of a receipt and, where two halves are put together, theirs; none for another file."""
+    files = FoldFiles(receipt.parent)
+    if receipt != files.receipt or not receipt.exists():
+        return []
+    model = Model(run, files, read_json(receipt))
+    halves = [files.half(h).receipt for h in model.facts.get("halves", [])]
+    return [model, *(half for path in halves for half in read_models(run, path))]

@@ -1,0 +1,159 @@
+"""What the models of a run share: config, table, machine; their names are checked before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from pipeline.scoring.metrics import Metric
+from pipeline.store.artifacts import FoldFiles, RunFiles
+from pipeline.store.config import Competition, Train
+from pipeline.store.errors import UserError, nearest, resolve
+from pipeline.store.files import Array, digest
+from pipeline.store.table import Table
+from pipeline.tasks import TASKS, Task
+from pipeline.training.augment import augmenter
+from pipeline.training.images import CHANNELS, cached
+from pipeline.training.losses import Objective
+from pipeline.training.machine import Machine
+from pipeline.training.models import Network, build, outputs_of
+from pipeline.training.optim import OPTIMIZERS, SCHEDULES
+from pipeline.training.predict import TTA
+
+
+@dataclass(frozen=True)
+class Which:
+    """One model of a run: the folds it never trains on (two for a pair), and its half of the pseudo-labels."""
+
+    held_out: tuple[int, ...]
+    half: int | None = None
+
+    def files(self, run: RunFiles) -> FoldFiles:
+        """Return its files."""
+        shelf = run.fold(self.held_out[0]) if len(self.held_out) == 1 else run.pair(*self.held_out)
+        return shelf if self.half is None else shelf.half(self.half)
+
+    @property
+    def title(self) -> str:
+        """Return its name for a person."""
+        name = "fold " + "-".join(map(str, self.held_out))
+        return name if self.half is None else f"{name} half {self.half}"
+
+    def seed(self, seed: int) -> int:
+        """Return its own seed."""
+        half = [] if self.half is None else [f"half{self.half}"]
+        return int(digest(str(seed), *map(str, self.held_out), *half)[:8], 16)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every fold of a run shares."""
+
+    files: RunFiles
+    config: Train
+    competition: Competition
+    table: Table
+    metric: Metric
+    machine: Machine
+    fit_key: str
+    predict_key: str
+    halves: bool = False
+    parents: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def models(self) -> list[Which]:
+        """Return every model of the run: one a fold, or one a fold and half, and one a pair of folds."""
+        pairs = [Which(pair) for pair in combinations(self.folds, 2)] if self.config.pairs else []
+        return [Which((k,), half) for k in self.folds for half in ((0, 1) if self.halves else (None,))] + pairs
+
+    @property
+    def level(self) -> str:
+        """Return what each model saw of its own fold's labels."""
+        return "crossfit" if self.config.select == "best" else "blind"
+
+    @property
+    def task(self) -> Task:
+        """Return the task."""
+        return TASKS[self.competition.task]
+
+    @property
+    def folds(self) -> list[int]:
+        """Return the folds that are scored."""
+        return [int(k) for k in np.unique(self.table.folds[self.table.scored])]
+
+    @property
+    def head(self) -> str:
+        """Return the head that the config asks for."""
+        heads = self.task.heads
+        head = heads[0] if self.config.model.head == "auto" else self.config.model.head
+        if head not in heads:
+            raise UserError(
+                f"{self.files.config}: model.head {head!r} is not for a {self.task.name} task; {nearest(head, heads)}"
+            )
+        return head
+
+    @property
+    def size(self) -> list[int]:
+        """Return height and width."""
+        size = self.config.image.size
+        return [size, size] if isinstance(size, int) else size
+
+    def images(self, rows: Array) -> tuple[Array, dict[int, str]]:
+        """Return decoded images of some rows of the table, and what is wrong with the unreadable ones."""
+        table, files = self.table, self.files.competition
+        return cached(files, table.paths[rows], table.digests[rows], self.competition.images, self.size)
+
+
+def check_names(job: Job) -> None:
+    """Resolve every name of the config before anything is written or trained."""
+    config, y = job.config, job.task.targets(job.table.y[job.table.scored])
+    augmenter(config.augment.recipe)
+    resolve(OPTIMIZERS, config.optim.name, "optimizer")
+    resolve(SCHEDULES, config.optim.schedule, "schedule")
+    resolve(TTA, config.predict.tta, "predict.tta")
+    if config.predict.tta == "d4" and job.size[0] != job.size[1]:
+        raise UserError(f'{job.files.config}: predict.tta = "d4" turns images by 90 degrees: image.size must be square')
+    Objective(job.task, job.head, len(job.table.classes), y, **config.loss.model_dump())
+    if config.indicators and job.task.name != "multiclass":
+        raise UserError(f"{job.files.config}: indicators = true gives rows a class of their own: multiclass only")
+    new_network(without_weights(job) if config.model.weights == "pretrained" else job)
+
+
+def without_weights(job: Job) -> Job:
+    """Return the job with an untrained network: to look at it, or to load weights of our own into it."""
+    model = job.config.model.model_copy(update={"weights": "none"})
+    return replace(job, config=job.config.model_copy(update={"model": model}))
+
+
+def new_network(job: Job) -> Network:
+    """Build the network of a run, on the CPU."""
+    model, outputs = job.config.model, outputs_of(job.task, job.head, len(job.table.classes))
+    return build(
+        model.name,
+        weights=model.weights,
+        options=dict(model.options),
+        channels=CHANNELS[job.competition.images.channels],
+        size=job.size,
+        outputs=outputs,
+        values=outputs if job.task.name == "regression" else 1,
+        pool=model.pool,
+        dropout=model.dropout,
+        normalize=job.config.image.normalize,
+        extra=int(job.config.indicators),
+    )
+
+
+def scored_images(job: Job) -> tuple[Array, dict[int, str]]:
+    """Return the images of the scored rows and what is wrong with those that the config allows to be unreadable."""
+    table = job.table
+    images, bad = job.images(table.scored)
+    if bad and job.config.on_bad_image == "error":
+        row, why = next(iter(bad.items()))
+        raise UserError(
+            f"{why} (id {str(table.ids[table.scored][row])!r}; {len(bad)} in all): mend it, drop its row, "
+            f'or set on_bad_image = "skip-train"'
+        )
+    return images, bad

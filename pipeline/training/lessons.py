@@ -1,0 +1,157 @@
+"""What a model learns from: labelled rows, pseudo-labels, a teacher, tags; nothing that saw the folds it leaves out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.store.artifacts import RunFiles
+from pipeline.store.errors import UserError
+from pipeline.store.files import Array, digest, read_npy
+from pipeline.store.shelves import leaves
+from pipeline.training.images import Images, Joined
+from pipeline.training.job import Job, Which
+from pipeline.training.losses import Objective
+from pipeline.training.sampling import Lessons
+
+
+@dataclass(frozen=True)
+class Course:
+    """Images, targets N D, loss weights N and names of the scored rows, then of the test rows where some are learnt.
+
+    `indicators` are the rows that were given a class of their own (AUM, Pleiss 2020).
+    """
+
+    objective: Objective
+    images: Images
+    targets: Tensor
+    weights: Tensor
+    names: Array
+    lessons: Lessons
+    indicators: Array
+
+
+def plan(job: Job, which: Which, images: Array, bad: dict[int, str]) -> Course:
+    """Put together what a model learns from."""
+    config, table, scored = job.config, job.table, job.table.scored
+    y = job.task.targets(table.y[scored])
+    gold = training_rows(table.folds[scored], which, bad)
+    tags = read_tags(job, which) if config.tags else None
+    if tags is not None and config.difficulty.suspect == "drop":
+        gold = gold[(tags.tag.to_numpy()[gold]) != "suspect"]
+    classes, marked = len(table.classes), gold[:0]
+    if config.indicators:
+        marked = gold[np.argsort([digest(str(i), str(config.seed)) for i in table.ids[scored][gold]])]
+        marked = marked[: max(1, len(gold) // (classes + 1))]
+        y, classes = np.where(np.isin(np.arange(len(y)), marked), classes, y), classes + 1
+    follow: dict[str, Any] = config.distill.model_dump(exclude={"nested"}) if config.teacher else {}
+    objective = Objective(job.task, job.head, classes, y[gold], **config.loss.model_dump(), **follow)
+    targets, weights = objective.encode(y), torch.ones(len(y))
+    if tags is not None:
+        targets, weights = with_tags(job, objective, targets, tags)
+    if config.teacher:
+        targets = torch.cat([targets, objective.soften(teacher_says(job, which))], 1)
+    course = Course(objective, images, targets, weights, table.ids[scored], lessons_of(job, gold, tags), marked)
+    return with_pseudo(job, which, course) if config.pseudo else course
+
+
+def training_rows(folds: Array, which: Which, bad: dict[int, str]) -> Array:
+    """Return the positions that a model trains on: all but its own folds and unreadable images."""
+    usable = ~np.isin(np.arange(len(folds)), list(bad))
+    return np.asarray(np.flatnonzero(~np.isin(folds, which.held_out) & usable))
+
+
+def lessons_of(job: Job, gold: Array, tags: pd.DataFrame | None) -> Lessons:
+    """Return the lessons of the labelled rows, as the tags would have them drawn."""
+    wanted = job.config.difficulty
+    if tags is None:
+        return Lessons.of(gold)
+    # A suspect is never drawn more often than others, however hard it is.
+    draw = np.where(tags.tag.to_numpy()[gold] == "hard", wanted.hard, 1.0)
+    ease = tags.difficulty.to_numpy(float)[gold] if wanted.curriculum else None
+    return Lessons(
+        gold, gold[:0], draw=draw if wanted.hard > 1 else None, difficulty=ease, curriculum=wanted.curriculum
+    )
+
+
+def read_tags(job: Job, which: Which) -> pd.DataFrame:
+    """Return the tags of all scored rows that models blind to a fold gave; its own rows have none."""
+    assert job.config.tags is not None
+    path = RunFiles(job.config.tags).difficulty_train
+    frame = pd.read_csv(path, dtype={"id": str, "tag": str}, keep_default_na=False, na_values={"difficulty": [""]})
+    mine = frame[frame["fold"] == which.held_out[0]].set_index("id")
+    return mine.reindex(job.table.ids[job.table.scored])
+
+
+def with_tags(job: Job, objective: Objective, targets: Tensor, tags: pd.DataFrame) -> tuple[Tensor, Tensor]:
+    """Relabel or down-weight the suspects; return targets and loss weights."""
+    suspect = torch.as_tensor((tags.tag == "suspect").to_numpy(bool))
+    weights = torch.ones(len(targets))
+    if job.config.difficulty.suspect == "downweight":
+        weights = torch.as_tensor(tags.weight.fillna(1.0).to_numpy(np.float32))
+    if job.config.difficulty.suspect == "relabel":
+        said = tags.filter(regex=r"^t\d+$").apply(pd.to_numeric).to_numpy(np.float32)
+        targets = torch.where(suspect[:, None], objective.encode_prediction(np.nan_to_num(said)), targets)
+    return targets, weights
+
+
+def teacher_says(job: Job, which: Which) -> Array:
+    """Return the teacher's predictions (N P) of the scored rows, by models blind to the folds a model leaves out.
+
+    Those of the teacher's own model k have trained on the other rows; with `pairs` each row is predicted by the model
+    that saw neither its own fold nor fold k.
+    """
+    assert job.config.teacher is not None
+    (k,), folds = which.held_out, job.table.folds[job.table.scored]
+    said = []
+    for leaf in leaves(job.config.teacher):
+        files = RunFiles(leaf)
+        if job.config.distill.nested == "none":
+            said.append(np.asarray(read_npy(files.fold(k).train)))
+            continue
+        rows = np.array(read_npy(files.fold(k).train))
+        for j in job.folds:
+            if j != k:
+                rows[folds == j] = read_npy(files.pair(j, k).train)[folds == j]
+        said.append(rows)
+    return np.asarray(np.mean(said, 0, dtype=np.float64).astype(np.float32))
+
+
+def with_pseudo(job: Job, which: Which, course: Course) -> Course:
+    """Add the pseudo-labelled test rows that name this model to a course."""
+    assert job.config.pseudo is not None
+    table = job.table
+    frame = pd.read_csv(RunFiles(job.config.pseudo).pseudo, dtype={"id": str}, keep_default_na=False, na_values=[""])
+    mine = frame[(frame["fold"] == which.held_out[0]) & (frame["half"] == (-1 if which.half is None else which.half))]
+    test = table.ids[table.test]
+    at = pd.Index(test).get_indexer(pd.Index(mine["id"]))
+    if not len(at) or at.min() < 0:
+        raise UserError(
+            f"{RunFiles(job.config.pseudo).pseudo} has no rows for {which.title}, or ids that are no test rows"
+        )
+    said = mine.filter(regex=r"^t\d+$").to_numpy(np.float32)
+    images, unreadable = job.images(table.test)
+    scored_images, _ = job.images(table.scored)
+    readable = ~np.isin(at, list(unreadable))
+    at, said, weight = at[readable], said[readable], mine["weight"].to_numpy(np.float32)[readable]
+    n, student = len(course.targets), job.config.student
+    targets = torch.zeros(len(test), course.targets.shape[1])
+    targets[at] = course.objective.encode_prediction(said)
+    weights = torch.zeros(len(test))
+    weights[at] = torch.as_tensor(weight)
+    lessons = course.lessons
+    kept: dict[str, Any] = {"draw": lessons.draw, "difficulty": lessons.difficulty, "curriculum": lessons.curriculum}
+    return Course(
+        course.objective,
+        Joined(scored_images, images),
+        torch.cat([course.targets, targets]),
+        torch.cat([course.weights, weights]),
+        np.concatenate([course.names, test]),
+        Lessons(lessons.gold, n + at, student.share, student.mode, **kept),
+        course.indicators,
+    )

@@ -1,0 +1,133 @@
+"""Predict with the models of a run and leave what later stages read; a model's receipt is written last."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file
+
+from pipeline.store.errors import UserError
+from pipeline.store.files import Array, digest, read_npy, write_npy
+from pipeline.store.receipts import write_receipt
+from pipeline.store.table import half_of
+from pipeline.store.tracking import Tracker
+from pipeline.training.job import Job, Which, new_network, without_weights
+from pipeline.training.models import Network, to_prediction
+from pipeline.training.predict import embed, predict
+from pipeline.training.weights import header_of
+
+
+def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
+    """Predict with one model the rows it never saw, those it trained on and the test rows; the receipt comes last."""
+    table, files, config = job.table, which.files(job.files), job.config
+    started = time.monotonic()
+    network = new_network(without_weights(job))
+    network.load_state_dict(load_file(files.model))
+    scored, test = table.scored, table.test
+    held_out = np.flatnonzero(np.isin(table.folds[scored], which.held_out))
+    look = partial(
+        predict, network, job.task, job.head, machine=job.machine, tta=config.predict.tta,
+        batch_size=config.predict.batch_size,
+    )  # fmt: skip
+    images, bad = job.images(scored)
+    test_images, unreadable = job.images(test)
+    if unreadable:
+        raise UserError(f"{next(iter(unreadable.values()))}: every test row needs a prediction; mend the file")
+    oof, spread = look(images, held_out)
+    on_test, test_spread = look(test_images, np.arange(len(test)))
+    spreads = np.full(len(scored), np.nan, np.float32)
+    spreads[held_out] = spread
+    train, features = everything(job, network, images, test_images)
+    train[held_out] = oof
+    write_npy(files.oof, oof)
+    write_npy(files.test, on_test)
+    write_npy(files.train, train)
+    write_npy(files.embeddings, features)
+    write_npy(files.spread, np.concatenate([spreads, test_spread]))
+    learnt, header = read_npy(files.rows), header_of(files.model)
+    facts: dict[str, Any] = {
+        "half": which.half,
+        "trained_on": {"rows": len(learnt), "ids": digest(*table.ids[learnt])},
+        "epoch": header["epoch"],
+        "chosen_on": [k for k in job.folds if k not in which.held_out] if config.select == "best" else [],
+        "bad_images": len(bad),
+        "predict_seconds": round(time.monotonic() - started, 3),
+    }
+    if "indicators" in header:
+        facts["indicators"] = {"threshold": header["indicators"]}
+    outputs = [
+        files.model,
+        files.rows,
+        files.oof,
+        files.test,
+        files.train,
+        files.embeddings,
+        files.spread,
+        files.epochs,
+    ]
+    score = sign(job, which, outputs, oof, facts)
+    tracker.summary({f"oof_{job.metric.name}": score, "rows": len(held_out)})
+    columns = {f"p{c}": oof[:, c] for c in range(oof.shape[1])}
+    tracker.table("oof", {"id": table.ids[scored][held_out], **columns})
+    tracker.artifact(f"{job.files.run}-{which.title}".replace(" ", ""), "model", files.model)
+
+
+def everything(job: Job, network: Network, images: Array, test_images: Array) -> tuple[Array, Array]:
+    """Return the scored rows' predictions (N P) from one view, and embeddings (N F) of the scored and the test rows."""
+    predictions, features = [], []
+    for part, into in ((images, True), (test_images, False)):
+        for embedded, raw in embed(network, part, machine=job.machine, batch_size=job.config.predict.batch_size):
+            features.append(embedded.numpy())
+            if into:
+                real = raw[:, : raw.shape[1] - network.extra]
+                center, spread = network.center.cpu(), network.spread.cpu()
+                predictions.append(to_prediction(job.task, job.head, real, center, spread).numpy())
+    return np.concatenate(predictions), np.concatenate(features)
+
+
+def join_halves(job: Job, fold: int) -> None:
+    """Put the two students of a fold together: each row is predicted by the one that did not train on its half."""
+    table, files = job.table, job.files.fold(fold)
+    scored, halves = table.scored, [files.half(0), files.half(1)]
+    mine, test = half_of(table.ids[scored]), half_of(table.ids[table.test])
+    at = table.folds[scored] == fold
+
+    def join(name: str, half: Array) -> Array:
+        first, second = (np.asarray(read_npy(getattr(shelf, name))) for shelf in halves)
+        chosen = half == 1
+        write_npy(getattr(files, name), np.where(chosen[:, None] if first.ndim == 2 else chosen, first, second))
+        return np.asarray(read_npy(getattr(files, name)))
+
+    oof = join("oof", mine[at])
+    join("test", test)
+    join("train", mine)
+    join("spread", np.concatenate([mine, test]))
+    outputs = [files.oof, files.test, files.train, files.spread, *(shelf.receipt for shelf in halves)]
+    sign(job, Which((fold,)), outputs, oof, {"halves": [0, 1]})
+
+
+def sign(job: Job, which: Which, outputs: list[Path], oof: Array, facts: dict[str, Any]) -> float:
+    """Score the predictions of a model's own rows and write its receipt, last; return the score."""
+    table, config = job.table, job.config
+    y = job.task.targets(table.y[table.scored])[np.isin(table.folds[table.scored], which.held_out)]
+    score = job.metric(job.task, y, oof, job.task.default_cuts(len(table.classes)))
+    common = {
+        "run": job.files.run,
+        "fit_hash": job.fit_key,
+        "predict_hash": job.predict_key,
+        "held_out": list(which.held_out),
+        "level": job.level,
+        "parents": job.parents,
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "machine": asdict(job.machine),
+        "metrics": {job.metric.name: score},
+    }
+    receipt = which.files(job.files).receipt
+    write_receipt(receipt, stage="train", key=job.predict_key, outputs=outputs, **common, **facts)
+    return score

@@ -1,0 +1,87 @@
+"""Weights on the shelf: their header says what they are of; the choice of an epoch; where to start from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pipeline.store.artifacts import RunFiles
+from pipeline.store.errors import UserError
+from pipeline.store.files import atomic
+from pipeline.training.job import Job, Which, new_network, without_weights
+from pipeline.training.models import Network
+
+
+def save_weights(path: Path, network: nn.Module, **header: Any) -> None:
+    """Write weights as safetensors with a header of text."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with atomic(path) as temporary:
+        # One entry: safetensors writes several in random order, and the same weights would be other bytes.
+        save_file(tensors, temporary, {"podium": json.dumps(header, sort_keys=True)})
+
+
+def header_of(path: Path) -> dict[str, Any]:
+    """Return the header of a weights file, {} where there is none."""
+    if not path.exists():
+        return {}
+    with open(path, "rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        ours = json.loads(handle.read(length)).get("__metadata__", {}).get("podium", "{}")
+    found: dict[str, Any] = json.loads(ours)
+    return found
+
+
+def is_fitted(job: Job, which: Which) -> bool:
+    """Say whether the weights of a model (or, for select = "best", those of every epoch) are there."""
+    files = which.files(job.files)
+    if header_of(files.model).get("key") == job.fit_key:
+        return True
+    epochs = [header_of(files.epoch(epoch)) for epoch in range(job.config.epochs)]
+    return job.config.select == "best" and all(header.get("key") == job.fit_key for header in epochs)
+
+
+def curve(job: Job, which: Which) -> list[float]:
+    """Return the score after each epoch, as the headers of the weights tell it."""
+    files = which.files(job.files)
+    final = header_of(files.model)
+    kept = [final] if final.get("key") == job.fit_key else [header_of(files.epoch(e)) for e in range(job.config.epochs)]
+    return [score for header in kept for score in header["curve"]]
+
+
+def choose_epochs(job: Job) -> None:
+    """Give each model the epoch that is best on the mean curve of the *other* folds (level `crossfit`)."""
+    curves = {which: curve(job, which) for which in job.models}
+    for which in job.models:
+        files = which.files(job.files)
+        if header_of(files.model).get("key") != job.fit_key:
+            others = np.mean([c for other, c in curves.items() if other.held_out != which.held_out], axis=0)
+            best = int(np.argmax(np.nan_to_num(job.metric.gain(others, 0.0), nan=-np.inf)))
+            network = new_network(without_weights(job))
+            network.load_state_dict(load_file(files.epoch(best)))
+            save_weights(files.model, network, key=job.fit_key, epoch=best, curve=curves[which])
+    for which in job.models:
+        for epoch in range(job.config.epochs):
+            which.files(job.files).epoch(epoch).unlink(missing_ok=True)
+
+
+def start_from(job: Job, which: Which, network: Network) -> None:
+    """Load the weights of the same model of the run that `init` names; a head of another shape stays as it is."""
+    assert job.config.init is not None
+    files = RunFiles(job.config.init)
+    path = which.files(files).model
+    if not path.exists():
+        path = Which(which.held_out).files(files).model
+    if not path.exists():
+        raise UserError(f"init = {job.config.init!r} has no {path}: it needs a model for {which.title}")
+    state, own = load_file(path), network.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    backbone = [name for name in own if name.startswith("backbone.")]
+    if not all(name in fitting for name in backbone):
+        raise UserError(f"init = {job.config.init!r}: {path} is of another network than {job.config.model.name!r}")
+    # How values are standardised belongs to this model's own training rows.
+    network.load_state_dict({n: v for n, v in fitting.items() if n not in ("center", "spread")}, strict=False)
