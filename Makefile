@@ -5,12 +5,7 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules --check-symlink-times
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-COMP ?=
-NAME ?=
-FROM ?=
-SET ?=
-PUBLIC ?=
-PRIVATE ?=
+$(foreach name,COMP NAME FROM SET PUBLIC PRIVATE,$(eval $(name) ?=))
 export SET PUBLIC PRIVATE
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 PY := .venv/bin/python
@@ -27,7 +22,8 @@ include .graph.mk
 	@$(PYTHON) -m pipeline.store.graph > $@.$$$$ && mv $@.$$$$ $@ || { rm -f $@.$$$$; exit 2; }
 
 # A wrong or missing argument is one line, before anything runs.
-GOAL := $(filter data folds vary train ensemble submit,$(MAKECMDGOALS))
+OF_RUN := train ensemble pseudo tag lb submit audit
+GOAL := $(filter data folds vary $(OF_RUN),$(MAKECMDGOALS))
 ifneq ($(GOAL),)
 $(if $(COMP),,$(error make $(GOAL) needs COMP=<competition>; choices: $(COMPS)))
 $(if $(wildcard configs/$(COMP)/competition.toml),,$(error no competition configs/$(COMP)/competition.toml; choices: $(COMPS)))
@@ -35,7 +31,7 @@ endif
 ifneq ($(filter vary,$(GOAL)),)
 $(if $(and $(FROM),$(NAME)),,$(error make vary needs FROM=<run> and NAME=<new run>; choices of FROM: $(CONFIGS)))
 endif
-ifneq ($(filter train ensemble submit,$(GOAL)),)
+ifneq ($(filter $(OF_RUN),$(GOAL)),)
 $(if $(NAME),,$(error make $(GOAL) needs NAME=<run>; choices: $(CONFIGS)))
 $(if $(wildcard configs/$(RUN).toml),,$(error no config configs/$(RUN).toml; choices: $(CONFIGS)))
 endif
@@ -53,7 +49,7 @@ $(RUNS): runs/%/cv.json: | $(SETUP)
 submissions/%.csv: runs/%/cv.json | $(SETUP)
 	$(PY) -m pipeline.stages.submit $*
 
-.PHONY: help setup data folds vary train ensemble submit ledger status demo test lint
+.PHONY: help setup data folds vary $(OF_RUN) ledger status demo test lint
 help: ## every target, in stage order
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 setup: $(SETUP) ## .venv with every dependency (the other targets do it when they need it)
@@ -63,12 +59,17 @@ vary: | $(SETUP) ## COMP= FROM= NAME= SET='optim.lr=3e-4' | write the three-line
 	@$(PY) -m pipeline.stages.vary "$(COMP)/$(FROM)" "$(NAME)"
 train: runs/$(RUN)/cv.json ## COMP= NAME= | train every fold, predict, score; continues where it was killed
 ensemble: runs/$(RUN)/cv.json ## COMP= NAME= | blend runs with cross-fitted weights
+pseudo: runs/$(RUN)/cv.json ## COMP= NAME= | labels for test rows, by models blind to the fold whose student they train
+tag: runs/$(RUN)/cv.json ## COMP= NAME= | difficulty: easy, ambiguous, hard, suspect; a list to review
+lb: runs/$(RUN)/cv.json ## COMP= NAME= | predicted score of every row and of the submission; post-processing by it
+audit: runs/$(RUN)/cv.json ## COMP= NAME= | prove from row ids and hashes that nothing saw its own fold
+	@$(PY) -m pipeline.stages.audit $(RUN)
 submit: submissions/$(RUN).csv ## COMP= NAME= | the file for Kaggle, checked, with a ledger row; builds all it needs
 ledger: | $(SETUP) ## [COMP= [NAME= PUBLIC= PRIVATE=]] | every submission: what was believed and what came
 	@$(PY) -m pipeline.stages.ledger $(if $(NAME),"$(RUN)",$(COMP))
 status: | $(SETUP) ## [COMP=] | what is done, stale, half-way, broken
 	@$(PY) -m pipeline.stages.status $(COMP)
-demo: submissions/$(DEMO)/blend.csv ## [COMP=digits] | the whole chain on a built-in competition, then its scores
+demo: submissions/$(DEMO)/final.csv ## [COMP=digits] | the whole chain on a built-in competition, then its scores
 	@$(PY) -m pipeline.stages.ledger $(DEMO)
 test: | $(SETUP) ## the suite
 	$(PY) -m pytest -n 2 --cov=pipeline --cov-report=term:skip-covered --cov-fail-under=90

@@ -10,12 +10,34 @@ from house import make_competition
 ENOUGH = {"binary": 0.8, "multiclass": 0.5, "multilabel": 0.6, "ordinal": 0.4, "regression": -1.6}
 
 
+CHAIN = {
+    "pseudo": 'stage = "pseudo"\nrun = "blend"\nquota = 0.9\n',
+    "student": 'base = "a"\npseudo = "pseudo"\n',
+    "all": 'stage = "ensemble"\nmembers = ["a", "student"]\n',
+    "tags": 'stage = "tag"\nrun = "all"\n',
+    "tagged": 'base = "a"\ntags = "tags"\ndifficulty.suspect = "downweight"\n',
+    "final": 'stage = "lb"\nrun = "all"\n',
+}
+
+
 @pytest.mark.parametrize("task", ENOUGH)
 def test_folder_to_submission(task, make, house):
     data = make_competition(house, task)
+    for name, text in CHAIN.items():
+        (house / f"configs/toy/{name}.toml").write_text(text)
     make("submit", "COMP=toy", "NAME=blend")
+    told = make("submit", "COMP=toy", "NAME=final").stderr
+    assert "expected rmse" in told if task == "regression" else "expected precision" in told
+    assert "private gain over its teacher" in told
+    assert "90 %" in told
+    assert "audited" in told
+    make("train", "COMP=toy", "NAME=tagged")
+    audit = make("audit", "COMP=toy", "NAME=final").stdout
+    assert "pseudo toy/pseudo" in audit
+    assert "OK" in audit
+    assert make("status").stdout.count("done") == 9
     sample, sent = (
-        pd.read_csv(p, dtype={"id": str}) for p in (data / "sample_submission.csv", "submissions/toy/blend.csv")
+        pd.read_csv(p, dtype={"id": str}) for p in (data / "sample_submission.csv", "submissions/toy/final.csv")
     )
     assert list(sent.columns) == list(sample.columns)
     assert (sent["id"] == sample["id"]).all()
@@ -23,12 +45,13 @@ def test_folder_to_submission(task, make, house):
     sign = -1 if task == "regression" else 1
     assert sign * ledger["private"][0] > ENOUGH[task]
     assert sign * ledger["cv"][0] > ENOUGH[task]
-    receipt = json.loads((house / "runs/toy/blend/cv.json").read_text())
-    assert set(receipt["level"].values()) == {"crossfit"}
-    assert np.load("runs/toy/blend/oof.npy").shape[0] == 60
-    again = make("submit", "COMP=toy", "NAME=blend")
+    levels = {p.parent.name: set(json.loads(p.read_text())["level"].values()) for p in house.glob("runs/toy/*/cv.json")}
+    blind = {key: {"blind"} for key in ("a", "b", "pseudo", "student", "tags", "tagged")}
+    assert levels == blind | {key: {"crossfit"} for key in ("blend", "all", "final")}
+    assert np.load("runs/toy/final/oof.npy").shape[0] == 60
+    again = make("submit", "COMP=toy", "NAME=final")
     assert "Nothing to be done" in again.stdout
-    assert make("-q", "submit", "COMP=toy", "NAME=blend").returncode == 0
+    assert make("-q", "submit", "COMP=toy", "NAME=final").returncode == 0
 
 
 def test_what_make_recomputes(make, house):
@@ -128,5 +151,21 @@ def test_cycle_is_refused(make, house):
 
 def test_help_lists_every_stage(make, house):
     listed = make("help").stdout
-    for target in ("data", "folds", "vary", "train", "ensemble", "submit", "ledger", "status", "demo", "test", "lint"):
+    for target in (
+        "data",
+        "folds",
+        "vary",
+        "train",
+        "ensemble",
+        "pseudo",
+        "tag",
+        "lb",
+        "audit",
+        "submit",
+        "ledger",
+        "status",
+        "demo",
+        "test",
+        "lint",
+    ):
         assert f"make {target} " in listed

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.competitions.table_of_images import column, encode, numbers, read_csv, read_ids
+from pipeline.competitions.table_of_images import encode, read_csv, read_ids
 from pipeline.scoring.metrics import Metric
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
@@ -134,47 +134,6 @@ def decode(form: Format, frame: pd.DataFrame, path: Path) -> Array:
                 f"{path}: id {str(ids[off][0])!r} has probabilities that sum to {values[off][0].sum():.4f}, not 1"
             )
     return values[:, -1:] if form.task.name == "binary" else values
-
-
-def leaderboard(form: Format, metric: Metric, path: Path, submitted: Array) -> dict[str, float]:
-    """Score a decoded submission against the solution at `path` as Kaggle would: {"public": ..., "private": ...}."""
-    frame = read_csv(path)
-    ids = read_ids(frame, form.config.id, path)
-    place = {i: row for row, i in enumerate(form.sample[form.config.id].tolist())}
-    odd = sorted(set(ids.tolist()) ^ set(place))
-    if odd:
-        raise UserError(f"{path} and {form.path} do not have the same ids, for example {odd[0]!r} ({len(odd)} in all)")
-    targets = form.config.target if isinstance(form.config.target, list) else [form.config.target]
-    if set(targets) <= set(frame.columns):
-        known = form.config.model_copy(update={"classes": form.classes})
-        y = form.task.targets(encode(known, frame, ids, path)[0])
-    else:
-        names = form.classes
-        cells = numbers(np.column_stack([column(frame, c, path) for c in names]), names, ids, path)
-        y = cells.argmax(1) if form.task.name == "multiclass" else form.task.targets(cells)
-    guess = submitted[[place[i] for i in ids.tolist()]]
-    usage = column(frame, "Usage", path) if "Usage" in frame.columns else np.full(len(frame), "Private")
-    usage = np.char.lower(usage)
-    unknown = np.setdiff1d(usage, ["public", "private", "ignored"])
-    if len(unknown):
-        raise UserError(f"{path}: Usage {str(unknown[0])!r} is none of Public, Private, Ignored")
-    result = {}
-    for name in ("public", "private"):
-        rows = usage == name
-        if rows.any():
-            result[name] = score_submitted(form, metric, y[rows], guess[rows])
-    return result
-
-
-def score_submitted(form: Format, metric: Metric, y: Array, guess: Array) -> float:
-    """Score what a file says: labels count as certain probabilities where the metric wants probabilities."""
-    if not form.labels:
-        return metric(form.task, y, guess, form.task.default_cuts(len(form.classes)))
-    if not metric.label:
-        if form.task.name == "multiclass":
-            guess = np.eye(len(form.classes))[guess]
-        guess = guess.astype(np.float64)
-    return metric.function(y, guess, np.ones(len(y)))
 
 
 def _names(form: Format) -> list[str]:

@@ -8,6 +8,7 @@ has: n T(row i relabelled) - (n - 1) T(-i), everything else as it is, which says
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,6 +18,12 @@ from pipeline.store.files import Array
 
 # More distinct pairs of labels (or rows, for a score of the user's own) than this are not scored one by one.
 MOST = 4000
+
+
+def part_of(problem: Problem, rows: Array) -> Problem:
+    """Return the problem of the rows of a mask."""
+    group = None if problem.group is None else problem.group[rows]
+    return replace(problem, y=problem.y[rows], folds=problem.folds[rows], group=group)
 
 
 def guess_of(problem: Problem, prediction: Array) -> Array:
@@ -108,11 +115,11 @@ def _of_labels(problem: Problem, y: Array, base: Array, guess: Array) -> Array |
     if y.ndim == 1 and known and (metric.name == "balanced_accuracy" or metric.name.endswith("_macro")):
         return _by_class(metric.name, y, base, guess)
     if y.ndim == 2 and known and metric.name.endswith("_macro"):
-        columns = [_by_pairs(metric, y[:, [c]], base[:, [c]], guess[:, [c]]) for c in range(y.shape[1])]
+        columns = [_by_pairs(metric, 2, y[:, [c]], base[:, [c]], guess[:, [c]]) for c in range(y.shape[1])]
         return np.asarray(np.mean([column for column in columns if column is not None], 0))
     if y.ndim == 2 and known and metric.name.endswith("_micro"):
         return _micro(float(metric.name[1:].split("_")[0]), y, base, guess)
-    return _by_pairs(metric, y, base, guess)
+    return _by_pairs(metric, problem.classes, y, base, guess)
 
 
 def _by_class(name: str, y: Array, base: Array, guess: Array) -> Array:
@@ -155,13 +162,14 @@ def _micro(beta: float, y: Array, base: Array, guess: Array) -> Array:
     return np.asarray(n * new - (n - 1) * f_score(rest_hits, rest_chosen, actual - there, beta))
 
 
-def _by_pairs(metric: Metric, y: Array, base: Array, guess: Array) -> Array | None:
+def _by_pairs(metric: Metric, classes: int, y: Array, base: Array, guess: Array) -> Array | None:
     """Return pseudo-values from the table of distinct (label, guess) pairs, None where they are too many."""
     n, width = len(y), _flat(y).shape[1]
     pairs = np.concatenate([np.column_stack([y, base]), np.column_stack([y, guess])])
     kinds, index = np.unique(pairs, axis=0, return_inverse=True)
     changes, which = np.unique(index.reshape(2, n), axis=1, return_inverse=True)
-    if changes.shape[1] > MOST or n < 2:
+    # By what is possible, not by what is there: every guess at the same labels is measured in the same way.
+    if min(n, 4**width if y.ndim == 2 else classes**2) > MOST or n < 2:
         return None
     label, said = (part if y.ndim == 2 else part[:, 0] for part in (kinds[:, :width], kinds[:, width:]))
     counts = np.bincount(index.ravel()[:n], minlength=len(kinds)).astype(np.float64)

@@ -14,6 +14,7 @@ from pipeline.scoring.metrics import EPS
 from pipeline.store.files import Array, digest
 from pipeline.tasks import Task
 
+Features = tuple[Array, list[str]]
 # Beyond as many columns the single ones are left out: sorted they say as much, and a learner of few rows drowns.
 WIDE = 16
 BINS = 32

@@ -18,6 +18,20 @@ from pipeline.store.files import Array
 
 # A modified z-score beyond this is an outlier (Iglewicz and Hoaglin 1993).
 OUTLIER = 3.5
+LEAST_SLOPE, ROUNDING = 0.01, 1e-6
+# What each piece of evidence says when it is high: 1 a wrong label, -1 a right one, 0 neither (a hard row). This counts
+# as much as FEW flagged rows that lie one sd from the mean.
+SPEAKS = {
+    "self_confidence": -1.0,
+    "label_margin": -1.0,
+    "data_map_mean": -1.0,
+    "data_map_sd": 0.0,
+    "aum": -1.0,
+    "forgetting": 0.0,
+    "aum_low": 1.0,
+    "neighbours": 1.0,
+}
+FEW = 5
 
 
 def part(problem: Problem, rows: Array) -> Problem:
@@ -44,7 +58,7 @@ def margins(problem: Problem, prediction: Array) -> Array:
         rows = np.arange(len(y))
         others = p.copy()
         others[rows, y] = -np.inf
-        return (p[rows, y] - others.max(1))[:, None]
+        return np.asarray(p[rows, y] - others.max(1))[:, None]
     y = y.reshape(len(y), -1)
     if problem.task.probabilities:
         return np.asarray((2 * p - 1) * (2 * y - 1))
@@ -86,7 +100,7 @@ def confident_joint(y: Array, p: Array) -> tuple[Array, Array]:
     size = np.bincount(y, minlength=classes)
     sums = np.bincount(y, p[rows, y], minlength=classes)
     threshold = np.divide(sums, size, out=np.full(classes, np.inf), where=size > 0)
-    confident = np.where(p >= threshold, p, -1.0)
+    confident = np.where(p >= threshold - ROUNDING, p, -1.0)
     likely, counts = confident.argmax(1), confident.max(1) >= 0
     joint = np.zeros((classes, classes))
     np.add.at(joint, (y[counts], likely[counts]), 1)
@@ -97,20 +111,16 @@ def confident_joint(y: Array, p: Array) -> tuple[Array, Array]:
 def suspicion(problem: Problem, prediction: Array) -> tuple[Array, float]:
     """Return which labels the predictions (N P) contradict (N,) and how many rows have a wrong label, by estimate.
 
-    Labels: the confident joint (each label of several as a class of its own). Grades: the same, their probabilities
-    being those of a Gaussian around each grade's mean prediction. Values: residuals beyond 3.5 robust z.
+    Labels: the confident joint (each label of several as a class of its own). Values and grades: residuals beyond 3.5
+    robust z, of grades from the median prediction for the grade, as heads shrink towards the middle; that a label is
+    the grade next to the right one no prediction can tell.
     """
     y, p = problem.y, prediction.astype(np.float64)
-    if problem.task.name == "regression":
-        residual = p - y
-        middle = np.median(residual, 0)
-        deviation = 1.4826 * np.median(np.abs(residual - middle), 0)
-        flags = (np.abs(residual - middle) > OUTLIER * np.maximum(deviation, 1e-9 * _spread(y))).any(1)
+    if problem.task.name in ("ordinal", "regression"):
+        flags = _outliers(y, p)
         return flags, float(flags.sum())
     if problem.task.name == "multiclass":
         views = [(y, p)]
-    elif problem.task.name == "ordinal":
-        views = [(y, _grade_probabilities(y, p[:, 0], problem.classes))]
     else:
         views = [(one, np.column_stack([1 - q, q])) for one, q in zip(y.reshape(len(y), -1).T, p.T, strict=True)]
     flags, right = np.zeros(len(y), bool), 1.0
@@ -121,30 +131,38 @@ def suspicion(problem: Problem, prediction: Array) -> tuple[Array, float]:
     return flags, float((1 - right) * len(y)) if flags.any() else 0.0
 
 
-def label_wrong(problem: Problem, predictions: Sequence[Array], parts: Array) -> Array:
-    """Return P(label wrong) (N,) from the evidence `parts` (N F), cross-fitted along the folds of the problem.
+def label_wrong(problem: Problem, predictions: Sequence[Array], evidence: dict[str, Array]) -> Array:
+    """Return P(label wrong) (N,) from the evidence (N, by name, see `SPEAKS`), cross-fitted along the problem's folds.
 
     `predictions` (N P each) are contradicted as a mean: the out-of-fold one knows too little of a row and flags too
     much where the model is weak, the one over the epochs half learns the label and flags too little. (Digits, 1,200
     rows, estimates of 120 wrong labels: 129, 98, mean 110; of 300: 319, 256, mean 297; weak model, of 0: 128, 11, 46.)
 
-    The parts are weighed by how far the flagged rows lie from the mean: a learner with more freedom copies the flags'
-    own rule (precision at the true count on noisy digits .58; so .80). Probabilities sum to the estimated number.
+    Evidence is weighed by how far the flagged rows lie from the mean: a learner with more freedom copies the flags' own
+    rule (precision at the true count on noisy digits .58; so .80). Probabilities sum to the estimated number.
     """
-    mean, found = np.mean(predictions, 0), np.zeros(len(parts))
+    mean, found = np.mean(predictions, 0), np.zeros(len(problem.y))
+    parts, prior = np.column_stack(list(evidence.values())), np.array([SPEAKS[name] for name in evidence])
     for rows, mine in splits(problem.folds):
         flags, count = suspicion(part(problem, rows), mean[rows])
-        if count == 0:
-            continue
         center, spread = parts[rows].mean(0), parts[rows].std(0)
         standard = np.divide(parts - center, spread, out=np.zeros_like(parts), where=spread > 1e-12)
-        evidence = standard @ standard[rows][flags].mean(0)
-        evidence = evidence / max(float(evidence[rows].std()), 1e-12)
-        slope, middle = platt(evidence[rows], flags, np.ones(len(flags)))
-        logit, share = slope * evidence + middle, min(count / len(flags), 1 - 1e-6)
+        score = standard @ (standard[rows][flags].sum(0) + FEW * prior)
+        score = score / max(float(score[rows].std()), 1e-12)
+        slope, middle = platt(score[rows], flags, np.ones(len(flags)))
+        # Half a row more: where nothing is flagged the order remains.
+        logit, share = slope * score + middle, min((count + 0.5) / len(flags), 1 - 1e-6)
         shift = brentq(lambda by, z, share: expit(z + by).mean() - share, -500, 500, args=(logit[rows], share))
         found[mine] = expit(logit[mine] + shift)
     return found
+
+
+def belief(wrong: Array) -> Array:
+    """Return how much labels count (N,) that are wrong with some probability: suspects, above one half, not at all.
+
+    What is left of many suspects would outweigh the few errors of a good model.
+    """
+    return np.where(wrong > 0.5, 0.0, 1 - wrong)
 
 
 def logistic(x: Array, happened: Array, weight: Array, offset: Array | float = 0.0, ridge: float = 1.0) -> Array:
@@ -168,22 +186,23 @@ def logistic(x: Array, happened: Array, weight: Array, offset: Array | float = 0
 
 
 def platt(z: Array, happened: Array, weight: Array) -> tuple[float, float]:
-    """Return slope and intercept that turn a score into a probability; a score that points the wrong way counts not."""
-    slope, middle = logistic(z[:, None], happened, weight)
-    if slope > 0:
-        return float(slope), float(middle)
-    return 0.0, float(logistic(np.zeros((len(z), 0)), happened, weight)[0])
+    """Return slope and intercept that turn a score into a logit (Platt 1999): little data leave the slope at one.
+
+    A score that points the wrong way counts next to nothing, yet keeps rows apart.
+    """
+    slope, middle = logistic(z[:, None], happened, weight, z)
+    if slope > LEAST_SLOPE - 1:
+        return float(slope) + 1, float(middle)
+    return LEAST_SLOPE, float(logistic(np.zeros((len(z), 0)), happened, weight, LEAST_SLOPE * z)[0])
 
 
-def _grade_probabilities(y: Array, p: Array, grades: int) -> Array:
-    """Return P(grade | prediction) (N C) of a Gaussian of one sd around each grade's mean prediction, by frequency."""
-    size = np.bincount(y, minlength=grades)
-    center = np.divide(np.bincount(y, p, minlength=grades), size, out=np.zeros(grades), where=size > 0)
-    variance = max(float(((p - center[y]) ** 2).mean()), 1e-9)
-    with np.errstate(divide="ignore"):
-        log = np.log(size) - (p[:, None] - center) ** 2 / (2 * variance)
-    likely = np.exp(log - log.max(1, keepdims=True))
-    return np.asarray(likely / likely.sum(1, keepdims=True))
+def _outliers(y: Array, p: Array) -> Array:
+    """Return rows (N,) whose prediction (N P) lies apart from those of rows with their grade, or from their values."""
+    residual = p - y if y.ndim == 2 else np.empty_like(p)
+    for grade in np.unique(y) if y.ndim == 1 else ():
+        residual[y == grade] = p[y == grade] - np.median(p[y == grade], 0)
+    away = np.abs(residual - np.median(residual, 0))
+    return np.asarray((away > OUTLIER * np.maximum(1.4826 * np.median(away, 0), 1e-9 * _spread(p))).any(1))
 
 
 def _spread(y: Array) -> Array:

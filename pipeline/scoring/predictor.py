@@ -8,22 +8,20 @@ median, which for a row that is right nine times in ten says 1.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from pipeline.scoring.bootstrap import REPLICATES, replicate
-from pipeline.scoring.features import schema
-from pipeline.scoring.metrics import binary_roc_auc
+from pipeline.scoring.features import Features, schema
 from pipeline.store.files import Array
 
-# More distinct values than this are no levels; fewer rows than this grow no trees.
-LEVELS, TREES_FROM, FEW = 12, 150, 6
-PARTS, QUINTILES = 3, 5
-COVERAGE = 0.9
+# More distinct values than this are no levels; fewer units than this grow no trees.
+LEVELS, TREES_FROM, FEW = 12, 200, 6
+PARTS, COVERAGE = 3, 0.9
 
-Features = tuple[Array, list[str]]
 Model = Callable[[Array], Array]
 
 
@@ -33,11 +31,11 @@ def constant(x: Array, target: Array) -> Model:
     return lambda q: np.full(len(q), mean)
 
 
-def linear(x: Array, target: Array) -> Model:
-    """Predict linearly from the few features that correlate best: ridge, logistic for two levels."""
+def linear(x: Array, target: Array, count: int = FEW) -> Model:
+    """Predict linearly from the `count` features that correlate best: ridge, logistic for two levels."""
     center, scale = x.mean(0), x.std(0)
     z = (x - center) / np.where(scale > 0, scale, 1)
-    few = np.argsort(-np.abs(z.T @ (target - target.mean())), kind="stable")[:FEW]
+    few = np.argsort(-np.abs(z.T @ (target - target.mean())), kind="stable")[:count]
     z, levels = z[:, few], np.unique(target)
 
     def scaled(q: Array) -> Array:
@@ -46,7 +44,7 @@ def linear(x: Array, target: Array) -> Model:
     if len(levels) == 2:
         from sklearn.linear_model import LogisticRegression
 
-        fitted = LogisticRegression().fit(z, target == levels[1])
+        fitted = LogisticRegression(max_iter=1000).fit(z, target == levels[1])
         return lambda q: levels[0] + (levels[1] - levels[0]) * fitted.predict_proba(scaled(q))[:, 1]
     slope = np.linalg.solve(z.T @ z + np.eye(z.shape[1]), z.T @ (target - target.mean()))
     return lambda q: scaled(q) @ slope + target.mean()
@@ -73,8 +71,8 @@ def classifier(x: Array, target: Array) -> Model:
 
 def _trees() -> dict[str, Any]:
     return {
-        "max_iter": 60,
-        "learning_rate": 0.1,
+        "max_iter": 100,
+        "learning_rate": 0.06,
         "max_leaf_nodes": 8,
         "min_samples_leaf": 20,
         "l2_regularization": 1.0,
@@ -82,7 +80,13 @@ def _trees() -> dict[str, Any]:
     }
 
 
-LEARNERS = {"constant": constant, "linear": linear, "regressor": regressor, "classifier": classifier}
+LEARNERS: dict[str, Callable[[Array, Array], Model]] = {
+    "constant": constant,
+    "single": partial(linear, count=1),
+    "linear": linear,
+    "regressor": regressor,
+    "classifier": classifier,
+}
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,9 @@ class Fitted:
     model: Model
     learner: str
     schema: str
-    slope: float
-    offset: float
+    line: tuple[float, float]
     bounds: tuple[float, float]
+    margin: float
     inner: Array
     edges: Array
     residuals: Array
@@ -104,13 +108,17 @@ class Fitted:
         values, names = features
         if schema(names) != self.schema:
             raise ValueError(f"features {names} are not those that the predictor was fitted on")
-        return np.clip(self.offset + self.slope * self.model(values), *self.bounds)
+        return np.asarray(np.clip(np.polyval(self.line, self.model(values)), *self.bounds))
 
     def interval(self, predicted: Array) -> tuple[Array, Array]:
-        """Return the split-conformal 90 % interval of predictions: residuals of rows predicted alike, none of them fitted."""
+        """Return the split-conformal 90 % interval of predictions, from inner residuals of rows predicted alike.
+
+        It is never narrower than the standard error of the mean contribution: pseudo-values of other rows stand on
+        another score. Rows that are just right or wrong (1 or 0) need no such margin.
+        """
         at = np.searchsorted(self.edges, predicted)
-        low, high = (predicted + self.residuals[at, side] for side in (0, 1))
-        return np.clip(low, *self.bounds), np.clip(high, *self.bounds)
+        low, high = (np.clip(predicted + self.residuals[at, side], *self.bounds) for side in (0, 1))
+        return low - self.margin, high + self.margin
 
 
 def parts_of(units: Array, seed: int) -> Array:
@@ -122,36 +130,58 @@ def parts_of(units: Array, seed: int) -> Array:
 def fit(features: Features, target: Array, units: Array, seed: int) -> Fitted:
     """Fit the learner that predicts best across parts of whole units, calibrated on those predictions."""
     values, names = features
-    parts, learners = parts_of(units, seed), ["constant"]
-    if len(np.unique(parts)) == PARTS and target.std() > 0:
-        learners += ["linear"]
-        if len(target) >= TREES_FROM:
-            learners += ["regressor"] + ["classifier"] * (len(np.unique(target)) <= LEVELS)
-    found = {}
-    for name in learners:
-        raw = np.full(len(target), target.mean())
-        for part in range(PARTS if len(learners) > 1 else 0):
-            rest = parts != part
-            raw[~rest] = LEARNERS[name](values[rest], target[rest])(values[~rest])
-        # A slope below one takes back what the learner made of noise; a negative one would be noise itself.
-        spread = raw.var()
-        slope = float(np.clip(np.mean((raw - raw.mean()) * (target - target.mean())) / spread, 0, 2)) if spread else 0.0
-        found[name] = raw, slope, float(target.mean() - slope * raw.mean())
+    parts, learners = parts_of(units, seed), ["constant", "single", "linear"]
+    if len(np.unique(units)) >= TREES_FROM:
+        learners += ["regressor"] + ["classifier"] * (len(np.unique(target)) <= LEVELS)
     bounds = (float(target.min()), float(target.max()))
-    inner = {name: np.clip(offset + slope * raw, *bounds) for name, (raw, slope, offset) in found.items()}
-    best = min(learners, key=lambda name: float(((inner[name] - target) ** 2).mean()))
+    lines, inner = {}, {}
+    with one_thread():
+        for name in learners if np.ptp(target) else learners[:1]:
+            raw = _across(LEARNERS[name], values, target, parts)
+            lines[name] = _calibrate(raw, target)
+            inner[name] = np.clip(np.polyval(lines[name], raw), *bounds)
+        best = min(inner, key=lambda name: float(((inner[name] - target) ** 2).mean()))
+        model = LEARNERS[best](values, target)
+    margin = 0.0 if set(target.tolist()) <= {0, 1} else float(target.std() / np.sqrt(len(np.unique(units))))
     edges, residuals = _residuals(inner[best], target)
-    model = LEARNERS[best](values, target)
-    return Fitted(model, best, schema(names), *found[best][1:], bounds, inner[best], edges, residuals)
+    return Fitted(model, best, schema(names), lines[best], bounds, margin, inner[best], edges, residuals)
+
+
+def _across(learner: Callable[[Array, Array], Model], values: Array, target: Array, parts: Array) -> Array:
+    """Return predictions (N,) of each part by a model fitted on the others (of a single part, on itself)."""
+    raw = np.empty(len(target))
+    for part in np.unique(parts):
+        mine = parts == part
+        rest = mine if mine.all() else ~mine
+        raw[mine] = learner(values[rest], target[rest])(values[mine])
+    return raw
+
+
+def _calibrate(raw: Array, target: Array) -> tuple[float, float]:
+    """Return slope and offset of the line from predictions to the target.
+
+    A slope below one takes back what the learner made of noise; a negative one would be noise itself.
+    """
+    spread = float(raw.var())
+    slope = float(np.clip(np.mean((raw - raw.mean()) * target) / spread, 0, 2)) if spread else 0.0
+    return slope, float(target.mean() - slope * raw.mean())
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Hold OpenMP to one thread: sums are the same everywhere, and small trees only lose by sharing cores."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    limits: AbstractContextManager[Any] = threadpool_limits(1)
+    return limits
 
 
 def _residuals(predicted: Array, target: Array) -> tuple[Array, Array]:
     """Return edges between rows predicted alike, and the residual quantiles (bins x 2) that 90 % lie within."""
-    shares = np.linspace(0, 1, QUINTILES + 1)[1:-1] if len(target) >= 200 else []
-    edges = np.unique(np.quantile(predicted, shares)) if len(shares) else np.zeros(0)
-    bins, residuals = np.searchsorted(edges, predicted), []
+    bins = 5 if len(target) >= 200 else 1
+    edges = np.unique(np.quantile(predicted, np.arange(1, bins) / bins))
+    at, residuals = np.searchsorted(edges, predicted), []
     for b in range(len(edges) + 1):
-        inside = np.sort((target - predicted)[bins == b] if (bins == b).any() else target - predicted)
+        inside = np.sort((target - predicted)[at == b] if (at == b).any() else target - predicted)
         n, tail = len(inside), (1 - COVERAGE) / 2
         rank = int(np.floor(tail * (n + 1)))
         residuals.append([inside[max(rank - 1, 0)], inside[min(n - rank, n - 1)]])
@@ -196,88 +226,10 @@ def crossfit(
     for k in np.unique(folds).tolist():
         mine, (values, names), wanted = folds == k, view(k), target(k)
         fitted = fit((values[~mine], names), wanted[~mine], units[~mine], seed)
-        predicted = fitted.predict((values[mine], names))
+        said = fitted.predict((values[mine], names))
         line = np.polyfit(heuristic[~mine], wanted[~mine], 1) if np.ptp(heuristic[~mine]) else [0, wanted[~mine].mean()]
         rule = np.clip(np.polyval(line, heuristic[mine]), *fitted.bounds)
-        out[:, mine] = [predicted, *fitted.interval(predicted), np.full(mine.sum(), wanted[~mine].mean()), rule]
+        out[:, mine] = [said, *fitted.interval(said), np.full(mine.sum(), wanted[~mine].mean()), rule]
         by_fold[k] = fitted
-    return Predictor(*out, by_fold, fit(view(None), target(None), units, seed))
-
-
-def diagnose(predictor: Predictor, actual: Array, heuristic: Array, group: Array | None) -> dict[str, Any]:
-    """Return how well contributions are predicted, each number with its 95 % interval [value, low, high].
-
-    Beside the predictor stand the simple rules: `heuristic` (larger = a larger contribution) for order, a line through
-    it and the mean for the absolute error. `gain`s are paired and positive where the predictor is better.
-    """
-    n, levels = len(actual), np.unique(actual)
-    replicates = REPLICATES if n <= 20_000 else 100
-    scores: dict[str, Callable[[Array], float]] = {
-        "spearman": _spearman(predictor.predicted, actual),
-        "spearman_rule": _spearman(heuristic, actual),
-    }
-    if len(levels) == 2:
-        high = actual == levels[1]
-        scores["auroc"] = lambda weight: binary_roc_auc(high, predictor.predicted, weight)
-        scores["auroc_rule"] = lambda weight: binary_roc_auc(high, heuristic, weight)
-    for name, guess in (("mae", predictor.predicted), ("mae_rule", predictor.rule), ("mae_mean", predictor.mean)):
-        scores[name] = _mean_of(np.abs(guess - actual))
-    now = {name: score(np.ones(n)) for name, score in scores.items()}
-    boot = dict(zip(scores, replicate(list(scores.values()), n, group, replicates).T, strict=True))
-    for name in [name for name in scores if "_" in name]:
-        sign = -1 if name.startswith("mae") else 1
-        gain, kind = f"{name.split('_')[0]}_gain", name.split("_")[1]
-        now[f"{gain}_{kind}"] = sign * (now[name.split("_")[0]] - now[name])
-        boot[f"{gain}_{kind}"] = sign * (boot[name.split("_")[0]] - boot[name])
-    covered = (actual >= predictor.low - 1e-9) & (actual <= predictor.high + 1e-9)
-    return {
-        "n": n,
-        "learner": predictor.deployed.learner,
-        "learners": {str(k): fitted.learner for k, fitted in predictor.by_fold.items()},
-        **{name: [now[name], *_ends(boot[name])] for name in now},
-        "coverage": float(covered.mean()),
-        "width": float((predictor.high - predictor.low).mean()),
-        "quintiles": _quintiles(predictor.predicted, actual),
-    }
-
-
-def _ends(values: Array) -> list[float]:
-    """Return the ends of the 95 % interval, NaN where fewer than half of the resamples have a value."""
-    values = values[np.isfinite(values)]
-    return [float(v) for v in np.quantile(values, [0.025, 0.975])] if len(values) else [float("nan")] * 2
-
-
-def _mean_of(values: Array) -> Callable[[Array], float]:
-    return lambda weight: float(np.average(values, weights=weight))
-
-
-def _spearman(one: Array, other: Array) -> Callable[[Array], float]:
-    """Return the rank correlation as a function of row weights; zero where either says nothing."""
-    places = [np.unique(v, return_inverse=True)[1] for v in (one, other)]
-
-    def score(weight: Array) -> float:
-        ranks = []
-        for place in places:
-            mass = np.bincount(place, weight)
-            rank = (np.cumsum(mass) - mass / 2)[place]
-            ranks.append(rank - np.average(rank, weights=weight))
-        a, b = ranks
-        below = np.sqrt(np.average(a * a, weights=weight) * np.average(b * b, weights=weight))
-        return float(np.average(a * b, weights=weight) / below) if below > 1e-12 else 0.0
-
-    return score
-
-
-def _quintiles(predicted: Array, actual: Array) -> list[dict[str, float]]:
-    """Return predicted and actual means of fifths of the rows, from the lowest predicted up."""
-    fifths = np.array_split(np.argsort(predicted, kind="stable"), QUINTILES)
-    return [
-        {
-            "n": len(rows),
-            "predicted": float(predicted[rows].mean()),
-            "actual": float(actual[rows].mean()),
-            "se": float(actual[rows].std(ddof=1) / np.sqrt(len(rows))),
-        }
-        for rows in fifths
-        if len(rows) > 1
-    ]
+    predicted, low, high, mean, rule = out
+    return Predictor(predicted, low, high, mean, rule, by_fold, fit(view(None), target(None), units, seed))

@@ -78,10 +78,12 @@ def say(task: Task, prediction: Array, kept: Array, cuts: Array, targets: str, t
     elif targets == "hard" and task.name != "regression":
         said = task.decide(prediction, cuts).reshape(len(prediction), -1).astype(np.float64)
     elif targets == "sharpened" and task.name == "multiclass":
-        said = said ** (1 / temperature)
+        # By the largest first: at a low temperature the powers would all be 0.
+        said = (said / said.max(1, keepdims=True)) ** (1 / temperature)
         said = said / said.sum(1, keepdims=True)
     elif targets == "sharpened" and task.probabilities:
-        yes, no = said ** (1 / temperature), (1 - said) ** (1 / temperature)
+        top = np.maximum(said, 1 - said)
+        yes, no = (said / top) ** (1 / temperature), ((1 - said) / top) ** (1 / temperature)
         said = yes / (yes + no)
     elif targets == "sharpened" and task.name == "ordinal":
         said = said + (1 - temperature) * (task.decide(prediction, cuts)[:, None] - said)

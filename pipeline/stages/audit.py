@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> None:
     for what in report.outside:
         print(f"cannot be audited: {what}")
     for finding in report.findings:
-        print(f"LEAK {finding}", file=sys.stderr)
+        print(f"not honest: {finding}")
     if report.findings:
         sys.exit(1)
     print(f"OK: {', '.join(f'{count} {what}' for what, count in report.counts.items())}; nothing saw what it must not")

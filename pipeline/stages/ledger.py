@@ -35,11 +35,13 @@ def run(args: argparse.Namespace) -> None:
         print("no submission yet: make submit COMP=... NAME=...")
         return
     width = max(len(row.run) for row in rows)
-    head = f"{'time':19}  {'file':8}  {'metric':18} {'cv':>8}  {'se':>6}  {'fold sd':>7}  {'public':>8} {'private':>8}"
+    head = f"{'time':19}  {'file':8}  {'metric':18} {'cv':>8}  {'se':>6}  {'fold sd':>7}  {'foretold':>17}  {'public':>8} {'private':>8}"
     print(f"{'run':{width}}  {head}")
     for row in rows:
         public, private = (f"{v:8.4f}" if not math.isnan(v) else f"{'-':>8}" for v in (row.public, row.private))
-        numbers = f"{row.cv:8.4f}  {row.se:6.4f}  {row.fold_sd:7.4f}  {public} {private}"
+        foretold = "-" if math.isnan(row.low) else f"{row.low:.4f} .. {row.high:.4f}"
+        numbers = f"{row.cv:8.4f}  {row.se:6.4f}  {row.fold_sd:7.4f}  {foretold:>17}  {public} {private}"
+        numbers += "  outside what was foretold: a leak, or a shift" if row.surprise else ""
         print(f"{row.run:{width}}  {row.time:19}  {row.hash[:8]}  {row.metric:18} {numbers}")
 
 

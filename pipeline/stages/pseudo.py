@@ -84,6 +84,7 @@ def label(
     import pandas as pd
 
     from pipeline.store.table import half_of
+    from pipeline.store.tracking import track
 
     started, first = time.monotonic(), next(iter(receipts.values()))
     history, before = rounds(receipts)
@@ -114,6 +115,8 @@ def label(
     with atomic(files.pseudo) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
     report = summary(teacher.task, precision, len(frame) / len(first["folds"]) / len(ids))
+    with track(files, "pseudo", config.model_dump(), key) as tracker:
+        tracker.summary({**report, **now, "round": len(history) + 1})
     write_receipt(
         files.receipt,
         stage="pseudo",
@@ -122,9 +125,7 @@ def label(
         run=files.run,
         config=config.model_dump(),
         **{name: first[name] for name in ("fold_map", "rows", "test", "classes", "folds")},
-        parents=[
-            {"role": "teacher", "run": name, "key": r["key"], "level": r["level"]} for name, r in receipts.items()
-        ],
+        parents=parents_of(receipts, config.tags),
         tags=config.tags,
         level={str(k): "blind" for k in first["folds"]},
         rounds=[*history, now],
@@ -146,6 +147,13 @@ def label(
         log.warning("warning: %s: %s", files.run, why)
 
 
+def parents_of(receipts: dict[str, dict[str, Any]], tags: str | None) -> list[dict[str, Any]]:
+    """Return what the receipt tells of the teachers and of the tags."""
+    known = [("teacher", receipt) for receipt in receipts.values()]
+    known += [("tags", read_shelf(tags, "tags"))] if tags else []
+    return [{"role": role, "run": r["run"], "key": r["key"], "level": r["level"]} for role, r in known]
+
+
 def allowed(config: Pseudo, table: Table, fold: int) -> Array:
     """Return the test rows (N,) that may be used: all, or those that are easy to models blind to the fold."""
     ids = table.ids[table.test]
@@ -153,7 +161,8 @@ def allowed(config: Pseudo, table: Table, fold: int) -> Array:
         return np.ones(len(ids), bool)
     import pandas as pd
 
-    frame = pd.read_csv(RunFiles(config.tags).difficulty_train, dtype={"id": str, "tag": str})
+    path, text = RunFiles(config.tags).difficulty_train, {"id": str, "tag": str}
+    frame = pd.read_csv(path, dtype=text, keep_default_na=False, usecols=["fold", *text])
     return np.isin(ids, frame["id"][(frame["fold"] == fold) & (frame["tag"] == "easy")].to_numpy(str))
 
 
@@ -183,7 +192,7 @@ def rounds(receipts: dict[str, dict[str, Any]]) -> tuple[list[dict[str, float]],
             known = read_json(RunFiles(last).receipt)
             competition = load_competition(last.split("/")[0])
             task = TASKS[competition.task]
-            members = [RunFiles(parent["run"]) for parent in known["parents"]]
+            members = [RunFiles(parent["run"]) for parent in known["parents"] if parent["role"] == "teacher"]
             return known["rounds"], Teacher(members, task, task.default_cuts(len(known["classes"])))
     return [], None
 

@@ -19,6 +19,7 @@ from pipeline.store.errors import UserError
 from pipeline.store.files import Array, atomic, digest_file, lock, number, read_json, read_npy
 from pipeline.store.keys import read_table_facts, submit_key
 from pipeline.store.receipts import damaged, fresh, touch, write_receipt
+from pipeline.store.shelves import leaves
 from pipeline.tasks import TASKS, Task
 
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
@@ -41,11 +42,20 @@ def run(args: argparse.Namespace) -> None:
         broken = damaged(shelf)
         if broken:
             raise UserError(f"{broken[0]} is not what {files.receipt} says: delete {files.receipt} and run make again")
-        if "saw" in shelf["level"].values():
-            raise UserError(
-                f"{args.run} rests on labels of its own held-out rows (level `saw`): its score is not honest"
-            )
+        refuse_leaks(args.run)
         submit(files, shelf, key)
+
+
+def refuse_leaks(run: str) -> None:
+    """Refuse a run whose audit finds that something saw what it must not."""
+    from pipeline.scoring.refit import refit
+    from pipeline.store.audit import audit
+
+    report = audit(run, refit)
+    if report.findings:
+        more = f" (make audit tells all {len(report.findings)})" if len(report.findings) > 1 else ""
+        raise UserError(f"{run} is not honest: {report.findings[0]}{more}")
+    log.info("%s: audited: %s", run, ", ".join(f"{count} {what}" for what, count in report.counts.items()))
 
 
 def decide(
@@ -78,7 +88,8 @@ def decide(
 
 def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
     """Fill the sample, write, read back, score where there is a solution."""
-    from pipeline.competitions.submission import fill, leaderboard, read_back, read_format
+    from pipeline.competitions.solution import leaderboard, read_solution, student_gains
+    from pipeline.competitions.submission import fill, read_back, read_format
     from pipeline.store.table import TEST, read_table
     from pipeline.store.tracking import track
 
@@ -96,8 +107,9 @@ def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
     with atomic(files.submission) as temporary:
         filled.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
         submitted = read_back(form, temporary, files.submission)
-        solution = files.competition.solution
-        scores = leaderboard(form, metric, solution, submitted) if solution.exists() else {}
+        at_hand = files.competition.solution.exists()
+        solution = read_solution(form, files.competition.solution) if at_hand else None
+        scores = leaderboard(form, metric, solution, submitted) if solution else {}
         row = ledger_row(files, shelf, digest_file(temporary), scores)
         ledger.enter(row)
         facts = {"run": files.run, "shelf_key": shelf["key"], "level": shelf["level"], "decision": cuts, **scores}
@@ -112,6 +124,12 @@ def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
         told = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         looks = ledger.looks(files.competition.name)
         log.info("%s: local leaderboard: %s (look %d at these labels)", files.run, told, looks)
+    if solution:
+        for leaf in leaves(files.run):
+            gains = student_gains(form, metric, solution, table.ids[table.test], leaf)
+            if gains:
+                single, blend = (f"{gains[n]:+.4f} +- {gains[n + '_se']:.4f}" for n in ("single", "blend"))
+                log.info("%s: private gain over its teacher: single models %s, their blend %s", leaf, single, blend)
 
 
 def ledger_row(files: RunFiles, shelf: dict[str, Any], made: str, scores: dict[str, float]) -> ledger.Row:
@@ -125,6 +143,8 @@ def ledger_row(files: RunFiles, shelf: dict[str, Any], made: str, scores: dict[s
         cv=number(believed["score"]),
         se=number(believed["se"]),
         fold_sd=number(believed["fold_sd"]),
+        fold_map=shelf["fold_map"],
+        **shelf.get("foretold", {}),
         public=scores.get("public", math.nan),
         private=scores.get("private", math.nan),
     )

@@ -69,12 +69,14 @@ def audit(run: str, refit: Refit) -> Report:
     if sound:
         # Without the right files nothing can be proved.
         found = [Finding((*node.above, *chain)) for node in once for chain in proofs(lineage, node)]
-    unique = list({finding.chain[-2:]: finding for finding in reversed(found)}.values())[::-1]
+    # A run is met on many ways: findings are told apart by their last links and the reason, less what is demanded.
+    unique = {(*f.chain[-3:-1], f.chain[-1].split(" (level")[0]): f for f in reversed(found)}
+    findings = list(unique.values())[::-1]
     models = [model for node in once for model in node.shelf.models]
     tree = [line(lineage, node, sound) for node in nodes]
     outside = list(dict.fromkeys(what for node in once for what in outside_knowledge(node.shelf)))
     counts = {"runs": len(once), "models": len(models), "files": sum(len(files_of(node.shelf)) for node in once)}
-    return Report(tree, unique, outside, counts)
+    return Report(tree, findings, outside, counts)
 
 
 def walk(lineage: Lineage, run: str) -> Iterator[Node]:
@@ -106,10 +108,7 @@ def files_of(shelf: Shelf) -> dict[str, str]:
 def papers(lineage: Lineage, node: Node) -> Iterator[tuple[str, ...]]:
     """Yield the files, parents, folds, rows and classes of a run that are not what its receipt says."""
     shelf, receipt = node.shelf, node.shelf.receipt
-    for path, known in {} if node.again else files_of(shelf).items():
-        now = lineage.hash(path)
-        if now != known:
-            yield path, "is missing" if now is None else "is not what its receipt says"
+    yield from () if node.again else broken(lineage, shelf)
     facts = read_table_facts(shelf.files.competition)
     today = {"fold_map": shelf.table.fold_map(), "rows": facts["scored"], "test": facts["test"]}
     names = {"fold_map": "fold map", "rows": "row ids", "test": "test set", "classes": "class order"}
@@ -126,6 +125,24 @@ def papers(lineage: Lineage, node: Node) -> Iterator[tuple[str, ...]]:
         yield str(shelf.files.receipt), f"its config names {role} = {run!r}, of which the receipt says nothing"
 
 
+def broken(lineage: Lineage, shelf: Shelf) -> Iterator[tuple[str, ...]]:
+    """Yield the files of a shelf that are not those of its receipts, and models without rows to prove anything from."""
+    known: list[tuple[tuple[str, ...], str, str]]
+    known = [((path,), path, hashed) for path, hashed in files_of(shelf).items()]
+    for model in shelf.models:
+        for parent in model.facts.get("parents", []):
+            title = f"{parent['role']} {parent['run']}"
+            known += [((model.name, title, path), path, hashed) for path, hashed in parent.get("files", {}).items()]
+    wrong = {links: lineage.hash(path) for links, path, hashed in known if lineage.hash(path) != hashed}
+    for links, now in wrong.items():
+        yield *links, "is missing" if now is None else "is not what its receipt says"
+    for model in shelf.models if not wrong else ():
+        if "halves" not in model.facts and str(model.files.rows) not in model.facts["outputs"]:
+            yield model.name, f"has no {model.files.rows.name}: nothing proves what it trained on; train it again"
+        elif "halves" not in model.facts and not np.isin(model.rows, np.arange(len(shelf.table.ids))).all():
+            yield model.name, f"{model.files.rows.name} holds positions that are not in the table"
+
+
 def proofs(lineage: Lineage, node: Node) -> Iterator[tuple[str, ...]]:
     """Yield the chains to whatever is less than its receipt, its role or honesty demands."""
     shelf = node.shelf
@@ -138,12 +155,12 @@ def proofs(lineage: Lineage, node: Node) -> Iterator[tuple[str, ...]]:
     for model in shelf.models:
         for code in model.facts.get("held_out", []):
             yield from below(node.title, lineage.model_saw(model, Fold(competition, code)), model.facts["level"])
-            for parent in model.facts.get("parents", []):
+            for parent in model.facts.get("parents", []) if "halves" not in model.facts else ():
                 seen = lineage.parent_saw(model, parent, Fold(competition, code)).through(model.name)
                 yield from below(node.title, seen, "blind")
-        yield from below(node.title, lineage.model_saw(model, holdout), "blind")
+        yield from below(node.title, lineage.model_saw(model, holdout), "crossfit")
     for doubt in lineage.doubts(shelf.run):
-        yield node.title, shelf.run, doubt.reason
+        yield node.title, doubt.reason
     for where, reason in disorder(shelf, {p["role"]: lineage.shelf(p["run"]) for p in shelf.parents}):
         yield node.title, where, reason
 
@@ -170,7 +187,8 @@ def line(lineage: Lineage, node: Node, sound: bool) -> str:
         text += f"  {'; '.join(told) if len(told) > 1 else levels[codes[0]]}"
     trained = [m.facts["trained_on"]["rows"] for m in shelf.models if "trained_on" in m.facts]
     if trained:
-        text += f"  {len(trained)} models, each trained on {min(trained)}-{max(trained)} rows"
+        most = f"-{max(trained)}" if max(trained) > min(trained) else ""
+        text += f"  {len(trained)} models, each trained on {min(trained)}{most} rows"
     return text
 
 

@@ -165,9 +165,14 @@ class Average(Section):
 
 
 class Predict(Section):
-    """How predictions are made; changing it never trains again."""
+    """How predictions are made; changing it never trains again.
+
+    `hard_tta` is for the `hard_share` of rows, of each model's own and of the test set, that `tta` leaves least sure.
+    """
 
     tta: str = "none"
+    hard_tta: str = "none"
+    hard_share: Annotated[float, Field(gt=0, le=1)] = 0.33
     batch_size: Count = 256
 
 

@@ -14,7 +14,10 @@ from pipeline.store.files import lock, write_text
 
 @dataclass(frozen=True)
 class Row:
-    """One submitted file; NaN where a score is not known (yet)."""
+    """One submitted file; NaN where a score is not known (yet).
+
+    `predicted` is the public score that an `lb` run foretold, `low` and `high` its 90 % interval.
+    """
 
     run: str
     hash: str
@@ -23,8 +26,17 @@ class Row:
     cv: float
     se: float
     fold_sd: float
+    fold_map: str = ""
+    predicted: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
     public: float = math.nan
     private: float = math.nan
+
+    @property
+    def surprise(self) -> bool:
+        """Say whether the public score lies outside the interval that was foretold: a leak, or a shift."""
+        return self.public < self.low or self.public > self.high
 
 
 def read() -> list[Row]:
@@ -87,9 +99,11 @@ def _write(rows: list[Row]) -> None:
 
 
 def _row(cells: dict[str, str]) -> Row:
-    texts = [cells[name] for name in ("run", "hash", "time", "metric")]
-    numbers = [float(cells[name] or "nan") for name in ("cv", "se", "fold_sd", "public", "private")]
-    return Row(*texts, *numbers)  # type: ignore[arg-type]
+    texts = {name: cells[name] for name in ("run", "hash", "time", "metric")}
+    numbers = {name: float(cells[name] or "nan") for name in ("cv", "se", "fold_sd", "public", "private")}
+    # Rows of before these were kept have none.
+    numbers |= {name: float(cells.get(name) or "nan") for name in ("predicted", "low", "high")}
+    return Row(**texts, **numbers, fold_map=cells.get("fold_map", ""))  # type: ignore[arg-type]
 
 
 def _cells(row: Row) -> dict[str, str]:

@@ -64,23 +64,17 @@ class Lineage(Records):
             self._doubts[run] = list(self._refit(self.shelf(run)))
         return self._doubts[run]
 
-    def leaves(self, run: str) -> list[str]:
-        """Return the trained runs under a run, each once."""
-        shelf = self.shelf(run)
-        below = [leaf for member in shelf.members for leaf in self.leaves(member.run)]
-        return [run] if shelf.stage == "train" else list(dict.fromkeys(below))
-
     def run_saw(self, run: str, fold: Fold) -> Seen:
         """Return what a run's rows of a fold (pseudo, tag: those that name its models) saw of the fold's labels."""
         shelf, code = self.shelf(run), fold.code
-        seen = [Seen("saw", (run, d.reason)) for d in self.doubts(run) if d.rows and d.fold in (None, code)]
+        if shelf.stage in ("pseudo", "tag"):
+            return self.named_saw(shelf, code, fold)
+        seen = [Seen("saw", (d.reason,)) for d in self.doubts(run) if d.rows and d.fold in (None, code)]
         if shelf.stage == "train":
             return worst_seen([*seen, *(self.model_saw(m, fold) for m in shelf.models if m.named == [code])])
-        if shelf.stage in ("pseudo", "tag"):
-            return worst_seen([*seen, *self.models_saw(self.own_models(shelf, code), fold)]).through(run)
         if shelf.stage == "lb" or shelf.receipt["config"]["method"] not in ("uniform", "hand"):
-            seen.append(Seen("crossfit", (run, "fitted on out-of-fold rows of the other folds")))
-        below = [self.run_saw(p["run"], fold).through(f"{p['role']} of {run}") for p in shelf.parents]
+            seen.append(Seen("crossfit", ("fitted on out-of-fold rows of the other folds",)))
+        below = [self.run_saw(p["run"], fold).through(f"{p['role']} {p['run']}") for p in shelf.parents]
         return worst_seen([*seen, *below])
 
     def models_saw(self, models: Iterable[Model], fold: Fold) -> list[Seen]:
@@ -91,27 +85,32 @@ class Lineage(Records):
         """Return what a model saw of a fold's labels: itself, and through what it learnt from."""
         if (known := self._seen.get((model.name, fold))) is not None:
             return known
-        seen = [self.parent_saw(model, parent, fold) for parent in model.facts.get("parents", [])]
         if "halves" in model.facts:
-            halves = [read_models(model.run, model.files.half(h).receipt)[0] for h in model.facts["halves"]]
-            seen += self.models_saw(halves, fold)
-        else:
-            seen += [self._trained(model, fold), self._chosen(model, fold)]
-        self._seen[model.name, fold] = worst_seen(seen).through(model.name)
+            return Seen()  # the two students are models of their own
+        parents = [self.parent_saw(model, parent, fold) for parent in model.facts.get("parents", [])]
+        seen = worst_seen([self._trained(model, fold), self._chosen(model, fold), *parents])
+        self._seen[model.name, fold] = seen.through(model.name)
         return self._seen[model.name, fold]
 
     def parent_saw(self, model: Model, parent: dict[str, Any], fold: Fold) -> Seen:
         """Return what a model was told of a fold by a run that plays a role in its training."""
-        role, run, (own, *_) = parent["role"], parent["run"], model.named
+        shelf, own = self.shelf(parent["run"]), model.named[0]
         seen = self.models_saw(self.sources(model, parent), fold)
-        if role in ("pseudo", "tags"):
-            seen += [Seen("saw", (run, d.reason)) for d in self.doubts(run) if d.rows and d.fold in (None, own)]
-        return worst_seen(seen).through(f"{role} {run}")
+        if shelf.stage in ("pseudo", "tag"):
+            seen.append(self.named_saw(shelf, own, fold))
+        return worst_seen(seen).through(f"{parent['role']} {shelf.run}")
+
+    def named_saw(self, shelf: Shelf, code: int, fold: Fold) -> Seen:
+        """Return what the rows of a `pseudo` or `tag` run that name the models of fold `code` saw of a fold."""
+        seen = [Seen("saw", (d.reason,)) for d in self.doubts(shelf.run) if d.rows and d.fold in (None, code)]
+        if shelf.tags is not None:
+            seen.append(self.named_saw(shelf.tags, code, fold).through(f"tags {shelf.tags.run}"))
+        return worst_seen([*seen, *self.models_saw(self.own_models(shelf, code), fold)])
 
     def sources(self, model: Model, parent: dict[str, Any]) -> list[Model]:
         """Return the models that a parent in some role gave to a model: of its `files` where the receipt names them."""
         own, shelf = model.named[0], self.shelf(parent["run"])
-        if parent.get("files"):
+        if parent.get("files") and shelf.stage not in ("pseudo", "tag"):
             return [source for path in parent["files"] for source in self.made_by(Path(path))]
         if parent["role"] == "init":
             files = shelf.files.fold(own)
@@ -119,13 +118,12 @@ class Lineage(Records):
             return read_models(shelf.run, half.receipt if half.receipt.exists() else files.receipt)
         nested = self.shelf(model.run).receipt["config"].get("distill", {}).get("nested", "none")
         if parent["role"] == "teacher" and nested == "oof":
-            return [m for leaf in self.leaves(shelf.run) for m in self.shelf(leaf).models if len(m.named) == 1]
+            return [m for leaf in shelf.leaves for m in leaf.models if len(m.named) == 1]
         return self.own_models(shelf, own)
 
     def own_models(self, shelf: Shelf, code: int) -> list[Model]:
         """Return the models under a run that left a fold out: its own, and those of pairs with it."""
-        models = [model for leaf in self.leaves(shelf.run) for model in self.shelf(leaf).models]
-        return [model for model in models if code in model.named]
+        return [model for leaf in shelf.leaves for model in leaf.models if code in model.named]
 
     def made_by(self, path: Path) -> list[Model]:
         """Return the models that made a file: of its folder, or all of a run whose folder it lies in."""
@@ -133,7 +131,7 @@ class Lineage(Records):
         receipt = FoldFiles(path.parent).receipt
         if receipt.exists():
             return read_models(run, receipt)
-        return [m for leaf in self.leaves(run) for m in self.shelf(leaf).models if len(m.named) == 1]
+        return [m for leaf in self.shelf(run).leaves for m in leaf.models if len(m.named) == 1]
 
     def kin(self, fold: Fold, competition: str) -> Array:
         """Return the labelled rows of a competition that tell of a fold: its own, of its groups, or of its images."""

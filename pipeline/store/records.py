@@ -46,13 +46,29 @@ class Model:
     @property
     def named(self) -> list[int]:
         """Return the folds that its folder is named after."""
-        found = re.search(r"/(?:fold|pair)(\d+)(?:-(\d+))?", self.name)
+        place = str(self.files.folder.relative_to(RunFiles(self.run).folder))
+        found = re.search(r"(?:fold|pair)(\d+)(?:-(\d+))?", place)
         return [] if found is None else [int(k) for k in found.groups() if k is not None]
 
     @cached_property
     def rows(self) -> Array:
         """Return the table positions that it trained on."""
         return np.asarray(read_npy(self.files.rows))
+
+    @property
+    def epochs(self) -> Array:
+        """Return what it saw of its training rows over the epochs, N x (P + 3)."""
+        return np.asarray(read_npy(self.files.epochs))
+
+    @property
+    def train(self) -> Array:
+        """Return its predictions of all scored rows (N P)."""
+        return np.asarray(read_npy(self.files.train))
+
+    @property
+    def test(self) -> Array:
+        """Return its predictions of the test rows (T P)."""
+        return np.asarray(read_npy(self.files.test))
 
     @cached_property
     def header(self) -> dict[str, Any]:
@@ -76,8 +92,7 @@ class Shelf:
     competition: Competition
     parents: list[dict[str, Any]]
     models: list[Model]
-    members: list[Shelf]
-    tags: Shelf | None
+    records: Records
 
     @property
     def files(self) -> RunFiles:
@@ -88,6 +103,24 @@ class Shelf:
     def stage(self) -> str:
         """Return the stage that made it."""
         return str(self.receipt["stage"])
+
+    @cached_property
+    def members(self) -> list[Shelf]:
+        """Return the shelves that a run predicts, labels or tags from; none for a trained run."""
+        runs = [p["run"] for p in self.parents if self.stage != "train" and p["role"] != "tags"]
+        return [self.records.shelf(run) for run in runs]
+
+    @property
+    def leaves(self) -> list[Shelf]:
+        """Return the shelves of the trained runs under a run, each once."""
+        below = {leaf.run: leaf for member in self.members for leaf in member.leaves}
+        return [self] if self.stage == "train" else list(below.values())
+
+    @cached_property
+    def tags(self) -> Shelf | None:
+        """Return the shelf of the tags that pseudo-labels were chosen by."""
+        run = self.receipt.get("tags")
+        return None if run is None else self.records.shelf(run)
 
     @property
     def oof(self) -> Array:
@@ -130,10 +163,8 @@ class Records:
             named = {(p.get("role", default), p["run"]): {"role": default, **p} for p in reversed(given)}
             parents = [named[key] for key in reversed(named)]
             competition = load_competition(files.competition.name)
-            table, built = self.table(files.competition.name), receipt["stage"] != "train"
-            members = [self.shelf(p["run"]) for p in parents if built and p["role"] != "tags"]
-            tags = self.shelf(receipt["tags"]) if receipt.get("tags") else None
-            self._shelves[run] = Shelf(run, receipt, table, competition, parents, models, members, tags)
+            table = self.table(files.competition.name)
+            self._shelves[run] = Shelf(run, receipt, table, competition, parents, models, self)
         return self._shelves[run]
 
     def table(self, competition: str) -> Table:

@@ -28,6 +28,8 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     """Train one model on what it may learn from and write its weights (or every epoch's)."""
     config, table, files = job.config, job.table, which.files(job.files)
     started = time.monotonic()
+    for stale in (files.rows, files.epochs):  # of another config: with them a fit that is killed would look done
+        stale.unlink(missing_ok=True)
     images, bad = scored_images(job)
     course = plan(job, which, images, bad)
     folds, y = table.folds[table.scored], job.task.targets(table.y[table.scored])

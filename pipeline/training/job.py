@@ -113,12 +113,19 @@ def check_names(job: Job) -> None:
     augmenter(config.augment.recipe)
     resolve(OPTIMIZERS, config.optim.name, "optimizer")
     resolve(SCHEDULES, config.optim.schedule, "schedule")
-    resolve(TTA, config.predict.tta, "predict.tta")
-    if config.predict.tta == "d4" and job.size[0] != job.size[1]:
-        raise UserError(f'{job.files.config}: predict.tta = "d4" turns images by 90 degrees: image.size must be square')
+    for name in ("tta", "hard_tta"):
+        views = getattr(config.predict, name)
+        resolve(TTA, views, f"predict.{name}")
+        if views == "d4" and job.size[0] != job.size[1]:
+            what = f'predict.{name} = "d4" turns images by 90 degrees'
+            raise UserError(f"{job.files.config}: {what}: image.size must be square")
+    if config.predict.hard_tta != "none" and job.task.name == "regression":
+        raise UserError(f"{job.files.config}: predict.hard_tta needs to know what is hard; one value does not tell")
     Objective(job.task, job.head, len(job.table.classes), y, **config.loss.model_dump())
     if config.indicators and job.task.name != "multiclass":
         raise UserError(f"{job.files.config}: indicators = true gives rows a class of their own: multiclass only")
+    if config.pairs and len(job.folds) < 3:
+        raise UserError(f"{job.files.config}: pairs = true needs 3 folds or more: blind to 2 of 2, nothing is left")
     new_network(without_weights(job) if config.model.weights == "pretrained" else job)
 
 

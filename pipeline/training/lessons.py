@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.store.artifacts import RunFiles
+from pipeline.store.artifacts import FoldFiles, RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest, read_npy
 from pipeline.store.shelves import leaves
@@ -18,6 +19,7 @@ from pipeline.training.images import Images, Joined
 from pipeline.training.job import Job, Which
 from pipeline.training.losses import Objective
 from pipeline.training.sampling import Lessons
+from pipeline.training.weights import start_of
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,10 @@ def read_tags(job: Job, which: Which) -> pd.DataFrame:
 
 def with_tags(job: Job, objective: Objective, targets: Tensor, tags: pd.DataFrame) -> tuple[Tensor, Tensor]:
     """Relabel or down-weight the suspects; return targets and loss weights."""
-    suspect = torch.as_tensor((tags.tag == "suspect").to_numpy(bool))
+    suspect = torch.tensor(np.array(tags.tag == "suspect"))
     weights = torch.ones(len(targets))
     if job.config.difficulty.suspect == "downweight":
-        weights = torch.as_tensor(tags.weight.fillna(1.0).to_numpy(np.float32))
+        weights = torch.tensor(tags.weight.fillna(1.0).to_numpy(np.float32))
     if job.config.difficulty.suspect == "relabel":
         said = tags.filter(regex=r"^t\d+$").apply(pd.to_numeric).to_numpy(np.float32)
         targets = torch.where(suspect[:, None], objective.encode_prediction(np.nan_to_num(said)), targets)
@@ -107,19 +109,36 @@ def teacher_says(job: Job, which: Which) -> Array:
     that saw neither its own fold nor fold k.
     """
     assert job.config.teacher is not None
-    (k,), folds = which.held_out, job.table.folds[job.table.scored]
-    said = []
+    folds, said = job.table.folds[job.table.scored], []
     for leaf in leaves(job.config.teacher):
-        files = RunFiles(leaf)
-        if job.config.distill.nested == "none":
-            said.append(np.asarray(read_npy(files.fold(k).train)))
-            continue
-        rows = np.array(read_npy(files.fold(k).train))
-        for j in job.folds:
-            if j != k:
-                rows[folds == j] = read_npy(files.pair(j, k).train)[folds == j]
+        models = teachers(job, which, leaf)
+        rows = np.array(read_npy(models[which.held_out[0]].train))
+        for j, model in models.items():
+            rows[folds == j] = read_npy(model.train)[folds == j]
         said.append(rows)
     return np.asarray(np.mean(said, 0, dtype=np.float64).astype(np.float32))
+
+
+def teachers(job: Job, which: Which, leaf: str) -> dict[int, FoldFiles]:
+    """Return the models of a leaf that teach a model: by fold of the rows they speak of, its own fold first."""
+    files, (k,) = RunFiles(leaf), which.held_out
+    pairs = [j for j in job.folds if j != k] if job.config.distill.nested == "pairs" else []
+    return {k: files.fold(k)} | {j: files.pair(j, k) for j in pairs}
+
+
+def sources(job: Job, which: Which) -> dict[str, list[Path]]:
+    """Return the files of other runs that a model learns from, by role."""
+    config, found = job.config, {}
+    if config.pseudo:
+        found["pseudo"] = [RunFiles(config.pseudo).pseudo]
+    if config.tags:
+        found["tags"] = [RunFiles(config.tags).difficulty_train]
+    if config.teacher:
+        models = [model for leaf in leaves(config.teacher) for model in teachers(job, which, leaf).values()]
+        found["teacher"] = [model.train for model in models]
+    if config.init:
+        found["init"] = [start_of(job, which)]
+    return found
 
 
 def with_pseudo(job: Job, which: Which, course: Course) -> Course:

@@ -131,30 +131,35 @@ class Objective:
     def encode(self, y: Array) -> Tensor:
         """Return float targets N D in the columns of the head."""
         values = torch.as_tensor(y, dtype=torch.float32).reshape(len(y), -1)
-        return self._columns(self._classes(y) if self.head != "regression" else values, values)
+        return self._columns(self._classes(y) if self.head != "regression" else values, values, self.smoothing)
 
     def encode_prediction(self, prediction: Array) -> Tensor:
         """Return float targets N D that say what a prediction (N P) says; NaN (unknown) stays NaN."""
+        return self._columns(*self._shares(prediction), self.smoothing)
+
+    def _shares(self, prediction: Array) -> tuple[Tensor, Tensor]:
         values = torch.as_tensor(prediction, dtype=torch.float32)
         if self.task.name != "ordinal" or self.head == "regression":
-            return self._columns(values, values)
+            return values, values
         # A grade between two classes is shared by them, so that its expectation stays.
         grade = values.clamp(0, self.classes - 1)
-        shares = (1 - (grade - torch.arange(self.classes)).abs()).clamp(min=0)
-        return self._columns(shares, values)
+        return (1 - (grade - torch.arange(self.classes)).abs()).clamp(min=0), values
 
-    def _columns(self, classes: Tensor, values: Tensor) -> Tensor:
+    def _columns(self, classes: Tensor, values: Tensor, smoothing: float) -> Tensor:
         parts = []
         if self.head != "regression":
             even = 0.5 if self.independent else 1 / self.classes
-            parts.append(classes * (1 - self.smoothing) + self.smoothing * even)
+            parts.append(classes * (1 - smoothing) + smoothing * even)
         if self.head != "classification":
             parts.append((values - self.center) / self.spread)
         return torch.cat(parts, 1)
 
     def soften(self, prediction: Array) -> Tensor:
-        """Return a teacher's prediction (N P) as targets N D, its classes at the temperature of distillation."""
-        targets = self.encode_prediction(prediction)
+        """Return a teacher's prediction (N P) as targets N D, its classes at the temperature of distillation.
+
+        They are never smoothed: what a sure teacher thinks of the wrong classes is what there is to learn.
+        """
+        targets = self._columns(*self._shares(prediction), 0.0)
         if self.head == "regression":
             return targets
         if self.independent:
@@ -169,7 +174,7 @@ class Objective:
         (1 - alpha) loss + alpha T^2 (cross-entropy with the teacher at T), Hinton 2015; values have no temperature.
         """
         scores = scores.float()
-        if not self.alpha:
+        if targets.shape[1] == scores.shape[1]:
             return self._plain(scores, targets)
         own, teacher = targets.chunk(2, 1)
         return (1 - self.alpha) * self._plain(scores, own) + self.alpha * self._follow(scores, teacher)

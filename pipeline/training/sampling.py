@@ -74,7 +74,7 @@ class Batches:
     def _epoch(self) -> list[Array]:
         lessons, size = self.lessons, self.batch_size
         if not len(lessons.extra):
-            return np.array_split(self._round(self.epoch), self.steps)
+            return np.array_split(self._round(self.epoch, self.epochs), self.steps)
         extra = int(np.clip(round(lessons.share * size), 1, size - 1)) if size > 1 else 0
         if lessons.mode == "finetune":
             extra = size if self.epoch < lessons.share * self.epochs else 0
@@ -87,20 +87,22 @@ class Batches:
         if not count:
             return self.lessons.extra[:0]
         length, start = len(self.lessons.extra if extra else self.lessons.gold), self.epoch * count
-        rounds = range(start // length, (start + count - 1) // length + 1)
-        rows = np.concatenate([self._permute(self.lessons.extra, n, 1) if extra else self._round(n) for n in rounds])
+        rounds, total = range(start // length, (start + count - 1) // length + 1), self.epochs * count / length
+        rows = np.concatenate(
+            [self._permute(self.lessons.extra, n, 1) if extra else self._round(n, total) for n in rounds]
+        )
         return rows[start - rounds[0] * length :][:count]
 
     def _permute(self, rows: Array, number: int, *which: int) -> Array:
         return np.random.default_rng([self.seed, number, *which]).permutation(rows)
 
-    def _round(self, number: int) -> Array:
-        """Return the labelled rows of round `number` in random order, as many as there are labelled rows."""
-        lessons = self.lessons
+    def _round(self, number: int, total: float) -> Array:
+        """Return the labelled rows of round `number` of `total` in random order, as many as there are labelled rows."""
+        lessons, easy = self.lessons, self.lessons.curriculum * total
         rows, draw = lessons.gold, lessons.draw
-        if lessons.difficulty is not None and number < lessons.curriculum * self.epochs:
+        if lessons.difficulty is not None and number < easy:
             # From the easier half to all of them; repeated, so that the number of steps stays.
-            count = len(rows) * (0.5 + 0.5 * number / (lessons.curriculum * self.epochs))
+            count = len(rows) * (0.5 + 0.5 * number / easy)
             easiest = np.argsort(lessons.difficulty, kind="stable")[: max(1, int(count))]
             rows, draw = rows[easiest], None if draw is None else draw[easiest]
         if draw is not None:

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
+from pipeline.scoring.pseudo import sureness
 from pipeline.store.errors import UserError
-from pipeline.store.files import Array, digest, read_npy, write_npy
+from pipeline.store.files import Array, digest, digest_file, read_npy, write_npy
 from pipeline.store.receipts import write_receipt
 from pipeline.store.table import half_of
 from pipeline.store.tracking import Tracker
 from pipeline.training.job import Job, Which, new_network, without_weights
+from pipeline.training.lessons import sources
 from pipeline.training.models import Network, to_prediction
 from pipeline.training.predict import embed, predict
 from pipeline.training.weights import header_of
@@ -30,10 +32,7 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
     network.load_state_dict(load_file(files.model))
     scored, test = table.scored, table.test
     held_out = np.flatnonzero(np.isin(table.folds[scored], which.held_out))
-    look = partial(
-        predict, network, job.task, job.head, machine=job.machine, tta=config.predict.tta,
-        batch_size=config.predict.batch_size,
-    )  # fmt: skip
+    look = partial(look_twice, job, network)
     images, bad = job.images(scored)
     test_images, unreadable = job.images(test)
     if unreadable:
@@ -77,6 +76,20 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
     tracker.artifact(f"{job.files.run}-{which.title}".replace(" ", ""), "model", files.model)
 
 
+def look_twice(job: Job, network: Network, images: Array, rows: Array) -> tuple[Array, Array]:
+    """Return predictions (N P) and spread (N) of some rows; those left least sure are seen through more views."""
+    how, machine, task = job.config.predict, job.machine, job.task
+    see = partial(predict, network, task, job.head, images, machine=machine, batch_size=how.batch_size)
+    prediction, spread = see(rows, tta=how.tta)
+    if how.hard_tta != "none":
+        cuts = task.default_cuts(len(job.table.classes))
+        sure = sureness(task, prediction[None], cuts, "confidence").mean(1)
+        hard = np.sort(np.argsort(sure, kind="stable")[: round(how.hard_share * len(rows))])
+        if len(hard):
+            prediction[hard], spread[hard] = see(rows[hard], tta=how.hard_tta)
+    return prediction, spread
+
+
 def everything(job: Job, network: Network, images: Array, test_images: Array) -> tuple[Array, Array]:
     """Return the scored rows' predictions (N P) from one view, and embeddings (N F) of the scored and the test rows."""
     predictions, features = [], []
@@ -116,13 +129,16 @@ def sign(job: Job, which: Which, outputs: list[Path], oof: Array, facts: dict[st
     table, config = job.table, job.config
     y = job.task.targets(table.y[table.scored])[np.isin(table.folds[table.scored], which.held_out)]
     score = job.metric(job.task, y, oof, job.task.default_cuts(len(table.classes)))
+    # Two students put together have learnt nothing themselves: their own receipts say from what they did.
+    learnt = {} if "halves" in facts else sources(job, which)
+    files = {role: {str(path): digest_file(path) for path in paths} for role, paths in learnt.items()}
     common = {
         "run": job.files.run,
         "fit_hash": job.fit_key,
         "predict_hash": job.predict_key,
         "held_out": list(which.held_out),
         "level": job.level,
-        "parents": job.parents,
+        "parents": [parent | {"files": files.get(parent["role"], {})} for parent in job.parents],
         "seed": config.seed,
         "batch_size": config.batch_size,
         "machine": asdict(job.machine),

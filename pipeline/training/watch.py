@@ -37,6 +37,8 @@ class Watch:
     def see(self, rows: Tensor, scores: Tensor) -> None:
         """Take notice of the scores (N D) of some rows; rows beyond the labelled ones are passed over."""
         known = rows < len(self.y)
+        if not known.any():
+            return
         device = scores.device
         rows, scores = rows[known].to(device), scores[known.to(device)].float()
         if self.sums.device != device:
@@ -67,12 +69,10 @@ class Watch:
             side = 2.0 * wide - 1
             truth = torch.where(wide == 1, prediction, 1 - prediction)
             return truth.mean(1), (side * scores).mean(1), (side * scores > 0).all(1)
-        error = ((prediction - wide).abs() / self.spread).mean(1)
-        return (
-            (-error).exp(),
-            -error,
-            (prediction - wide).abs().amax(1) < (0.5 if self.task.cuts else self.spread.max()),
-        )
+        error = (prediction - wide).abs()
+        right = error[:, 0] < 0.5 if self.task.cuts else (error < self.spread).all(1)
+        error = (error / self.spread).mean(1)
+        return (-error).exp(), -error, right
 
     def table(self) -> Array:
         """Return the statistics of every row, N x (P + 3), float32."""

@@ -37,8 +37,13 @@ def header_of(path: Path) -> dict[str, Any]:
 
 
 def is_fitted(job: Job, which: Which) -> bool:
-    """Say whether the weights of a model (or, for select = "best", those of every epoch) are there."""
+    """Say whether the weights of a model (or, for select = "best", those of every epoch) are there.
+
+    So must be what cannot be had from them again: the rows that were trained on, and what was seen of them.
+    """
     files = which.files(job.files)
+    if not (files.rows.exists() and files.epochs.exists()):
+        return False
     if header_of(files.model).get("key") == job.fit_key:
         return True
     epochs = [header_of(files.epoch(epoch)) for epoch in range(job.config.epochs)]
@@ -69,19 +74,22 @@ def choose_epochs(job: Job) -> None:
             which.files(job.files).epoch(epoch).unlink(missing_ok=True)
 
 
-def start_from(job: Job, which: Which, network: Network) -> None:
-    """Load the weights of the same model of the run that `init` names; a head of another shape stays as it is."""
+def start_of(job: Job, which: Which) -> Path:
+    """Return the weights of the same model of the run that `init` names: of the same half, where it has halves."""
     assert job.config.init is not None
     files = RunFiles(job.config.init)
-    path = which.files(files).model
-    if not path.exists():
-        path = Which(which.held_out).files(files).model
-    if not path.exists():
-        raise UserError(f"init = {job.config.init!r} has no {path}: it needs a model for {which.title}")
+    half, whole = which.files(files).model, Which(which.held_out).files(files).model
+    if not half.exists() and not whole.exists():
+        raise UserError(f"init = {job.config.init!r} has no {half}: it needs a model for {which.title}")
+    return half if half.exists() else whole
+
+
+def start_from(job: Job, which: Which, network: Network) -> None:
+    """Load the weights of the model that `init` names; a head of another shape stays as it is."""
+    path = start_of(job, which)
     state, own = load_file(path), network.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    backbone = [name for name in own if name.startswith("backbone.")]
-    if not all(name in fitting for name in backbone):
+    if any(name.startswith("backbone.") and name not in fitting for name in (*own, *state)):
         raise UserError(f"init = {job.config.init!r}: {path} is of another network than {job.config.model.name!r}")
     # How values are standardised belongs to this model's own training rows.
     network.load_state_dict({n: v for n, v in fitting.items() if n not in ("center", "spread")}, strict=False)

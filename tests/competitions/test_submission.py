@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.competitions.submission import decode, fill, leaderboard, read_back, read_format
+from pipeline.competitions.solution import leaderboard, read_solution
+from pipeline.competitions.submission import decode, fill, read_back, read_format
 from pipeline.scoring.metrics import METRICS
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
@@ -121,7 +122,7 @@ def test_local_leaderboard(tmp_path):
     solution.to_csv(tmp_path / "solution.csv", index=False)
     filled = fill(form, IDS, MULTI, MULTI.argmax(1))
     submitted = decode(form, filled, tmp_path)
-    assert leaderboard(form, METRICS["accuracy"], tmp_path / "solution.csv", submitted) == {
+    assert leaderboard(form, METRICS["accuracy"], read_solution(form, tmp_path / "solution.csv"), submitted) == {
         "public": 1.0,
         "private": 0.5,
     }
@@ -132,9 +133,9 @@ def test_local_leaderboard(tmp_path):
     ):
         change.to_csv(tmp_path / "solution.csv", index=False)
         with pytest.raises(UserError, match=said):
-            leaderboard(form, METRICS["accuracy"], tmp_path / "solution.csv", submitted)
+            leaderboard(form, METRICS["accuracy"], read_solution(form, tmp_path / "solution.csv"), submitted)
     solution.drop(columns="Usage").to_csv(tmp_path / "solution.csv", index=False)
-    assert leaderboard(form, METRICS["accuracy"], tmp_path / "solution.csv", submitted) == {
+    assert leaderboard(form, METRICS["accuracy"], read_solution(form, tmp_path / "solution.csv"), submitted) == {
         "private": pytest.approx(2 / 3)
     }
 
@@ -144,4 +145,4 @@ def test_labels_count_as_certain_where_the_metric_wants_probabilities(tmp_path):
     solution = pd.DataFrame({"id": ["r0", "r1", "r2"], "y": ["x", "y", "x y"]})
     solution.to_csv(tmp_path / "solution.csv", index=False)
     submitted = np.array([[1, 0], [0, 1], [1, 1]])
-    assert leaderboard(form, METRICS["average_precision"], tmp_path / "solution.csv", submitted) == {"private": 1.0}
+    assert leaderboard(form, METRICS["average_precision"], read_solution(form, tmp_path / "solution.csv"), submitted) == {"private": 1.0}

@@ -32,9 +32,9 @@ def test_offline_run_holds_history_config_and_summary(house):
         summary = {k: v for r in found if r["type"] == "summary" for k, v in r["summary"]["update"].items()}
         artifacts = [r["artifact"]["name"] for r in found if r["type"] == "artifact"]
         config = run["config"]["update"]
-        fold = config["fold"]
+        fold = int(config["part"].removeprefix("fold "))
         folds.append(fold)
-        assert (run["run_group"], run["job_type"], run["display_name"]) == ("toy/a", "train", f"toy/a/fold{fold}")
+        assert (run["run_group"], run["job_type"], run["display_name"]) == ("toy/a", "train", f"toy/a/fold {fold}")
         assert config["optim"]["lr"] == 1e-2
         log = [json.loads(line) for line in (house / f"runs/toy/a/fold{fold}/log.jsonl").read_text().splitlines()]
         epochs = [entry for entry in log if "valid_loss" in entry]

@@ -1,9 +1,11 @@
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from school import built
 from torch import nn
 
 from pipeline.tasks import TASKS
@@ -75,3 +77,17 @@ def run_fit(tmp_path):
         return SimpleNamespace(net=fitted, log=log, entries=entries, home=home, images=images, y=y)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def first_school():
+    yield built()
+    shutil.rmtree(built())
+
+
+@pytest.fixture
+def school(first_school, tmp_path, monkeypatch):
+    """A school for a test alone: runs toy/a and toy/b (with pairs), their blend, pseudo-labels p, student s."""
+    shutil.copytree(first_school, tmp_path / "school")
+    monkeypatch.chdir(tmp_path / "school")
+    return tmp_path / "school"

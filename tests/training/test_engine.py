@@ -11,8 +11,8 @@ from torch import nn
 
 from pipeline.store.errors import UserError
 from pipeline.training import engine
-from pipeline.training.sampling import Batches, Lessons, Views, collate
 from pipeline.training.machine import Machine, to_device
+from pipeline.training.sampling import Batches, Lessons
 
 CPU = Machine("cpu", "fp32", 1)
 WAYS = {
@@ -313,51 +313,6 @@ def test_half_precision_on_a_cpu(run_fit, toy):
     assert all(p.dtype == torch.float32 for p in net.parameters())
     assert same(rough, run_fit(toy(), "fp32"), atol=0.05)
     assert not same(rough, run_fit(toy(), "again"), atol=0)
-
-
-@pytest.mark.parametrize(
-    "rows, size, lengths", [(20, 6, [5, 5, 5, 5]), (7, 3, [3, 2, 2]), (3, 8, [3]), (6, 1, [1] * 6)]
-)
-def test_batches_cover_every_row_once(rows, size, lengths):
-    batches = Batches(Lessons.of(np.arange(rows) * 10), size, 1, 9)
-    assert len(batches) == len(lengths)
-    for batches.epoch in range(3):
-        drawn = list(batches)
-        assert [len(batch) for batch in drawn] == lengths
-        assert sorted(row for batch in drawn for _, row in batch) == (np.arange(rows) * 10).tolist()
-        assert {epoch for batch in drawn for epoch, _ in batch} == {batches.epoch}
-
-
-def test_batches_depend_on_seed_and_epoch():
-    def order(seed, epoch):
-        batches = Batches(Lessons.of(np.arange(30)), 7, seed, 9)
-        batches.epoch = epoch
-        torch.rand(1)
-        return tuple(row for batch in batches for _, row in batch)
-
-    assert order(1, 2) == order(1, 2)
-    assert len({order(seed, epoch) for seed in range(3) for epoch in range(3)}) == 9
-
-
-def test_views_depend_on_seed_epoch_and_row():
-    views = {
-        (seed, epoch, row): Views(np.zeros(4), lambda image, draw: draw, seed)[epoch, row]
-        for seed in range(3) for epoch in range(3) for row in range(4)
-    }  # fmt: skip
-    assert all(row == key[2] for key, (_, row) in views.items())
-    assert len({draw for draw, _ in views.values()}) == 36
-    assert Views(np.zeros(4), lambda image, draw: draw, 1)[2, 3] == views[1, 2, 3]
-
-
-@pytest.mark.parametrize("dtype, full", [(np.uint8, 255), (np.uint16, 65535)])
-def test_to_device(dtype, full):
-    image = np.arange(24, dtype=dtype).reshape(2, 4, 3) * (full // 23)
-    batch, rows = collate([(image, 4), (image[::-1], 2)])
-    assert rows.tolist() == [4, 2]
-    x = to_device(batch, CPU)
-    assert (x.dtype, x.shape) == (torch.float32, (2, 3, 2, 4))
-    np.testing.assert_allclose(x[0].permute(1, 2, 0), image / full, rtol=1e-6)
-    assert torch.equal(x[1], x[0].flip(1))
 
 
 def test_prepare():

@@ -6,18 +6,6 @@ import numpy as np
 import pandas as pd
 from house import make_competition, prepare, stage
 
-from pipeline.training.weights import header_of
-
-
-def test_header_is_read_without_torch(house):
-    make_competition(house, "multiclass")
-    prepare()
-    stage("train", "toy/b")
-    header = header_of(house / "runs/toy/b/fold1/model.safetensors")
-    run = json.loads((house / "runs/toy/b/cv.json").read_text())
-    assert header == {"key": run["fit_hash"], "epoch": 1}
-    assert header_of(house / "nothing.safetensors") == {}
-
 
 def test_two_regression_targets(house):
     data = make_competition(house, "regression")

@@ -260,3 +260,168 @@ def test_tables():
     assert [losses_for(task, head) for task, head in HEADS] == [
         INDEPENDENT, EXCLUSIVE, INDEPENDENT, REAL, EXCLUSIVE, REAL, REAL
     ]  # fmt: skip
+
+
+UNKNOWN = np.random.default_rng(3).random((N, C)) < 0.4
+UNKNOWN[0] = True
+UNKNOWN[1] = False
+
+
+@pytest.mark.parametrize("class_weight", ["none", "inverse"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_unknown_labels_weigh_nothing(name, smoothing, class_weight):
+    made = Objective(
+        TASKS["multilabel"], "classification", C, LABELS, name=name, smoothing=smoothing, class_weight=class_weight
+    )
+    said = np.where(UNKNOWN, np.nan, LABELS)
+    targets = made.encode_prediction(said)
+    assert np.array_equal(targets.isnan().numpy(), UNKNOWN)
+    s = scores.clone().requires_grad_()
+    values = made.loss(s, targets)
+    (grad,) = torch.autograd.grad(values.sum(), s)
+    assert (grad.numpy()[UNKNOWN] == 0).all()
+    assert (grad.numpy()[~UNKNOWN] != 0).all()
+    # Label by label as if the others were not there, over all labels.
+    whole = made.encode(LABELS)
+    for i in range(N):
+        known = np.flatnonzero(~UNKNOWN[i])
+        one = [mask_but(made, scores[i : i + 1], whole[i : i + 1], label) for label in known]
+        assert values[i].item() == pytest.approx(sum(one), rel=1e-4, abs=1e-7)
+    near(values[1:2].detach().expand(N), made.loss(scores[1:2], whole[1:2]).expand(N))
+
+
+def mask_but(made, s, target, label):
+    """The loss of one row of which one label is known."""
+    masked = torch.full_like(target, torch.nan)
+    masked[:, label] = target[:, label]
+    return made.loss(s, masked).item()
+
+
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_one_known_label_is_its_share_of_the_mean(name):
+    made = Objective(TASKS["multilabel"], "classification", C, LABELS, name=name)
+    alone = Objective(TASKS["binary"], "classification", 2, LABELS[:, 2].astype(int), name=name)
+    masked = np.full((N, C), np.nan)
+    masked[:, 2] = LABELS[:, 2]
+    near(made.loss(scores, made.encode_prediction(masked)), alone.loss(scores[:, 2:3], alone.encode(LABELS[:, 2])) / C)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("task, head", HEADS)
+def test_a_hard_prediction_is_encoded_as_the_target_it_says(task, head, smoothing):
+    y = TARGETS[task.name]
+    made = Objective(task, head, C, y, smoothing=0.0 if head == "regression" else smoothing)
+    said = np.eye(C)[y] if task.name == "multiclass" else y.reshape(N, -1).astype(np.float32)
+    np.testing.assert_allclose(made.encode_prediction(said), made.encode(y), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("task, head", HEADS)
+def test_a_soft_prediction_keeps_what_it_says(task, head):
+    y = TARGETS[task.name]
+    made = Objective(task, head, C, y)
+    said = {
+        "binary": Q[:, :1],
+        "multiclass": P,
+        "multilabel": Q,
+        "ordinal": RNG.uniform(-0.7, 3.7, (N, 1)),
+        "regression": VALUES + 1,
+    }[task.name]
+    targets = made.encode_prediction(said).numpy()
+    center, spread = y.reshape(N, -1).mean(0), y.reshape(N, -1).std(0)
+    if task.name == "ordinal" and head != "regression":
+        # The expected grade stays, shared by its two neighbours; one beyond the ends is the end.
+        np.testing.assert_allclose(targets[:, :C].sum(1), 1, rtol=1e-5)
+        np.testing.assert_allclose(targets[:, :C] @ np.arange(C), said[:, 0].clip(0, C - 1), rtol=1e-4, atol=1e-5)
+        assert (np.count_nonzero(targets[:, :C], axis=1) <= 2).all()
+    elif task.probabilities:
+        np.testing.assert_allclose(targets, said, rtol=1e-5)
+    if head in ("regression", "both"):
+        np.testing.assert_allclose(targets[:, -center.size :], (said - center) / spread, rtol=1e-4, atol=1e-5)
+
+
+def teacher_of(task):
+    rng = np.random.default_rng(11)
+    logits = rng.normal(0, 3, (N, C)).astype(np.float32)
+    if task.name == "multiclass":
+        return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    if task.probabilities:
+        return 1 / (1 + np.exp(-logits[:, : 1 if task.name == "binary" else C]))
+    return rng.uniform(0, C - 1, (N, 1)) if task.name == "ordinal" else rng.normal(5, 3, (N, 2))
+
+
+@pytest.mark.parametrize("temperature, alpha", [(1.0, 0.3), (3.0, 0.7), (4.0, 1.0), (2.0, 0.0)])
+@pytest.mark.parametrize("task, head", HEADS)
+def test_distillation_is_that_of_hinton(task, head, temperature, alpha):
+    """The gradient of (1 - alpha) loss + alpha T^2 KL(teacher at T || student at T), written with torch's own losses."""
+    y, said = TARGETS[task.name], teacher_of(task)
+    made = Objective(task, head, C, y, temperature=temperature, alpha=alpha)
+    plain = Objective(task, head, C, y)
+    targets = torch.cat([made.encode(y), made.soften(said)], 1)
+    s = torch.from_numpy(
+        np.random.default_rng(2).normal(0, 2, made.encode(y).shape).astype(np.float32)
+    ).requires_grad_()
+    (found,) = torch.autograd.grad(made.loss(s, targets).sum(), s)
+    assert made.loss(s, targets).shape == (N,)
+    shares = plain.encode_prediction(said)
+    follow = torch.zeros(())
+    if head in ("regression", "both"):
+        width = 1 if head == "both" else s.shape[1]
+        follow = follow + F.mse_loss(s[:, -width:], shares[:, -width:], reduction="none").mean(1).sum()
+    if head in ("classification", "both") and task.name in ("multiclass", "ordinal"):
+        soft = (shares[:, :C].clamp(min=1e-6).log() / temperature).softmax(1)
+        follow = follow + temperature**2 * F.kl_div((s[:, :C] / temperature).log_softmax(1), soft, reduction="sum")
+    elif head == "classification":
+        soft = (torch.logit(shares, 1e-6) / temperature).sigmoid()
+        entries = F.binary_cross_entropy_with_logits(s / temperature, soft, reduction="none")
+        follow = follow + temperature**2 * entries.mean(1).sum()
+    total = (1 - alpha) * plain.loss(s, plain.encode(y)).sum() + alpha * follow
+    (wanted,) = torch.autograd.grad(total, s)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+
+
+# A grade is not one distribution over the grades.
+@pytest.mark.parametrize("task, head", [(task, head) for task, head in HEADS if task.name != "ordinal"])
+def test_a_student_that_says_what_its_teacher_says_is_done(task, head):
+    said = teacher_of(task)
+    made = Objective(task, head, C, TARGETS[task.name], temperature=3.0, alpha=1.0)
+    targets = torch.cat([made.encode(TARGETS[task.name]), made.soften(said)], 1)
+    if head == "regression":
+        s = made.encode_prediction(said)
+    else:
+        s = torch.from_numpy(said).log() if task.name == "multiclass" else torch.from_numpy(said).logit()
+    s = s.float().requires_grad_()
+    (grad,) = torch.autograd.grad(made.loss(s, targets).sum(), s)
+    assert grad.abs().max() < 1e-3
+
+
+def test_hot_teachers_are_softer():
+    said = teacher_of(TASKS["multiclass"])
+    spreads = [
+        Objective(TASKS["multiclass"], "classification", C, Y, temperature=t, alpha=1.0)
+        .soften(said)
+        .max(1)
+        .values.mean()
+        for t in (1.0, 2.0, 8.0)
+    ]
+    assert spreads == sorted(spreads, reverse=True)
+    np.testing.assert_allclose(Objective(TASKS["multiclass"], "classification", C, Y).soften(said), said, rtol=1e-4)
+
+
+@pytest.mark.parametrize("task, head", [(t, h) for t, h in HEADS if h != "regression"])
+def test_smoothing_is_of_labels_not_of_the_teacher(task, head):
+    """What a sure teacher thinks of the wrong classes is what there is to learn from it."""
+    said = teacher_of(task)
+    smooth, plain = (
+        Objective(task, head, C, TARGETS[task.name], smoothing=s, temperature=2.0, alpha=0.5) for s in (0.2, 0.0)
+    )
+    torch.testing.assert_close(smooth.soften(said), plain.soften(said))
+    assert not torch.equal(smooth.encode_prediction(said), plain.encode_prediction(said))
+
+
+def test_rows_mix_with_their_teacher():
+    """Mixup mixes the columns of the label and of the teacher alike, and the loss is linear in both."""
+    made = Objective(TASKS["multiclass"], "classification", C, Y, temperature=2.0, alpha=0.6)
+    here = torch.cat([made.encode(Y), made.soften(teacher_of(TASKS["multiclass"]))], 1)
+    mixed = made.loss(scores, 0.3 * here + 0.7 * here.flip(0))
+    near(mixed, 0.3 * made.loss(scores, here) + 0.7 * made.loss(scores, here.flip(0)))

@@ -1,0 +1,329 @@
+"""Predict the score of every row and of the submission, and post-process where that is worth it."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.scoring.cuts import Problem
+from pipeline.scoring.metrics import get_metric
+from pipeline.scoring.report import in_words, score_run
+from pipeline.store import ledger
+from pipeline.store.artifacts import FoldFiles, RunFiles
+from pipeline.store.command import log_to, main
+from pipeline.store.config import Capacity, Competition, Lb, load_competition, load_run
+from pipeline.store.errors import UserError
+from pipeline.store.files import Array, atomic, digest, lock, read_npy, write_json, write_npy
+from pipeline.store.keys import built_key, read_table_facts
+from pipeline.store.receipts import fresh, touch, worst, write_receipt
+from pipeline.store.shelves import PREDICTING, leaves, read_shelf, read_stage, refuse_strangers
+from pipeline.tasks import TASKS
+
+if TYPE_CHECKING:  # they import pandas, scipy or scikit-learn, which a stage with nothing to do must not pay for
+    from pipeline.scoring.candidates import View
+    from pipeline.scoring.leaderboard import Forecast, Submission
+    from pipeline.scoring.postprocess import Output
+    from pipeline.scoring.rowscores import RowScores
+    from pipeline.scoring.shift import Shift
+    from pipeline.scoring.views import Seen, Source
+    from pipeline.store.table import Table
+
+log = logging.getLogger("pipeline.lb")
+# The nearest of so many training rows, evenly chosen, say how far a row lies from what a model knows.
+NEIGHBOURS, REFERENCES = 10, 20_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the stage works on: its run, the run that it builds on (`parent`) and the trained runs below (`leaves`)."""
+
+    files: RunFiles
+    config: Lb
+    competition: Competition
+    table: Table
+    problem: Problem
+    parent: dict[str, Any]
+    leaves: dict[str, dict[str, Any]]
+
+    @property
+    def rows(self) -> Array:
+        """Return the table positions of all rows: the scored ones, then the test rows."""
+        return np.concatenate([self.table.scored, self.table.test])
+
+    @property
+    def submitted(self) -> int:
+        """Return how many test rows the submission has; they come first."""
+        from pipeline.store.table import TEST
+
+        return int((self.table.folds == TEST).sum())
+
+    @property
+    def below(self) -> RunFiles:
+        """Return the shelf of the run that is built on."""
+        return RunFiles(self.config.run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Leave the shelf of a run whose rows' scores are predicted, post-processed where that passes the gate."""
+    files = RunFiles(args.run)
+    config, competition = load_run(args.run), load_competition(files.competition.name)
+    if not isinstance(config, Lb):
+        raise UserError(f'{files.config} has stage = "{config.stage}": run make {config.stage} instead of make lb')
+    with lock(files.lock, f"run {args.run}"):
+        facts = read_table_facts(files.competition)
+        parent = read_stage(config.run, "run", *PREDICTING)
+        receipts = {leaf: read_shelf(leaf, "leaf") for leaf in leaves(config.run)}
+        refuse_strangers({config.run: parent, **receipts}, facts)
+        if config.strict:
+            refuse_without_pairs(config.run, parent, receipts)
+        key = built_key(config, competition, {config.run: parent})
+        if fresh(files.receipt, key):
+            return touch(files.receipt)
+        with log_to(files.log):
+            from pipeline.store.table import read_table
+
+            table, task = read_table(files.competition, facts), TASKS[competition.task]
+            problem = Problem.of(table, task, get_metric(competition.metric, task))
+            predict_scores(Job(files, config, competition, table, problem, parent, receipts), key)
+
+
+def refuse_without_pairs(name: str, parent: dict[str, Any], receipts: dict[str, dict[str, Any]]) -> None:
+    """Refuse strict mode where rows have no models that are blind to two folds."""
+    if parent["stage"] == "lb":
+        raise UserError(f"strict = true needs a trained run or a blend, {name!r} is of stage lb: name the run below it")
+    for leaf, receipt in receipts.items():
+        if not receipt["config"]["pairs"]:
+            raise UserError(
+                f"strict = true needs models blind to two folds: set pairs = true in {RunFiles(leaf).config}"
+            )
+
+
+def predict_scores(job: Job, key: str) -> None:
+    """Try the rules, predict the rows' scores and the submission's, write the shelf."""
+    from pipeline.scoring import leaderboard, postprocess, rowscores, shift
+    from pipeline.store.tracking import track
+
+    started, files, config, problem = time.monotonic(), job.files, job.config, job.problem
+    oof, test, method = np.array(read_npy(job.below.oof)), read_npy(job.below.test), job.parent["config"]["decision"]
+    # The cuts of these very rows, as `submit` and `audit` take them; those of a blend are fitted on other views.
+    source = source_of(job, score_run(problem, oof, method, lambda k: oof)[1])
+    view = scored_views(job, source, oof)
+    models = {k: source.test(np.array(read_npy(job.below.fold(k).test)), k) for k in job.parent["folds"]}
+    whole, each = source.whole(np.array(test), list(models.values())), config.capacity.each if config.capacity else None
+    output = postprocess.process(problem, view, models, whole, each, config.seed)
+    rows = rowscores.score_rows(problem, view, models, output, config.strict, config.seed)
+    method = "fixed" if output.adopted else method
+    report, decision = score_run(problem, output.oof, method, lambda k: output.oof)
+    moved = compare(job, source)
+    foretold = foretell(job, output, rows, report, decision, moved)
+    write(job, output, rows, moved, foretold)
+    with track(files, "lb", config.model_dump(), key) as tracker:
+        tracker.summary({f"cv_{problem.metric.name}": report["score"], "cv_se": report["se"]})
+    fits = {str(k): digest(*job.table.ids[job.table.scored][problem.folds != k]) for k in models}
+    low, high = foretold.public[90]
+    write_receipt(
+        files.receipt,
+        stage="lb",
+        key=key,
+        outputs=[files.oof, files.test, files.scores, files.postprocess, *(files.fold(k).test for k in models)],
+        run=files.run,
+        config=config.model_dump() | {"decision": method},
+        **{name: job.parent[name] for name in ("fold_map", "rows", "test", "classes", "folds")},
+        parents=[{"role": "run", "run": config.run, "key": job.parent["key"], "level": job.parent["level"]}],
+        level={k: worst("crossfit", level) for k, level in job.parent["level"].items()},
+        fits={"predictor": fits, "postprocess": fits},
+        strict=rows.strict,
+        adopted=output.adopted,
+        foretold={"predicted": float(np.mean(foretold.public[50])), "low": low, "high": high},
+        decision=decision,
+        metrics=report,
+        seconds=round(time.monotonic() - started, 1),
+    )
+    told = [*rowscores.in_words(rows), *postprocess.in_words(output), in_words(report)]
+    for line in [*told, *shift.in_words(moved), *leaderboard.in_words(foretold)]:
+        log.info("%s: %s", files.run, line)
+
+
+def source_of(job: Job, decision: dict[str, Any] | None) -> Source:
+    """Return where the views of the rows come from."""
+    from pipeline.scoring.features import image_statistics
+    from pipeline.scoring.views import Source
+    from pipeline.training.images import cached
+
+    table, size = job.table, next(iter(job.leaves.values()))["config"]["image"]["size"]
+    size = [size, size] if isinstance(size, int) else size
+
+    def statistics(rows: Array) -> Array:
+        images, _ = cached(job.files.competition, table.paths[rows], table.digests[rows], job.competition.images, size)
+        return image_statistics(images)
+
+    return Source(
+        problem=job.problem,
+        decision=decision,
+        leaves={leaf: receipt["decision"] for leaf, receipt in job.leaves.items()},
+        seen=functools.cache(functools.partial(read_model, job)),
+        statistics=np.concatenate([statistics(table.scored), statistics(table.test)]),
+        blocks=blocks_of(job.config.capacity or Capacity(), table, job.rows),
+    )
+
+
+def read_model(job: Job, leaf: str, held_out: tuple[int, ...]) -> Seen:
+    """Read what a model of a leaf says of the rows that it did not train on."""
+    from pipeline.scoring.views import Seen
+
+    files = RunFiles(leaf)
+    model = files.fold(held_out[0]) if len(held_out) == 1 else files.pair(*held_out)
+    p = np.concatenate([read_npy(model.train), read_npy(model.test)])
+    foreign = np.isin(job.problem.folds, held_out)
+    return Seen(p, np.nan_to_num(read_npy(model.spread)), distances(model, job.table.ids[job.rows], foreign))
+
+
+def distances(model: FoldFiles, ids: Array, foreign: Array) -> Array:
+    """Return the mean distance (all rows) to the nearest training rows inside a model; 0 for those it trained on.
+
+    `foreign` (N_s,): the scored rows that it did not train on.
+    """
+    from pipeline.scoring.features import in_model
+    from pipeline.store.table import half_of
+
+    out, mine = np.zeros(len(ids)), np.r_[foreign, np.ones(len(ids) - len(foreign), bool)]
+    known = np.flatnonzero(~foreign)
+    known = known[np.linspace(0, len(known) - 1, min(len(known), REFERENCES)).astype(int)]
+    # Of two students a row is predicted by the one that did not train on its half.
+    whole = model.embeddings.exists()
+    parts = [(model, mine)] if whole else [(model.half(1 - h), mine & (half_of(ids) == h)) for h in (0, 1)]
+    for source, rows in parts:
+        if rows.any():
+            embeddings = read_npy(source.embeddings)
+            out[rows] = in_model(embeddings[rows], embeddings[known], NEIGHBOURS)[0]
+    return out
+
+
+def blocks_of(capacity: Capacity, table: Table, rows: Array) -> Array:
+    """Return the group of rows within which a class has a capacity ("" for none)."""
+    if capacity.pattern is None:
+        return np.asarray(table.groups[rows])
+    try:
+        pattern = re.compile(capacity.pattern)
+    except re.error as error:
+        raise UserError(f"capacity.pattern {capacity.pattern!r} is not a regular expression: {error}") from error
+    found = [pattern.search(str(i)) for i in table.ids[rows]]
+    if None in found:
+        lost = str(table.ids[rows][found.index(None)])
+        raise UserError(f"capacity.pattern {capacity.pattern!r} does not match id {lost!r}: mend it")
+    return np.array([m.group(1 if pattern.groups else 0) for m in found if m is not None])
+
+
+def scored_views(job: Job, source: Source, oof: Array) -> Callable[[int | None], View]:
+    """Return the scored rows as fold k may see them: by their own fold's models, in strict mode by pair models."""
+    plain = source.scored(lambda below: oof)
+    if not job.config.strict:
+        return lambda k: plain
+    strict = {k: source.scored(functools.partial(compose, job, job.config.run, k), k) for k in job.parent["folds"]}
+    return lambda k: plain if k is None else strict[k]
+
+
+def compose(job: Job, name: str, k: int, below: dict[str, Array]) -> Array:
+    """Return a run's predictions (N P) of rows that its leaves predict as given, under the weights of fold k."""
+    from pipeline.scoring.blend import from_space, mix, to_space
+
+    if name in below:
+        return below[name]
+    receipt, task = read_stage(name, "member", "ensemble"), job.problem.task
+    space = receipt["config"]["space"]
+    members = [compose(job, parent["run"], k, below) for parent in receipt["parents"]]
+    mixed = mix(
+        [to_space(task, p, space, job.problem.folds) for p in members], np.array(receipt["weights_by_fold"][str(k)])
+    )
+    return from_space(task, mixed, space).astype(np.float32)
+
+
+def compare(job: Job, source: Source) -> Shift:
+    """Return how far the test rows are from the scored ones, inside the models of the first leaf."""
+    from pipeline.scoring.features import statistic_names
+    from pipeline.scoring.shift import adversarial
+    from pipeline.training.images import CHANNELS
+
+    table, folds, leaf = job.table, job.problem.folds, RunFiles(next(iter(job.leaves)))
+    end = len(folds) + job.submitted
+    shelves = [leaf.fold(k).embeddings for k in job.parent["folds"]]
+    embeddings = [read_npy(path)[:end] for path in shelves] if all(path.exists() for path in shelves) else None
+    units = None if job.problem.group is None else table.units[job.rows][:end]
+    names = statistic_names(CHANNELS[job.competition.images.channels])
+    return adversarial(embeddings, folds, source.statistics[:end], names, units, job.config.seed)
+
+
+def foretell(
+    job: Job, output: Output, rows: RowScores, report: dict[str, Any], decision: dict[str, Any] | None, moved: Shift
+) -> Forecast:
+    """Return the forecast of the submission."""
+    from pipeline.scoring.leaderboard import forecast
+
+    problem, n = job.problem, job.submitted
+    cuts = np.array(decision["cuts"]) if decision else problem.task.default_cuts(problem.classes)
+    return forecast(
+        problem,
+        run=job.files.run,
+        score=report["score"],
+        se=report["se"],
+        contributions=rows.actual,
+        models=[p[:n] for p in output.models.values()],
+        mean=output.test[:n],
+        cuts=cuts,
+        public_share=job.config.public_share,
+        shift_auc=moved.auc,
+        shift_p=moved.p,
+        predicted_oof=rows.oof,
+        predicted_test=rows.test[:n],
+        weight=moved.weight if job.config.shift == "weight" else None,
+        leaves=list(job.leaves),
+        past=past_of(job),
+    )
+
+
+def past_of(job: Job) -> list[Submission]:
+    """Return earlier submissions of the same competition, metric and fold map; their private scores stay unread."""
+    from pipeline.scoring.leaderboard import Submission
+
+    def families(name: str) -> tuple[str, ...]:
+        try:
+            return tuple(leaves(name))
+        except UserError:
+            return (name,)  # its shelf is gone
+
+    prefix, metric = f"{job.files.competition.name}/", job.problem.metric.name
+    rows = [row for row in ledger.read() if row.run.startswith(prefix) and row.run != job.files.run]
+    same = [row for row in rows if (row.metric, row.fold_map) == (metric, job.parent["fold_map"])]
+    return [Submission(row.run, row.cv, row.public, families(row.run)) for row in same]
+
+
+def write(job: Job, output: Output, rows: RowScores, moved: Shift, foretold: Forecast) -> None:
+    """Write what stands on the shelf but for the receipt."""
+    import pandas as pd
+
+    files, (low, high) = job.files, rows.ends
+    columns = {"id": job.table.ids[job.rows], "fold": job.table.folds[job.rows]}
+    known = np.r_[rows.actual, np.full(len(rows.test), np.nan)]
+    predicted = {"predicted_score": np.r_[rows.oof, rows.test], "low": low, "high": high, "actual": known}
+    frame = pd.DataFrame(columns | predicted)
+    with atomic(files.scores) as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
+    facts = {"adopted": output.adopted, "by_fold": output.by_fold, "strict": rows.strict, **output.evidence}
+    test_like = {k: v for k, v in asdict(moved).items() if k not in ("likeness", "weight")}
+    write_json(files.postprocess, {**facts, "rows": rows.report, "shift": test_like, "forecast": asdict(foretold)})
+    write_npy(files.oof, output.oof)
+    write_npy(files.test, output.test)
+    for k, p in output.models.items():
+        write_npy(files.fold(k).test, p)
+
+
+if __name__ == "__main__":
+    main(run, __doc__, "run")

@@ -1,0 +1,49 @@
+"""Contact sheets: thumbnails with a few words under each, for a person to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipeline.store.files import Array, atomic
+
+THUMB, LINE, COLUMNS, MARGIN = 112, 14, 8, 4
+CHARACTERS = 18
+
+
+def write_sheet(path: Path, images: Sequence[Array], captions: Sequence[Sequence[str]]) -> None:
+    """Write images (H W C each, uint8 or uint16) as one PNG, eight in a row, each over its lines of caption."""
+    tall = THUMB + LINE * max((len(lines) for lines in captions), default=1) + MARGIN
+    across, down = min(COLUMNS, max(len(images), 2)), max(-(-len(images) // COLUMNS), 1)
+    sheet = np.full((down * tall, across * (THUMB + MARGIN), 3), 255, np.uint8)
+    for j, (image, lines) in enumerate(zip(images, captions, strict=True)):
+        top, left = j // COLUMNS * tall, j % COLUMNS * (THUMB + MARGIN)
+        sheet[top : top + THUMB, left : left + THUMB] = thumbnail(image)
+        for number, line in enumerate(lines):
+            _say(sheet, line, left, top + THUMB + LINE * (number + 1) - MARGIN)
+    if not len(images):
+        _say(sheet, "none", MARGIN, LINE)
+    with atomic(path) as temporary:
+        temporary.write_bytes(cv2.imencode(".png", sheet)[1].tobytes())
+
+
+def thumbnail(image: Array) -> Array:
+    """Return an image (H W C) as a square of BGR, uint8, its longer side filled."""
+    if image.dtype == np.uint16:
+        image = (image // 257).astype(np.uint8)
+    colour = np.repeat(image[:, :, :1], 3, 2) if image.shape[2] < 3 else image[:, :, 2::-1]
+    scale = THUMB / max(colour.shape[:2])
+    height, width = (max(round(side * scale), 1) for side in colour.shape[:2])
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    square = np.full((THUMB, THUMB, 3), 255, np.uint8)
+    square[:height, :width] = cv2.resize(np.ascontiguousarray(colour), (width, height), interpolation=how)
+    return square
+
+
+def _say(sheet: Array, line: str, left: int, bottom: int) -> None:
+    # OpenCV's font knows ASCII only.
+    text = line.encode("ascii", "replace").decode()[:CHARACTERS]
+    cv2.putText(sheet, text, (left, bottom), cv2.FONT_HERSHEY_SIMPLEX, 0.34, (0, 0, 0), 1, cv2.LINE_AA)

@@ -1,0 +1,118 @@
+"""The models of a run, their names, files and seeds; what is refused before anything is trained."""
+
+import numpy as np
+import pytest
+from house import make_competition, prepare, stage
+from school import job_of, write
+
+from pipeline.store.artifacts import RunFiles
+from pipeline.store.errors import UserError
+from pipeline.store.files import digest
+from pipeline.training.job import Which, check_names, new_network, scored_images, without_weights
+
+FILES = RunFiles("toy/a")
+
+
+@pytest.mark.parametrize("which, folder, title", [
+    (Which((2,)), "fold2", "fold 2"),
+    (Which((0,), 1), "fold0/half1", "fold 0 half 1"),
+    (Which((1, 2)), "pair1-2", "fold 1-2"),
+])  # fmt: skip
+def test_every_model_has_its_place_and_its_name(which, folder, title):
+    assert str(which.files(FILES).folder) == f"runs/toy/a/{folder}"
+    assert which.title == title
+
+
+def test_every_model_has_its_own_seed():
+    assert Which((1,)).seed(7) == int(digest("7", "1")[:8], 16)  # as it always was: shelves stay what they are
+    models = [Which((k,), half) for k in range(12) for half in (None, 0, 1)]
+    models += [Which((j, k)) for k in range(12) for j in range(k)]
+    seeds = [which.seed(seed) for which in models for seed in (0, 1)]
+    assert len(set(seeds)) == len(seeds)
+    assert 0 <= min(seeds) <= max(seeds) < 2**32
+
+
+def test_the_models_of_a_run(school):
+    folds = [Which((0,)), Which((1,)), Which((2,))]
+    assert job_of("toy/a").models == folds
+    assert job_of("toy/b").models == [*folds, Which((0, 1)), Which((0, 2)), Which((1, 2))]
+    assert job_of("toy/s", halves=True).models == [Which((k,), half) for k in range(3) for half in (0, 1)]
+
+
+def test_choosing_an_epoch_is_not_blind(school):
+    write("best", 'base = "a"\nselect = "best"\n')
+    assert job_of("toy/a").level == "blind"
+    assert job_of("toy/best").level == "crossfit"
+
+
+def test_indicators_have_one_more_score(school):
+    write("i", 'base = "a"\nindicators = true\n')
+    assert [new_network(job_of(f"toy/{name}")).head.out_features for name in "ai"] == [4, 5]
+    check_names(job_of("toy/i"))
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel", "ordinal", "regression"])
+def test_indicators_are_a_class(house, task):
+    make_competition(house, task)
+    prepare()
+    write("i", 'base = "a"\nindicators = true\n')
+    with pytest.raises(UserError, match=r"configs/toy/i.toml: indicators = true .* multiclass only"):
+        stage("train", "toy/i")
+    assert not list(house.glob("runs/toy/i/**/*.safetensors"))
+
+
+def test_pairs_of_two_folds_would_learn_nothing(house):
+    make_competition(house, "multiclass")
+    contract = house / "configs/toy/competition.toml"
+    contract.write_text(contract.read_text().replace("n = 3", "n = 2"))
+    prepare()
+    write("q", 'base = "a"\npairs = true\n')
+    with pytest.raises(UserError, match=r"configs/toy/q.toml: pairs = true needs 3 folds or more"):
+        stage("train", "toy/q")
+    assert not list(house.glob("runs/toy/q/**/*.safetensors"))
+
+
+@pytest.mark.parametrize("change, what", [
+    ("[optim]\nname = 'adam'\n", "did you mean 'adamw'"),
+    ("[optim]\nschedule = 'cosin'\n", "did you mean 'cosine'"),
+    ("[augment]\nrecipe = 'lihgt'\n", "did you mean 'light'"),
+    ("[predict]\ntta = 'hflop'\n", "did you mean 'hflip'"),
+    ("[loss]\nname = 'bce'\n", "unknown loss for a classification head"),
+    ("[model]\nhead = 'both'\n", "model.head 'both' is not for a multiclass task"),
+    ("[model]\noptions = { width = 3 }\n", "model.options do not fit"),
+    ("[image]\nsize = [12, 16]\n[predict]\ntta = 'd4'\n", "image.size must be square"),
+    ("[image]\nsize = 1\n", "cannot take 1 x 1 x 1 images"),
+])  # fmt: skip
+def test_names_are_checked_before_anything_is_trained(school, change, what):
+    write("n", f'base = "a"\n{change}')
+    with pytest.raises(UserError, match=what):
+        check_names(job_of("toy/n"))
+
+
+def test_pretrained_weights_are_not_fetched_to_look_at_a_network(school):
+    write("n", 'base = "a"\n[model]\nname = "resnet18"\nweights = "pretrained"\noptions = {}\n')
+    job = job_of("toy/n")
+    assert without_weights(job).config.model.weights == "none"
+    assert without_weights(job).config.model.name == "resnet18"
+    assert job.config.model.weights == "pretrained"
+
+
+def test_unreadable_images(school):
+    job = job_of("toy/a")
+    first = job.table.ids[job.table.scored][0]
+    for path in (school / "cache/toy/images").glob("*.json"):
+        path.write_text("[0]")
+    from pipeline.training import images
+
+    def cannot(path, *args):
+        raise images.BadImage("no end")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "load", cannot)
+        with pytest.raises(UserError, match=f"no end .id '{first}'; 1 in all.*on_bad_image"):
+            scored_images(job)
+        write("n", 'base = "a"\non_bad_image = "skip-train"\n')
+        array, bad = scored_images(job_of("toy/n"))
+    assert list(bad) == [0]
+    assert array.shape == (60, 12, 12, 1)
+    assert np.asarray(array).dtype == np.uint8
