@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> None:
         for receipt in receipts.values():
             refuse_seen(receipt, "teacher")
         if config.tags:
-            refuse_seen(read_stage(config.tags, "tags", "tag"), "tags")
+            tagged = read_stage(config.tags, "tags", "tag")
+            refuse_seen(tagged, "tags")
+            refuse_strangers({config.tags: tagged}, facts)
         key = built_key(config, competition, parents)
         if fresh(files.receipt, key):
             return touch(files.receipt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -209,11 +210,15 @@ def write_sheets(files: RunFiles, size: int, case: Case, seen: Seen, report: Rep
 def tell(files: RunFiles, metrics: dict[str, Any]) -> None:
     """Say the findings in a few lines."""
     given, labels, ties, shares = (metrics[name] for name in ("given", "labels", "near_ties", "shares"))
-    area = f"auroc of p_error {metrics['score']:.4f} +- {metrics['se']:.4f} (se, n={metrics['n']})"
-    log.info("%s: %s; by all labels as given %.4f +- %.4f", files.run, area, given["score"], given["se"])
+    if math.isnan(metrics["score"]):
+        log.info("%s: no error among %d rows whose labels are believed: nothing to foresee", files.run, metrics["n"])
+    else:
+        area = f"auroc of p_error {metrics['score']:.4f} +- {metrics['se']:.4f} (se, n={metrics['n']})"
+        log.info("%s: %s; by all labels as given %.4f +- %.4f", files.run, area, given["score"], given["se"])
     for name, found in metrics["tags"].items():
         of = f"{shares['train'][name]:6.1%} of train, {shares['test'][name]:6.1%} of test"
-        error = f"error {found['score']:.4f} [{found['low']:.4f}, {found['high']:.4f}]"
+        known = f"error {found['score']:.4f} [{found['low']:.4f}, {found['high']:.4f}]"
+        error = "no believed label" if math.isnan(found["score"]) else known
         log.info("%s: %-9s %s; %s", files.run, name, of, error)
     wrong = f"about {labels['estimated']:.0f} labels wrong by estimate"
     log.info("%s: %d suspects, %s; look at %s", files.run, labels["suspects"], wrong, files.review)

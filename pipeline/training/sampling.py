@@ -77,7 +77,8 @@ class Batches:
             return np.array_split(self._round(self.epoch, self.epochs), self.steps)
         extra = int(np.clip(round(lessons.share * size), 1, size - 1)) if size > 1 else 0
         if lessons.mode == "finetune":
-            extra = size if self.epoch < lessons.share * self.epochs else 0
+            # The last epoch is of labelled rows, however few epochs there are.
+            extra = size if self.epoch < min(lessons.share * self.epochs, self.epochs - 1) else 0
         first = np.split(self._stream(False, self.steps * (size - extra)), self.steps)
         second = np.split(self._stream(True, self.steps * extra), self.steps)
         return [np.concatenate(pair) for pair in zip(first, second, strict=True)]

@@ -57,8 +57,8 @@ def test_what_is_wrong():
 def test_a_value_is_wrong_by_the_errors_of_other_folds():
     y = np.zeros((8, 1))
     folds = np.array([0, 0, 0, 0, 1, 1, 1, 1])
-    p = np.array([1.0, 1, 1, 1, 10, 10, 10, 10])[:, None]
-    # Errors of 1 are small beside 14.8, errors of 10 large beside 1.48.
+    p = np.array([1.0, 1, 1, 1, 1.6, 1.6, 1.6, 1.6])[:, None]
+    # Errors of 1 are small beside 1.4826 x 1.6, errors of 1.6 large beside 1.4826 x 1; pooled, none would be wrong.
     assert wrong_rows(problem("regression", y, folds), p, p).tolist() == [False] * 4 + [True] * 4
     rng = np.random.default_rng(0)
     p, y = rng.normal(0, 1, (4000, 1)), np.zeros((4000, 1))
@@ -134,6 +134,9 @@ def test_trees_are_chosen_where_they_are_better():
     assert area(wrong, model.own) > 0.8
     linear, happened, _ = errors(1500, 8)
     assert fit_errors(linear, happened, np.ones(1500), folds, ("logistic", "trees")).learner == "logistic"
+    believed = (rng.random(1500) < 0.5).astype(float)
+    turned = np.where(believed > 0, wrong, ~wrong)
+    assert area(wrong, trees(x, turned, believed)(x)) > area(wrong, trees(x, turned, np.ones(1500))(x)) + 0.02
     few = trees(x[:60], wrong[:60], np.ones(60))
     assert not few(x).any(), "no tree grows on few errors"
 
@@ -203,6 +206,7 @@ def test_as_ranked_has_the_order_of_one_and_the_values_of_the_other():
     carried = as_ranked(p, reference)
     assert (np.argsort(carried, kind="stable") == np.argsort(p, kind="stable")).all()
     assert np.isin(carried, reference).all()
+    assert carried.max() == reference.max()
     for q in (0.1, 0.5, 0.9):
         assert np.quantile(carried, q) == pytest.approx(np.quantile(reference, q), abs=0.02)
     assert len(np.unique(as_ranked(np.zeros(5), reference))) == 1, "equal rows stay equal"

@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
 from pipeline.scoring.cuts import Problem
+from pipeline.scoring.labels import suspicion
 from pipeline.scoring.metrics import METRICS, binary_roc_auc
 from pipeline.scoring.tags import Seen, assess, blind, counts, known_mean
 from pipeline.tasks import TASKS
@@ -193,6 +194,9 @@ def test_flipped_digits_are_found(digits):
     assert area(bad, report.label_wrong) >= 0.99
     assert bad[np.argsort(-report.label_wrong)[:120]].mean() >= 0.93
     assert report.label_wrong.sum() == pytest.approx(120, rel=0.2)
+    over = known_mean(list(seen.epochs.values()))[:, :10]
+    both, alone = (suspicion(seen.problem, p)[1] for p in ((seen.oof + over) / 2, seen.oof))
+    assert report.label_wrong.sum() == pytest.approx(both, abs=abs(alone - both) / 2), "what both views contradict"
     suspects = report.tags[:1200] == "suspect"
     assert bad[suspects].mean() > 0.9
     assert bad[suspects].sum() > 100

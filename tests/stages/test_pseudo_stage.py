@@ -387,6 +387,16 @@ def test_tags_that_are_not_blind(enter):
         label('tags = "t"\n')
 
 
+@pytest.mark.parametrize("fact", ["fold_map", "test"])
+def test_tags_of_an_older_split(enter, fact):
+    """Their models of fold k trained on rows that are fold k's today."""
+    enter()
+    tags(pd.DataFrame({"id": ["i060"], "repeat": 0, "fold": 0, "weight": 1.0, "tag": "easy"}))
+    fakes.edit("toy/t", **{fact: "older"})
+    with pytest.raises(UserError, match="'toy/t' was made for other folds or test rows than those of today"):
+        label('tags = "t"\n')
+
+
 def test_tags_and_teachers_of_another_stage(enter):
     enter()
     with pytest.raises(UserError, match="tags = 'toy/b' is of stage train; it must be of stage tag"):

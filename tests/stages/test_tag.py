@@ -200,11 +200,36 @@ def test_rows_that_no_model_was_taught_are_ambiguous(house):
         made.epochs[k][:9] = np.nan
     shelve("toy/a", made, table, facts)
     _, report, train = tags(house)
-    assert report.p_label_wrong[: len(made.clean)].notna().all()
+    assert report[["p_label_wrong", "aum", "data_map_mean", "forgetting"]][: len(made.clean)].notna().all(axis=None)
     untaught = train[train.id.isin(table.ids[table.scored][:9])]
     assert (untaught.tag == "ambiguous").all()
     assert (untaught.weight == 1).all()
     assert untaught.difficulty.notna().all()
+
+
+def test_sheets_show_the_worst_first(house, monkeypatch):
+    from pipeline.training import sheet
+
+    table, facts, _, made = invented(house, "multiclass", n=240)
+    shelve("toy/a", made, table, facts)
+    shown, draw = {}, sheet.write_sheet
+
+    def write_sheet(path, images, captions):
+        shown[path.stem] = captions
+        assert len(images) == len(captions)
+        draw(path, images, captions)
+
+    monkeypatch.setattr(sheet, "write_sheet", write_sheet)
+    _, report, _ = tags(house, "sheet = 6")
+    assert [len(captions) for captions in shown.values()] == [6, 6, 6]
+    for name, values in (
+        ("suspects", report.p_label_wrong[report.tag == "suspect"]),
+        ("hard_train", report.p_error[:240][report.tag[:240] == "hard"]),
+        ("hard_test", report.p_error[240:][report.tag[240:] == "hard"]),
+    ):
+        assert [lines[-1] for lines in shown[name]] == [f"p {p:.2f}" for p in sorted(values, reverse=True)[:6]]
+    assert all(len(lines) == 3 for lines in shown["suspects"])
+    assert all(lines[0].startswith("is ") for lines in shown["hard_test"]), "no label is known of test rows"
 
 
 def test_near_ties_are_told(house):

@@ -98,6 +98,7 @@ def test_halves_answer_for_the_other_half(house):
     found = readers(case)
     assert len(found) == 6
     assert sum(reader.answers for reader in found).tolist() == [1] * 60
+    assert all((reader.trained == (case.problem.folds != j // 2)).all() for j, reader in enumerate(found))
 
 
 def test_labels_in_words(house):
