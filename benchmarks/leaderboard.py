@@ -16,7 +16,7 @@ from scipy.stats import t
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.scoring.regression import Scale, Variances, posterior
+from pipeline.forecast.regression import Scale, Variances, posterior
 
 # (CV, public): 13 submissions of one competitor, a loss; six single models of the fourth place of TGS salt.
 TABLES = {

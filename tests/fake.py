@@ -7,9 +7,9 @@ import numpy as np
 from pipeline.scoring.cuts import Problem
 from pipeline.scoring.metrics import METRICS
 from pipeline.store.artifacts import RunFiles
-from pipeline.store.config import load_run
 from pipeline.store.files import write_npy
 from pipeline.store.receipts import write_receipt
+from pipeline.store.runs import load_run
 from pipeline.store.table import half_of
 from pipeline.tasks import TASKS
 

@@ -12,7 +12,7 @@ from house import ROOT
 
 FILES = sorted((ROOT / "pipeline").rglob("*.py"))
 # A room may import itself and what stands to the right of it.
-ORDER = ["stages", "competitions", "training", "scoring", "tasks", "store"]
+ORDER = ["stages", "competitions", "audit", "difficulty", "forecast", "training", "scoring", "tasks", "store"]
 HEAVY = {"torch", "timm", "albumentations", "torchvision"}
 
 
@@ -46,7 +46,7 @@ def test_import_direction(path):
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in FILES if room(p) in ("scoring", "store", "tasks", "competitions")], ids=str
+    "path", [p for p in FILES if room(p) in ("audit", "difficulty", "forecast", "scoring", "store", "tasks", "competitions")], ids=str
 )
 def test_light_rooms_import_nothing_heavy(path):
     assert not HEAVY & {name.split(".")[0] for name in imports(path)}
@@ -86,7 +86,7 @@ def test_readme_names_every_file_of_the_pipeline():
 
 
 def test_tests_mirror_the_pipeline():
-    for room_name in ("scoring", "training"):
+    for room_name in ("audit", "difficulty", "forecast", "scoring", "training"):
         for path in (ROOT / "pipeline" / room_name).glob("[a-z]*.py"):
             assert (ROOT / "tests" / room_name / f"test_{path.name}").exists(), path
 
@@ -102,7 +102,8 @@ def test_constraints_name_every_dependency_and_no_host():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*/*.toml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_shipped_configs_are_valid(path, monkeypatch):
-    from pipeline.store.config import load_competition, load_run
+    from pipeline.store.config import load_competition
+    from pipeline.store.runs import load_run
 
     monkeypatch.chdir(ROOT)
     if path.stem == "competition":

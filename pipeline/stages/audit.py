@@ -10,8 +10,8 @@ from pipeline.store.command import main
 
 def run(args: argparse.Namespace) -> None:
     """Print the lineage of a run with proved levels and the verdict; exit with 1 and the chains where it leaks."""
-    from pipeline.scoring.refit import refit
-    from pipeline.store.audit import audit
+    from pipeline.audit.refit import refit
+    from pipeline.audit.report import audit
 
     report = audit(args.run, refit)
     print("\n".join(report.tree))

@@ -15,11 +15,12 @@ from pipeline.scoring.metrics import Metric, get_metric
 from pipeline.scoring.report import in_words, score_run
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
-from pipeline.store.config import Ensemble, load_competition, load_run
+from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, lock, number, read_npy, write_npy
 from pipeline.store.keys import built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, worst, write_receipt
+from pipeline.store.runs import Ensemble, load_run
 from pipeline.store.shelves import PREDICTING, read_stage, refuse_strangers
 from pipeline.tasks import TASKS, Task
 

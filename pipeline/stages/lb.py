@@ -19,21 +19,22 @@ from pipeline.scoring.report import in_words, score_run
 from pipeline.store import ledger
 from pipeline.store.artifacts import FoldFiles, RunFiles
 from pipeline.store.command import log_to, main
-from pipeline.store.config import Capacity, Competition, Lb, load_competition, load_run
+from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, atomic, digest, lock, read_npy, write_json, write_npy
 from pipeline.store.keys import built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, worst, write_receipt
+from pipeline.store.runs import Capacity, Lb, load_run
 from pipeline.store.shelves import PREDICTING, leaves, read_shelf, read_stage, refuse_strangers
 from pipeline.tasks import TASKS
 
 if TYPE_CHECKING:  # they import pandas, scipy or scikit-learn, which a stage with nothing to do must not pay for
-    from pipeline.scoring.candidates import View
-    from pipeline.scoring.leaderboard import Forecast, Submission
-    from pipeline.scoring.postprocess import Output
-    from pipeline.scoring.rowscores import RowScores
-    from pipeline.scoring.shift import Shift
-    from pipeline.scoring.views import Seen, Source
+    from pipeline.forecast.candidates import View
+    from pipeline.forecast.leaderboard import Forecast, Submission
+    from pipeline.forecast.postprocess import Output
+    from pipeline.forecast.rowscores import RowScores
+    from pipeline.forecast.shift import Shift
+    from pipeline.forecast.views import Seen, Source
     from pipeline.store.table import Table
 
 log = logging.getLogger("pipeline.lb")
@@ -108,7 +109,7 @@ def refuse_without_pairs(name: str, parent: dict[str, Any], receipts: dict[str, 
 
 def predict_scores(job: Job, key: str) -> None:
     """Try the rules, predict the rows' scores and the submission's, write the shelf."""
-    from pipeline.scoring import leaderboard, postprocess, rowscores, shift
+    from pipeline.forecast import leaderboard, postprocess, rowscores, shift
     from pipeline.store.tracking import track
 
     started, files, config, problem = time.monotonic(), job.files, job.config, job.problem
@@ -154,8 +155,8 @@ def predict_scores(job: Job, key: str) -> None:
 
 def source_of(job: Job, decision: dict[str, Any] | None) -> Source:
     """Return where the views of the rows come from."""
+    from pipeline.forecast.views import Source
     from pipeline.scoring.features import image_statistics
-    from pipeline.scoring.views import Source
     from pipeline.training.images import cached
 
     table, size = job.table, next(iter(job.leaves.values()))["config"]["image"]["size"]
@@ -177,7 +178,7 @@ def source_of(job: Job, decision: dict[str, Any] | None) -> Source:
 
 def read_model(job: Job, leaf: str, held_out: tuple[int, ...]) -> Seen:
     """Read what a model of a leaf says of the rows that it did not train on."""
-    from pipeline.scoring.views import Seen
+    from pipeline.forecast.views import Seen
 
     files = RunFiles(leaf)
     model = files.fold(held_out[0]) if len(held_out) == 1 else files.pair(*held_out)
@@ -248,8 +249,8 @@ def compose(job: Job, name: str, k: int, below: dict[str, Array]) -> Array:
 
 def compare(job: Job, source: Source) -> Shift:
     """Return how far the test rows are from the scored ones, inside the models of the first leaf."""
+    from pipeline.forecast.shift import adversarial
     from pipeline.scoring.features import statistic_names
-    from pipeline.scoring.shift import adversarial
     from pipeline.training.images import CHANNELS
 
     table, folds, leaf = job.table, job.problem.folds, RunFiles(next(iter(job.leaves)))
@@ -265,7 +266,7 @@ def foretell(
     job: Job, output: Output, rows: RowScores, report: dict[str, Any], decision: dict[str, Any] | None, moved: Shift
 ) -> Forecast:
     """Return the forecast of the submission."""
-    from pipeline.scoring.leaderboard import forecast
+    from pipeline.forecast.leaderboard import forecast
 
     problem, n = job.problem, job.submitted
     cuts = np.array(decision["cuts"]) if decision else problem.task.default_cuts(problem.classes)
@@ -291,7 +292,7 @@ def foretell(
 
 def past_of(job: Job) -> list[Submission]:
     """Return earlier submissions of the same competition, metric and fold map; their private scores stay unread."""
-    from pipeline.scoring.leaderboard import Submission
+    from pipeline.forecast.leaderboard import Submission
 
     def families(name: str) -> tuple[str, ...]:
         try:

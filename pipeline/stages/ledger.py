@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> None:
         print("no submission yet: make submit COMP=... NAME=...")
         return
     width = max(len(row.run) for row in rows)
-    head = f"{'time':19}  {'file':8}  {'metric':18} {'cv':>8}  {'se':>6}  {'fold sd':>7}  {'foretold':>17}  {'public':>8} {'private':>8}"
+    head = f"{'time':19}  {'file':8}  {'metric':18} {'cv':>8}  {'se':>6}  {'fold sd':>7}  {'foretold':>17}"
+    head += f"  {'public':>8} {'private':>8}"
     print(f"{'run':{width}}  {head}")
     for row in rows:
         public, private = (f"{v:8.4f}" if not math.isnan(v) else f"{'-':>8}" for v in (row.public, row.private))

@@ -14,11 +14,12 @@ from pipeline.scoring.bootstrap import standard_error
 from pipeline.scoring.pseudo import Rule, agreement, choose, class_entropy, collapsing, entries, right, say, sureness
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
-from pipeline.store.config import Pseudo, load_competition, load_run
+from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, atomic, lock, read_json, read_npy
 from pipeline.store.keys import builds_on, built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, write_receipt
+from pipeline.store.runs import Pseudo, load_run
 from pipeline.store.shelves import leaves, read_shelf, read_stage, refuse_seen, refuse_strangers
 from pipeline.tasks import TASKS, Task
 

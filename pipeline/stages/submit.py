@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> None:
 
 def refuse_leaks(run: str) -> None:
     """Refuse a run whose audit finds that something saw what it must not."""
-    from pipeline.scoring.refit import refit
-    from pipeline.store.audit import audit
+    from pipeline.audit.refit import refit
+    from pipeline.audit.report import audit
 
     report = audit(run, refit)
     if report.findings:

@@ -15,19 +15,20 @@ import numpy as np
 from pipeline.scoring.metrics import get_metric
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
-from pipeline.store.config import Tag, load_competition, load_run
+from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import atomic, digest, lock, read_npy
 from pipeline.store.keys import built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, worst, write_receipt
+from pipeline.store.runs import Tag, load_run
 from pipeline.store.shelves import PREDICTING, leaves, read_shelf, read_stage, refuse_strangers
 from pipeline.tasks import TASKS
 
 if TYPE_CHECKING:  # they import pandas, scipy and OpenCV, which a stage with nothing to do must not pay for
     import pandas as pd
 
-    from pipeline.scoring.tags import Report, Seen
-    from pipeline.training.known import Case
+    from pipeline.difficulty.known import Case
+    from pipeline.difficulty.tags import Report, Seen
 
 log = logging.getLogger("pipeline.tag")
 
@@ -48,9 +49,9 @@ def run(args: argparse.Namespace) -> None:
         if fresh(files.receipt, key):
             return touch(files.receipt)
         with log_to(files.log):
+            from pipeline.difficulty.known import Case
             from pipeline.scoring.cuts import Problem
             from pipeline.store.table import read_table
-            from pipeline.training.known import Case
 
             task, table = TASKS[competition.task], read_table(files.competition, facts)
             problem = Problem.of(table, task, get_metric(competition.metric, task))
@@ -70,11 +71,11 @@ def refuse_without_pairs(files: RunFiles, config: Tag, members: dict[str, dict[s
 
 def tag(files: RunFiles, config: Tag, case: Case, key: str) -> None:
     """Tag all rows, write tables and contact sheets, the receipt last."""
-    from pipeline.scoring.labels import belief
-    from pipeline.scoring.risk import risk
-    from pipeline.scoring.tags import assess, counts
+    from pipeline.difficulty.known import gather
+    from pipeline.difficulty.labels import belief
+    from pipeline.difficulty.risk import risk
+    from pipeline.difficulty.tags import assess, counts
     from pipeline.store.tracking import track
-    from pipeline.training.known import gather
 
     started, n = time.monotonic(), len(case.problem.y)
     seen = gather(case, config.neighbours, config.strict)
@@ -121,8 +122,8 @@ def tag(files: RunFiles, config: Tag, case: Case, key: str) -> None:
 
 def near_ties(case: Case, limit: float, seen: Seen, report: Report) -> dict[str, Any]:
     """Return the near-tie analysis: shares; for classes also what separates them, and whether a rule helps."""
-    from pipeline.scoring.ties import margin, pairs, rules, shares
-    from pipeline.training.known import readers
+    from pipeline.difficulty.known import readers
+    from pipeline.difficulty.ties import margin, pairs, rules, shares
 
     near = margin(case.problem.task, seen.oof) < limit
     found: dict[str, Any] = {"limit": limit, **shares(near, report.wrong)}
@@ -157,7 +158,7 @@ def training_tags(case: Case, config: Tag, seen: Seen) -> pd.DataFrame:
     """Return the tags that training may use: for each fold of the other rows and the test rows, blind to it."""
     import pandas as pd
 
-    from pipeline.scoring.tags import blind
+    from pipeline.difficulty.tags import blind
 
     ids, frames = case.table.ids[case.rows], []
     for k in case.folds:
@@ -184,7 +185,7 @@ def review(case: Case, seen: Seen, report: Report) -> pd.DataFrame:
 
 def write_sheets(files: RunFiles, size: int, case: Case, seen: Seen, report: Report) -> list[Path]:
     """Write contact sheets of the suspects, most suspicious first, and of the hard rows, hardest first."""
-    from pipeline.training.sheet import write_sheet
+    from pipeline.difficulty.sheet import write_sheet
 
     n, (images, test_images) = len(seen.oof), case.images
     given, said = case.say(seen.problem.y), case.say(seen.labels)

@@ -15,11 +15,12 @@ from pipeline.scoring.metrics import get_metric
 from pipeline.scoring.report import in_words, score_run
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
-from pipeline.store.config import Train, load_competition, load_run
+from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import lock, read_json, read_npy, require_space, write_json, write_npy
 from pipeline.store.keys import read_table_facts, train_keys
 from pipeline.store.receipts import fresh, touch, write_receipt
+from pipeline.store.runs import Train, load_run
 from pipeline.store.shelves import leaves, read_shelf, read_stage, refuse_seen, refuse_strangers
 from pipeline.tasks import TASKS
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import main
-from pipeline.store.config import STAGES, validate
 from pipeline.store.errors import UserError
 from pipeline.store.files import write_text
+from pipeline.store.runs import STAGES
+from pipeline.store.section import validate
 from pipeline.store.toml import merge, read_run
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.store.artifacts import CompetitionFiles, FoldFiles, RunFiles
-from pipeline.store.config import Competition, Run, Train, load_competition, load_run
+from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import digest_file, digest_json, read_json
+from pipeline.store.runs import Run, Train, load_run
 from pipeline.store.shelves import leaves
 from pipeline.store.toml import ROLES
 

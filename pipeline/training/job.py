@@ -10,9 +10,10 @@ import numpy as np
 
 from pipeline.scoring.metrics import Metric
 from pipeline.store.artifacts import FoldFiles, RunFiles
-from pipeline.store.config import Competition, Train
+from pipeline.store.config import Competition
 from pipeline.store.errors import UserError, nearest, resolve
 from pipeline.store.files import Array, digest
+from pipeline.store.runs import Train
 from pipeline.store.table import Table
 from pipeline.tasks import TASKS, Task
 from pipeline.training.augment import augmenter

@@ -145,4 +145,6 @@ def test_labels_count_as_certain_where_the_metric_wants_probabilities(tmp_path):
     solution = pd.DataFrame({"id": ["r0", "r1", "r2"], "y": ["x", "y", "x y"]})
     solution.to_csv(tmp_path / "solution.csv", index=False)
     submitted = np.array([[1, 0], [0, 1], [1, 1]])
-    assert leaderboard(form, METRICS["average_precision"], read_solution(form, tmp_path / "solution.csv"), submitted) == {"private": 1.0}
+    assert leaderboard(
+        form, METRICS["average_precision"], read_solution(form, tmp_path / "solution.csv"), submitted
+    ) == {"private": 1.0}

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.store.artifacts import RunFiles
-from pipeline.store.config import load_run
 from pipeline.store.files import read_json, write_json, write_npy
 from pipeline.store.keys import read_table_facts
 from pipeline.store.receipts import write_receipt
+from pipeline.store.runs import load_run
 from pipeline.store.table import read_table
 
 

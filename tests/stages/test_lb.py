@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from house import make_competition, prepare, stage
 
-from pipeline.scoring import postprocess, shift
+from pipeline.forecast import postprocess, shift
 from pipeline.stages.lb import distances
 from pipeline.store.artifacts import FoldFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import digest, read_npy
 from pipeline.store.table import half_of
 
-RULES = "pipeline.scoring.postprocess.judge"
+RULES = "pipeline.forecast.postprocess.judge"
 
 
 @pytest.fixture(scope="module")

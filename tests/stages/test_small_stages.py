@@ -85,7 +85,7 @@ def test_vary_of_a_vary(house, monkeypatch):
     make_competition(house, "binary")
     monkeypatch.setenv("SET", "optim.lr=3e-4 model.name=test_vit image.size=[12,16]")
     stage("vary", "toy/b", "c")
-    from pipeline.store.config import load_run
+    from pipeline.store.runs import load_run
 
     config = load_run("toy/c")
     assert (config.optim.lr, config.model.name, config.image.size) == (3e-4, "test_vit", [12, 16])

@@ -208,7 +208,7 @@ def test_rows_that_no_model_was_taught_are_ambiguous(house):
 
 
 def test_sheets_show_the_worst_first(house, monkeypatch):
-    from pipeline.training import sheet
+    from pipeline.difficulty import sheet
 
     table, facts, _, made = invented(house, "multiclass", n=240)
     shelve("toy/a", made, table, facts)

@@ -11,8 +11,9 @@ from house import make_competition, prepare, stage
 
 from pipeline.scoring.metrics import get_metric
 from pipeline.store.artifacts import RunFiles
-from pipeline.store.config import load_competition, load_run
+from pipeline.store.config import load_competition
 from pipeline.store.keys import read_table_facts
+from pipeline.store.runs import load_run
 from pipeline.store.table import read_table
 from pipeline.tasks import TASKS
 from pipeline.training.job import Job, Which, scored_images

@@ -1,0 +1,1 @@
+"""The proof that nothing saw what it must not: receipts, rows and fitted numbers, read again."""

@@ -1,0 +1,217 @@
+"""Fit again, from what they may rest on, the numbers that a receipt tells: what comes out otherwise is doubted.
+
+A number fitted without fold k tells nothing of fold k's labels only if a fit without fold k gives that very number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from pipeline.audit.records import Doubt, Shelf
+from pipeline.difficulty.difficulty import SUSPECT, suggest
+from pipeline.difficulty.tags import Seen, blind, known_mean
+from pipeline.scoring.blend import Blend, from_space, mix, to_space
+from pipeline.scoring.cuts import Problem, fit
+from pipeline.scoring.metrics import get_metric
+from pipeline.scoring.pseudo import Rule, choose, entries, say, sureness
+from pipeline.store.files import Array, number
+from pipeline.tasks import TASKS
+
+# Weights fitted on another processor differ in late digits (a log loss is flat at its optimum); cuts do not.
+CLOSE, EXACT = 1e-3, 1e-6
+
+
+def refit(shelf: Shelf) -> Iterator[Doubt]:
+    """Yield what of a run's weights, predictions, cuts, score and pseudo-labels cannot be had again."""
+    task = TASKS[shelf.competition.task]
+    problem = Problem.of(shelf.table, task, get_metric(shelf.competition.metric, task))
+    if shelf.stage == "pseudo":
+        yield from labels(shelf, problem)
+    if shelf.stage == "tag":
+        yield from training_tags(shelf, problem)
+    if shelf.stage == "lb":
+        yield from unchanged(shelf)
+    if shelf.stage == "train":
+        yield from stopping(shelf, problem)
+    if shelf.stage in ("train", "lb"):
+        yield from decisions(shelf, problem, shelf.oof, dict.fromkeys(shelf.receipt["folds"], shelf.oof))
+    if shelf.stage == "ensemble":
+        yield from blend(shelf, problem)
+
+
+def blend(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
+    """Doubt weights of a fold that are not fitted without it, and predictions that are not of these weights."""
+    config, task, space = shelf.receipt["config"], problem.task, shelf.receipt["config"]["space"]
+    spaced = [to_space(task, member.oof, space, problem.folds) for member in shelf.members]
+    hand = None if config["weights"] is None else np.array(config["weights"])
+    fitting = {name: config[name] for name in ("seed", "steps", "bags")}
+    solver = Blend(problem, spaced, space, config["method"], hand, **fitting)
+    views = {}
+    for k in shelf.receipt["folds"]:
+        told, mine = np.array(shelf.receipt["weights_by_fold"][str(k)]), problem.folds == k
+        views[k] = solver.predict(told).astype(np.float32)
+        if not np.allclose(told, solver.fit(~mine)[0], atol=CLOSE):
+            used = _in_sample(told, solver.fit(np.ones(len(mine), bool))[0], CLOSE)
+            yield Doubt(k, f"the weights of fold {k} are not those of a fit without it{used}")
+        if not np.allclose(shelf.oof[mine], views[k][mine], atol=1e-5):
+            yield Doubt(k, f"the rows of fold {k} are not blended with the weights of fold {k}")
+        tests = [to_space(task, member.test(k), space) for member in shelf.members]
+        if not np.allclose(shelf.test(k), from_space(task, mix(tests, told), space), atol=1e-5):
+            yield Doubt(k, f"the test predictions of fold {k} are not blended with the weights of fold {k}")
+    yield from decisions(shelf, problem, shelf.oof, views)
+
+
+def decisions(shelf: Shelf, problem: Problem, oof: Array, views: dict[int, Array]) -> Iterator[Doubt]:
+    """Doubt cuts of a fold that are not fitted without it, and a score that is not that of the cross-fitted cuts.
+
+    `views[k]`: all OOF predictions (N P) as fold k may see them.
+    """
+    told, metric, task = shelf.receipt["decision"], problem.metric, problem.task
+    method, labels = _method(shelf), np.zeros_like(problem.y)
+    for k, view in views.items() if told else ():
+        mine, cuts = problem.folds == k, np.array(told["by_fold"][str(k)])
+        labels[mine] = task.decide(view[mine], cuts)
+        if not np.allclose(cuts, fit(problem, method, ~mine, view)[0], atol=EXACT):
+            used = _in_sample(cuts, fit(problem, method, np.ones(len(mine), bool), view)[0], EXACT)
+            yield Doubt(k, f"the cuts of fold {k} are not those of a fit without it{used}", rows=False)
+    if told:
+        score = metric.function(problem.y, labels, np.ones(len(labels)))
+    else:
+        score = metric(task, problem.y, oof, task.default_cuts(problem.classes))
+    published = number(shelf.receipt["metrics"]["score"])
+    if not np.isclose(score, published, atol=EXACT, equal_nan=True):
+        yield Doubt(None, f"its score {published:.6f} is not what its predictions give, {score:.6f}", rows=False)
+
+
+def labels(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
+    """Doubt pseudo-labels that name fold k's model and are not what the teachers' models of fold k say."""
+    config, task, frame = shelf.receipt["config"], problem.task, shelf.named
+    cuts, ids = task.default_cuts(problem.classes), shelf.table.ids[shelf.table.test]
+    quotas = config["quota"] if isinstance(config["quota"], list) else [config["quota"]]
+    quota = quotas[min(len(shelf.receipt.get("rounds", [])) - 1, len(quotas) - 1)]
+    rule = Rule(config["select"], quota, config["threshold"], config["stratify"])
+    tests = {k: np.stack([teacher.test(k) for teacher in shelf.members]) for k in shelf.receipt["folds"]}
+    everyone = np.mean(list(tests.values()), 0)
+    for k, members in tests.items():
+        mine = frame[frame["fold"] == k]
+        if mine["id"].duplicated().any():
+            yield Doubt(k, f"a row names the model of fold {k} twice")
+            continue
+        told = mine.set_index("id").reindex(ids)
+        mean, sure = members.mean(0), sureness(task, members, cuts, rule.select)
+        kept = choose(rule, sure, entries(task, mean, cuts)) & _allowed(shelf, ids, k)[:, None]
+        given = told["fold"].notna().to_numpy()
+        if (odd := given != kept.any(1)).any():
+            yield Doubt(k, f"{odd.sum()} rows are chosen otherwise than models of fold {k} choose{_example(ids, odd)}")
+        values = told.filter(regex=r"^t\d+$").to_numpy(float)
+
+        both, said = given & kept.any(1), partial(say, task, kept=kept, cuts=cuts, targets=config["targets"])
+        said = partial(said, temperature=config["temperature"])
+        if (odd := both & ~_alike(values, said(mean))).any():
+            all_folds = _alike(values[both], said(everyone.mean(0))[both]).all()
+            source = ", but what the models of all folds say" if all_folds else ""
+            yield Doubt(k, f"{odd.sum()} labels are not what models of fold {k} say{source}{_example(ids, odd)}")
+        weight = np.nanmean(np.where(kept, sure, np.nan)[both], 1) if config["weight"] == "confidence" else 1.0
+        if not np.allclose(told["weight"].to_numpy(float)[both], weight, rtol=1e-5):
+            yield Doubt(k, f"labels of fold {k} weigh otherwise than how sure its models are")
+
+
+def stopping(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
+    """Doubt epochs (select = "best") that are not the best of the other folds' mean curve."""
+    models = [model for model in shelf.models if "curve" in model.header]
+
+    def best(curve: Array) -> int:
+        return int(np.argmax(np.nan_to_num(problem.metric.gain(curve, 0.0), nan=-np.inf)))
+
+    for model in models:
+        others = [other.header["curve"] for other in models if other.named != model.named]
+        epoch, own = model.header["epoch"], best(np.array(model.header["curve"]))
+        if epoch != best(np.mean(others, 0)):
+            why = ", but of its own: it stopped itself" if epoch == own else ""
+            yield Doubt(model.named[0], f"epoch {epoch} of {model.name} is not the best of the other folds{why}")
+
+
+def training_tags(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
+    """Doubt training tags that name fold k's model and are not what models blind to fold k make of their training."""
+    config, frame, leaves, folds = shelf.receipt["config"], shelf.named, shelf.leaves, shelf.receipt["folds"]
+    table, oof = shelf.table, np.mean([leaf.oof for leaf in leaves], 0)
+    # Weights and targets need no features of the images, and no other view of a row than these.
+    blank, statistics = np.zeros((len(oof), 2)), np.zeros((len(oof) + len(table.test), 0))
+    tests = {k: np.stack([leaf.test(k) for leaf in (leaves[0], *leaves)]) for k in folds}
+    epochs = {k: known_mean([epochs for leaf in leaves for epochs in _epochs(leaf, k)]) for k in folds}
+    pairs = {k: _pairs(leaves, problem.folds, k) for k in folds} if config["strict"] else None
+    seen = Seen(problem, oof, problem.y, oof[None], epochs, blank, blank, tests, {}, statistics, pairs)
+    for k in folds:
+        mine, outside = frame[frame["fold"] == k], problem.folds != k
+        if mine["id"].duplicated().any():
+            yield Doubt(k, f"a row names the model of fold {k} twice")
+            continue
+        found, ids = blind(seen, k, config["easy_error"], config["hard_share"]), table.ids[table.scored][outside]
+        told, weight = mine.set_index("id").reindex(ids), found.weight[: len(oof)][outside]
+        values = told.filter(regex=r"^t\d+$").to_numpy(float)
+        same = _alike(values, found.targets[outside]) & np.isclose(told["weight"].to_numpy(float), weight, atol=CLOSE)
+        suspect = (told["tag"] == SUSPECT).to_numpy()
+        same &= (suspect == (weight < 0.5)) | (np.abs(weight - 0.5) < CLOSE)
+        if not same.all():
+            by_oof = _alike(values, suggest(problem, oof)[outside]).all()
+            used = ", but what out-of-fold predictions say" if by_oof else ""
+            yield Doubt(k, f"{(~same).sum()} tags are not what models of fold {k} say{used}{_example(ids, ~same)}")
+
+
+def unchanged(shelf: Shelf) -> Iterator[Doubt]:
+    """Doubt an `lb` run that adopted nothing and yet predicts otherwise than the run below it."""
+    (below, *_), folds = shelf.members, shelf.receipt["folds"]
+    pairs = [(shelf.oof, below.oof), *((shelf.test(k), below.test(k)) for k in folds)]
+    if not shelf.receipt.get("adopted") and not all(np.array_equal(one, other) for one, other in pairs):
+        yield Doubt(None, f"nothing was adopted, and yet its predictions are not those of {below.run}")
+
+
+def _epochs(leaf: Shelf, fold: int) -> Iterator[Array]:
+    """Yield what the models of a fold saw of their training rows, N x (P + 4): see `scoring.tags.Seen`."""
+    for model in leaf.models:
+        if model.named == [fold] and "halves" not in model.facts:
+            seen = model.epochs.astype(np.float64)
+            low = seen[:, -2] < model.facts.get("indicators", {}).get("threshold", -np.inf)
+            yield np.column_stack([seen, np.where(np.isnan(seen[:, -2]), np.nan, low)])
+
+
+def _pairs(leaves: list[Shelf], folds: Array, fold: int) -> tuple[Array, list[Array]]:
+    """Return what models that saw neither fold j nor a fold say of the rows of j (N P), and of the test rows (T P)."""
+    rows, tests = np.full(leaves[0].oof.shape, np.nan), []
+    for j in np.unique(folds[folds != fold]).tolist():
+        models = [m for leaf in leaves for m in leaf.models if sorted((j, fold)) == m.named]
+        rows[folds == j] = np.mean([model.train[folds == j] for model in models], 0)
+        tests.append(np.mean([model.test for model in models], 0))
+    return rows, tests
+
+
+def _method(shelf: Shelf) -> str:
+    """Return how a run's cuts are fitted: those of an `lb` run as of the run below it, unless it adopted a rule."""
+    if shelf.receipt.get("adopted"):
+        return "fixed"
+    return str(shelf.receipt["config"].get("decision") or _method(shelf.members[0]))
+
+
+def _allowed(shelf: Shelf, ids: Array, fold: int) -> Array:
+    """Return the test rows (N,) that may be pseudo-labelled: all, or those that are easy to models blind to a fold."""
+    if shelf.tags is None:
+        return np.ones(len(ids), bool)
+    tags = shelf.tags.named
+    return np.isin(ids, tags["id"][(tags["fold"] == fold) & (tags["tag"] == "easy")].to_numpy(str))
+
+
+def _example(ids: Array, odd: Array) -> str:
+    return f", for example id {str(ids[odd][0])!r}"
+
+
+def _in_sample(told: Array, all_rows: Array, close: float) -> str:
+    """Say so where a number is that of all rows."""
+    return ", but of all rows: it was fitted in-sample" if np.allclose(told, all_rows, atol=close) else ""
+
+
+def _alike(one: Array, other: Array) -> Array:
+    """Return which rows are the same but for what a CSV rounds off."""
+    return np.asarray(np.isclose(one, other, rtol=1e-5, atol=1e-6, equal_nan=True).all(1))

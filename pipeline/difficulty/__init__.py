@@ -1,0 +1,1 @@
+"""Which rows are hard, and whose labels may be wrong: two questions, never one number."""

@@ -1,0 +1,268 @@
+"""The schema of every run's config: one class a stage."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.store.errors import UserError, nearest
+from pipeline.store.section import Count, Positive, Section, Seed, Share, validate
+from pipeline.store.toml import ROLES, RUN_STAGES, read_run, sibling
+
+
+class Model(Section):
+    """The network."""
+
+    name: str = "cnn"
+    weights: str = "none"
+    pool: Literal["avg", "max", "gem"] = "avg"
+    dropout: Share = 0.0
+    head: Literal["auto", "classification", "regression", "both"] = "auto"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Image(Section):
+    """What the network sees."""
+
+    size: Count | Annotated[list[Count], Field(min_length=2, max_length=2)] = 64
+    normalize: Literal["imagenet", "half"] = "imagenet"
+
+
+class Augment(Section):
+    """How training images are changed."""
+
+    recipe: str = "light"
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Loss(Section):
+    """What is minimised."""
+
+    name: str = "auto"
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gamma: Annotated[float, Field(ge=0)] = 2.0
+    delta: Positive = 1.0
+    class_weight: Literal["none", "inverse"] = "none"
+
+
+class Optim(Section):
+    """How it is minimised."""
+
+    name: str = "adamw"
+    lr: Positive = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    schedule: str = "cosine"
+    warmup: Share = 0.05
+    clip: Annotated[float, Field(ge=0)] = 0.0
+    accumulate: Count = 1
+
+
+class Average(Section):
+    """Averages of the weights along the way: `ema` a decay, `swa` the share of training after which it begins."""
+
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    swa: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _one(self) -> Average:
+        if self.ema and self.swa:
+            raise ValueError("average: ema and swa exclude each other; set one of them to 0")
+        return self
+
+
+class Predict(Section):
+    """How predictions are made; changing it never trains again.
+
+    `hard_tta` is for the `hard_share` of rows, of each model's own and of the test set, that `tta` leaves least sure.
+    """
+
+    tta: str = "none"
+    hard_tta: str = "none"
+    hard_share: Annotated[float, Field(gt=0, le=1)] = 0.33
+    batch_size: Count = 256
+
+
+class Student(Section):
+    """How pseudo-labels are used: a `share` of every batch, or alone for the first `share` of the epochs."""
+
+    mode: Literal["mixed", "finetune"] = "mixed"
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+
+class Distill(Section):
+    """How a teacher is followed: alpha T^2 KL + (1 - alpha) loss; `pairs` asks models blind to both folds."""
+
+    temperature: Annotated[float, Field(ge=1)] = 3.0
+    alpha: Share = 0.7
+    nested: Literal["none", "pairs"] = "none"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_oof(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("nested") == "oof":
+            raise ValueError(
+                'nested = "oof": out-of-fold targets come from models that trained on fold k, so they are not blind '
+                'to it; use "none" (the teacher\'s own model k) or "pairs" (models blind to both folds)'
+            )
+        return given
+
+
+class Difficulty(Section):
+    """What is made of difficulty tags: suspects, how often a hard row is drawn, easy rows first (share of epochs)."""
+
+    suspect: Literal["keep", "drop", "downweight", "relabel"] = "keep"
+    hard: Annotated[float, Field(ge=1)] = 1.0
+    curriculum: Share = 0.0
+
+
+Decision = Literal["auto", "fixed", "optimal", "ratio"]
+
+
+class Train(Section):
+    """A run that trains K models."""
+
+    stage: Literal["train"] = "train"
+    seed: Seed = 0
+    epochs: Count = 20
+    batch_size: Count = 32
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    select: Literal["last", "best"] = "last"
+    on_bad_image: Literal["error", "skip-train"] = "error"
+    decision: Decision = "auto"
+    model: Model = Model()
+    image: Image = Image()
+    augment: Augment = Augment()
+    loss: Loss = Loss()
+    optim: Optim = Optim()
+    average: Average = Average()
+    predict: Predict = Predict()
+    pseudo: str | None = None
+    student: Student = Student()
+    teacher: str | None = None
+    distill: Distill = Distill()
+    tags: str | None = None
+    difficulty: Difficulty = Difficulty()
+    init: str | None = None
+    indicators: bool = False
+    pairs: bool = False
+
+    @model_validator(mode="after")
+    def _roles_fit(self) -> Train:
+        if self.pseudo and self.teacher:
+            raise ValueError("pseudo and teacher exclude each other: soft pseudo-labels are distillation on test rows")
+        if self.pairs and (self.pseudo or self.teacher or self.tags or self.init or self.select == "best"):
+            raise ValueError('pairs = true needs a run of its own: no pseudo, teacher, tags, init, or select = "best"')
+        if self.indicators and (self.pseudo or self.teacher or self.tags or self.init):
+            raise ValueError("indicators = true needs a run of its own: it gives some rows a class that is none")
+        for role, section in (("pseudo", "student"), ("teacher", "distill"), ("tags", "difficulty")):
+            if section in self.model_fields_set and getattr(self, role) is None:
+                raise ValueError(f"[{section}] needs {role}, the name of a run")
+        return self
+
+    @model_validator(mode="after")
+    def _select_and_swa(self) -> Train:
+        if self.select == "best" and self.average.swa:
+            raise ValueError(
+                'select = "best" and average.swa exclude each other: SWA has one set of weights, at the end'
+            )
+        return self
+
+    def fitting(self) -> dict[str, Any]:
+        """Return what the weights depend on."""
+        return self.model_dump(exclude={"predict", "decision", "stage", "pairs"})
+
+
+class Ensemble(Section):
+    """A run that blends other runs."""
+
+    stage: Literal["ensemble"]
+    members: Annotated[list[str], Field(min_length=1)]
+    method: Literal["auto", "uniform", "convex", "greedy", "hand"] = "auto"
+    weights: list[Annotated[float, Field(ge=0)]] | None = None
+    space: Literal["probability", "logit", "rank"] = "probability"
+    seed: Seed = 0
+    steps: Count = 25
+    bags: Count = 5
+    decision: Decision = "auto"
+
+    @model_validator(mode="after")
+    def _hand_has_weights(self) -> Ensemble:
+        if (self.method == "hand") != (self.weights is not None):
+            raise ValueError('weights: method = "hand" needs them, and only it takes them')
+        if self.weights is not None and (len(self.weights) != len(self.members) or sum(self.weights) <= 0):
+            raise ValueError(f"weights: need {len(self.members)} numbers >= 0, one a member, with a sum above 0")
+        if len(set(self.members)) != len(self.members):
+            raise ValueError("members: a run stands there twice")
+        if self.method == "convex" and self.space != "probability":
+            raise ValueError('method = "convex" blends probabilities (or values): set space = "probability"')
+        return self
+
+
+class Pseudo(Section):
+    """Pseudo-labels for the students of a run: which test rows, and what is said of them."""
+
+    stage: Literal["pseudo"]
+    run: str
+    targets: Literal["hard", "soft", "sharpened"] = "hard"
+    temperature: Annotated[float, Field(gt=0, le=1)] = 0.5
+    select: Literal["confidence", "margin", "agreement"] = "confidence"
+    quota: Share | Annotated[list[Share], Field(min_length=1)] = 1.0
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    stratify: bool = True
+    weight: Literal["one", "confidence"] = "one"
+    halves: bool = True
+    tags: str | None = None
+    stop: bool = True
+
+
+class Tag(Section):
+    """Difficulty tags of a run's rows."""
+
+    stage: Literal["tag"]
+    run: str
+    easy_error: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    hard_share: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    near_tie: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    neighbours: Count = 10
+    strict: bool = False
+    sheet: Count = 48
+    seed: Seed = 0
+
+
+class Capacity(Section):
+    """At most `each` rows of a class within a group, which a pattern on the id tells (none: the table's groups)."""
+
+    each: Count = 1
+    pattern: str | None = None
+
+
+class Lb(Section):
+    """The predicted score of a run's rows and of its submission, and post-processing chosen by it."""
+
+    stage: Literal["lb"]
+    run: str
+    strict: bool = False
+    public_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    capacity: Capacity | None = None
+    shift: Literal["report", "weight"] = "report"
+    seed: Seed = 0
+
+
+Run = Train | Ensemble | Pseudo | Tag | Lb
+STAGES: dict[str, type[Run]] = dict(zip(RUN_STAGES, (Train, Ensemble, Pseudo, Tag, Lb), strict=True))
+
+
+def load_run(run: str) -> Run:
+    """Read and check the config of a run, with every `base` laid under it."""
+    settings, files = read_run(run)
+    stage = settings.get("stage", "train")
+    if not isinstance(stage, str) or stage not in STAGES:
+        raise UserError(f"{files[0]}: unknown stage {stage!r}; {nearest(str(stage), STAGES)}")
+    config = validate(STAGES[stage], settings, files[0])
+    if isinstance(config, Ensemble):
+        return config.model_copy(update={"members": [sibling(run, member) for member in config.members]})
+    named = {role: getattr(config, role, None) for role in ROLES}
+    return config.model_copy(update={role: sibling(run, name) for role, name in named.items() if name is not None})

@@ -1,0 +1,48 @@
+"""What every config schema is made of: unknown keys are refused, the nearest known one is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.store.errors import UserError, nearest
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    """A table of a config: frozen, nothing unknown, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def validate(schema: type[S], settings: dict[str, Any], path: Path) -> S:
+    """Check settings against a schema; the first mistake becomes one line with file, key and nearest known key."""
+    try:
+        return schema.model_validate(settings)
+    except ValidationError as error:
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            owner = _section_at(schema, first["loc"][:-1])
+            raise UserError(f"{path}: unknown key {place!r}; {nearest(str(first['loc'][-1]), owner)}") from None
+        got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: {place + ': ' if place else ''}{message}{got}") from None
+
+
+def _section_at(schema: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that may stand at `place` in a schema."""
+    for part in place:
+        annotation = schema.model_fields[str(part)].annotation
+        found = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
+        schema = next(a for a in found if issubclass(a, BaseModel))
+    return list(schema.model_fields)
