@@ -69,8 +69,8 @@ ledger: | $(SETUP) ## [COMP= [NAME= PUBLIC= PRIVATE=]] | every submission: what 
 	@$(PY) -m pipeline.stages.ledger $(if $(NAME),"$(RUN)",$(COMP))
 status: | $(SETUP) ## [COMP=] | what is done, stale, half-way, broken
 	@$(PY) -m pipeline.stages.status $(COMP)
-demo: submissions/$(DEMO)/final.csv ## [COMP=digits] | the whole chain on a built-in competition, then its scores
-	@$(PY) -m pipeline.stages.ledger $(DEMO)
+demo: runs/$(DEMO)/tags/cv.json submissions/$(DEMO)/final.csv ## [COMP=digits] | the whole chain on a built-in competition, then its scores
+	@$(PY) -m pipeline.stages.audit $(DEMO)/final && $(PY) -m pipeline.stages.ledger $(DEMO)
 test: | $(SETUP) ## the suite
 	$(PY) -m pytest -n 2 --cov=pipeline --cov-report=term:skip-covered --cov-fail-under=90
 lint: | $(SETUP) ## ruff and mypy

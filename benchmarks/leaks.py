@@ -1,6 +1,6 @@
 """The leak table: the gain that naive recipes show in cross-validation, and the gain that unseen labels show.
 
-    python benchmarks/leaks.py [seeds=5] [labelled:noise ...]
+    python benchmarks/leaks.py [seeds=5] [labelled:noise ...] [recipe ...]
 
 Digits with our own CNN; every student takes its teacher's optimiser steps. `cv` is the out-of-fold gain over the
 teacher on the clean labels of the labelled rows, `as given` on their labels as given (what a user sees), `private`
@@ -32,7 +32,8 @@ from pipeline.competitions.digits import make
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import digest_file, read_json, write_json, write_npy
 
-BASE = """epochs = {epochs}
+BASE = """pairs = {pairs}
+epochs = {epochs}
 model.name = "cnn"
 model.options = {{ widths = [16, 32] }}
 image.size = 16
@@ -50,7 +51,7 @@ def stage(name: str, run: str) -> None:
     importlib.import_module(f"pipeline.stages.{name}").run(argparse.Namespace(run=run, competition=run))
 
 
-def world(labelled: int, noise: float, seed: int, epochs: int) -> np.ndarray:
+def world(labelled: int, noise: float, seed: int, epochs: int, pairs: bool = True) -> np.ndarray:
     """Make a competition of digits in the working folder; return the clean labels of its train rows."""
     data, configs = Path("data/d"), Path("configs/d")
     make(data, labelled, seed)
@@ -66,12 +67,12 @@ def world(labelled: int, noise: float, seed: int, epochs: int) -> np.ndarray:
         'task = "multiclass"\nmetric = "accuracy"\nid = "id"\ntarget = "label"\n'
         f'[images]\npattern = "{{split}}_images/{{id}}.png"\nchannels = "grey"\n[folds]\nseed = {seed}\n'
     )
-    (configs / "teacher.toml").write_text(BASE.format(epochs=epochs))
+    (configs / "teacher.toml").write_text(BASE.format(epochs=epochs, pairs=str(pairs).lower()))
     (configs / "pseudo.toml").write_text('stage = "pseudo"\nrun = "teacher"\n')
-    (configs / "tags.toml").write_text('stage = "tag"\nrun = "teacher"\n')
+    (configs / "tags.toml").write_text(f'stage = "tag"\nrun = "teacher"\nstrict = {str(pairs).lower()}\n')
     for name, (role, text) in STUDENTS.items():
         for kind, source in (("ours", role), ("naive", f"{role}-naive")):
-            (configs / f"{name}-{kind}.toml").write_text('base = "teacher"\n' + text.format(source))
+            (configs / f"{name}-{kind}.toml").write_text('base = "teacher"\npairs = false\n' + text.format(source))
     for role in ("pseudo", "teacher", "tags"):
         (configs / f"{role}-naive.toml").write_text((configs / f"{role}.toml").read_text())
     return clean
@@ -125,9 +126,9 @@ def scores(run: str, clean: np.ndarray, given: np.ndarray, truth: np.ndarray, pr
     return np.array([(oof == clean).mean(), (oof == given).mean(), np.mean(singles), blend])
 
 
-def one_seed(labelled: int, noise: float, seed: int, epochs: int) -> dict[str, np.ndarray]:
+def one_seed(labelled: int, noise: float, seed: int, epochs: int, recipes: list[str]) -> dict[str, np.ndarray]:
     """Return the gains of every student over its teacher: cv, as given, private, private of the blend."""
-    clean = world(labelled, noise, seed, epochs)
+    clean = world(labelled, noise, seed, epochs, "relabelling" in recipes)
     for name, run in (("data", "d"), ("folds", "d"), ("train", "d/teacher"), ("pseudo", "d/pseudo"), ("tag", "d/tags")):
         stage(name, run)
     for role in ("pseudo", "teacher", "tags"):
@@ -137,7 +138,7 @@ def one_seed(labelled: int, noise: float, seed: int, epochs: int) -> dict[str, n
     truth, private = solution["label"].to_numpy(), (solution["Usage"] == "Private").to_numpy()
     base = scores("d/teacher", clean, given, truth, private)
     gains = {}
-    for name in STUDENTS:
+    for name in recipes:
         for kind in ("naive", "ours"):
             stage("train", f"d/{name}-{kind}")
             gains[f"{name}, {kind}"] = scores(f"d/{name}-{kind}", clean, given, truth, private) - base
@@ -146,7 +147,9 @@ def one_seed(labelled: int, noise: float, seed: int, epochs: int) -> dict[str, n
 
 def main() -> None:
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    settings = [tuple(map(float, a.split(":"))) for a in sys.argv[2:]] or [(100, 0.0), (300, 0.25)]
+    given = [a for a in sys.argv[2:] if ":" in a] or ["100:0", "300:0.25"]
+    settings = [tuple(map(float, a.split(":"))) for a in given]
+    recipes = [name for name in STUDENTS if name in sys.argv] or list(STUDENTS)
     logging.disable(logging.WARNING)
     started, home = time.time(), os.getcwd()
     cells = len(STUDENTS) * len(settings)
@@ -164,7 +167,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 os.chdir(folder)
                 try:
-                    gains = one_seed(int(labelled), noise, seed, 40)
+                    gains = one_seed(int(labelled), noise, seed, 40, recipes)
                 finally:
                     os.chdir(home)
             for name, gain in gains.items():

@@ -39,7 +39,8 @@ channels = "grey"
 [folds]
 seed = {seed}
 """
-TEACHER = """epochs = 25
+TEACHER = """pairs = true
+epochs = 25
 model.name = "cnn"
 model.options = { widths = [16, 32] }
 image.size = 16
@@ -81,8 +82,10 @@ def one_seed(seed: int) -> dict[str, float]:
     (configs / "competition.toml").write_text(CONTRACT.format(seed=seed))
     (configs / "teacher.toml").write_text(TEACHER)
     for name in ("tags", "random"):
-        (configs / f"{name}.toml").write_text('stage = "tag"\nrun = "teacher"\n')
-        (configs / f"drop-{name}.toml").write_text(f'base = "teacher"\ntags = "{name}"\ndifficulty.suspect = "drop"\n')
+        (configs / f"{name}.toml").write_text('stage = "tag"\nrun = "teacher"\nstrict = true\n')
+        (configs / f"drop-{name}.toml").write_text(
+            f'base = "teacher"\npairs = false\ntags = "{name}"\ndifficulty.suspect = "drop"\n'
+        )
     for name, run in (("data", "d"), ("folds", "d"), ("train", "d/teacher"), ("tag", "d/tags")):
         stage(name, run)
     forge_random(seed)

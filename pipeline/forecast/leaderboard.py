@@ -196,17 +196,6 @@ def advice(metric: Metric, submissions: Sequence[Submission], privates: Array) -
     return [*lines, f"final 2: {other.run}, the best CV of another family, {other.cv:.4f}"]
 
 
-def flag(found: Forecast, public: float) -> str | None:
-    """Return a warning if an actual public score lies outside its 90 % interval."""
-    low, high = found.public[90]
-    if not np.isfinite(public) or low <= public <= high:
-        return None
-    return (
-        f"public {found.metric} {public:.4f} of {found.run} is outside its 90 % interval {low:.4f}..{high:.4f}: "
-        f"a leak or a shift (adversarial AUC {found.shift_auc:.3f})"
-    )
-
-
 def in_words(found: Forecast) -> list[str]:
     """Return the forecast for a person; no level stands there without the shift AUC."""
     name, match = found.metric, found.match

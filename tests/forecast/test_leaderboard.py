@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.forecast import level
 from pipeline.forecast.contributions import contributions, guess_of
-from pipeline.forecast.leaderboard import Submission, _intervals, advice, flag, forecast, in_words, ladder
+from pipeline.forecast.leaderboard import Submission, _intervals, advice, forecast, in_words, ladder
 from pipeline.forecast.level import row_variance
 from pipeline.forecast.regression import Scale
 from pipeline.scoring.cuts import Problem
@@ -290,18 +290,6 @@ def test_advice_takes_the_best_and_another_family():
     assert "another family" in advice(METRICS["accuracy"], runs[:1], np.array([0.9]))[1]
     # Where all share something, the least is best.
     assert advice(METRICS["accuracy"], [runs[0], runs[3]], np.array([0.9, 0.8]))[1].startswith("final 2: d, ")
-
-
-def test_a_surprise_is_flagged():
-    found, _ = case(shift_auc=0.77)
-    low, high = found.public[90]
-    assert flag(found, (low + high) / 2) is flag(found, low) is flag(found, np.nan) is None
-    for surprise in (low - 0.01, high + 0.01):
-        message = flag(found, surprise)
-        assert message is not None
-        assert "leak or a shift" in message
-        assert "0.770" in message
-        assert f"{surprise:.4f}" in message
 
 
 def test_words_tell_both_numbers_and_the_shift():

@@ -161,6 +161,17 @@ def test_weights_by_confidence(enter):
             assert mine.loc[name, "weight"] == pytest.approx(sure[row, kept].mean(), rel=1e-6)
 
 
+@pytest.mark.parametrize("stratify", ["true", "false"])
+def test_classes_have_their_share_unless_told(enter, stratify):
+    enter()
+    sure = np.r_[np.full(12, 0.9), np.full(12, 0.5)]
+    said = (1 - sure[:, None]) / 3 * np.ones((24, 4))
+    said[np.arange(24), np.arange(24) // 12] = sure
+    speak("a", [said] * 3)
+    frame = label(f"quota = 0.5\nstratify = {stratify}\n")
+    assert frame.filter(regex="^t").sum().tolist() == ([18, 18, 0, 0] if stratify == "true" else [36, 0, 0, 0])
+
+
 def test_without_halves_every_row_is_for_the_one_student(enter):
     enter()
     frame = label("halves = false\n")

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,12 +72,9 @@ def test_a_model_tells_what_it_trained_on(school, name, which):
     assert facts["held_out"] == list(which.held_out)
     assert facts["half"] == which.half
     assert facts["level"] == "blind"
-    role = {
-        "s": [
-            {"role": "pseudo", "run": "toy/p", "key": receipt("toy/p")["key"], "level": dict.fromkeys("012", "blind")}
-        ]
-    }
-    assert facts["parents"] == role.get(name, [])
+    told = str(RunFiles("toy/p").pseudo)
+    parent = {"role": "pseudo", "run": "toy/p", "key": receipt("toy/p")["key"], "level": dict.fromkeys("012", "blind")}
+    assert facts["parents"] == ([parent | {"files": {told: digest_file(Path(told))}}] if name == "s" else [])
     assert fresh(files.receipt, receipt(f"toy/{name}")["predict_hash"])
 
 
@@ -157,6 +155,22 @@ def test_the_shelf_of_a_student_is_like_any_other(school):
     assert student["level"] == dict.fromkeys("012", "blind")
 
 
+def files_of(name, which):
+    """What a model says it learnt from, by role."""
+    facts = json.loads(shelf(name, which).receipt.read_text())
+    for parent in facts["parents"]:
+        assert parent["files"] == {path: digest_file(Path(path)) for path in parent["files"]}
+    return {parent["role"]: set(parent["files"]) for parent in facts["parents"]}
+
+
+def test_models_that_are_taught_by_pairs_say_so(school):
+    write("d", 'base = "a"\nteacher = "b"\nepochs = 1\ndistill.nested = "pairs"\n')
+    stage("train", "toy/d")
+    for which in SINGLE:
+        pairs = [pair for pair in PAIRS if which.held_out[0] in pair.held_out]
+        assert files_of("d", which) == {"teacher": {str(shelf("b", model).train) for model in (which, *pairs)}}
+
+
 def test_a_student_is_a_member_a_teacher_and_a_start(school):
     write("all", 'stage = "ensemble"\nmembers = ["a", "s", "blend"]\n')
     write("p2", 'stage = "pseudo"\nrun = "s"\nquota = [1.0, 0.5]\nstop = false\n')
@@ -174,6 +188,11 @@ def test_a_student_is_a_member_a_teacher_and_a_start(school):
     ]
     assert [(parent["role"], parent["run"]) for parent in receipt("toy/d")["parents"]] == [("teacher", "toy/s")]
     assert receipt("toy/all")["level"] == dict.fromkeys("012", "crossfit")
+    for which in HALVES:
+        init = str(shelf("s", which).model)  # of the same fold and half
+        assert files_of("s2", which) == {"pseudo": {str(RunFiles("toy/p2").pseudo)}, "init": {init}}
+    for which in SINGLE:
+        assert files_of("d", which) == {"teacher": {str(shelf("s", which).train)}}
     for name in ("s2", "d"):
         assert receipt(f"toy/{name}")["level"] == dict.fromkeys("012", "blind")
         assert np.load(f"runs/toy/{name}/test.npy").shape == (24, 4)

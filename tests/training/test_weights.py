@@ -104,7 +104,7 @@ def test_the_epoch_is_chosen_without_the_own_fold_and_both_its_halves(school):
     write("best", 'base = "s"\nselect = "best"\nepochs = 3\n')
     job = job_of("toy/best", halves=True)
     curves = {
-        0: [[0.9, 0.1, 0.1], [0.9, 0.1, 0.0]],  # the own fold would take epoch 0
+        0: [[9.0, 0.1, 0.1], [9.0, 0.1, 0.0]],  # either half of the own fold would take epoch 0
         1: [[0.2, 0.3, 0.9], [0.2, 0.8, 0.1]],
         2: [[0.1, 0.2, 0.5], [0.1, 0.7, 0.2]],
     }
