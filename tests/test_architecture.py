@@ -46,7 +46,9 @@ def test_import_direction(path):
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in FILES if room(p) in ("audit", "difficulty", "forecast", "scoring", "store", "tasks", "competitions")], ids=str
+    "path",
+    [p for p in FILES if room(p) in ("audit", "difficulty", "forecast", "scoring", "store", "tasks", "competitions")],
+    ids=str,
 )
 def test_light_rooms_import_nothing_heavy(path):
     assert not HEAVY & {name.split(".")[0] for name in imports(path)}

@@ -16,7 +16,7 @@ from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
 from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
-from pipeline.store.files import Array, atomic, lock, read_json, read_npy
+from pipeline.store.files import Array, atomic, lock, read_npy
 from pipeline.store.keys import builds_on, built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, write_receipt
 from pipeline.store.runs import Pseudo, load_run
@@ -60,6 +60,10 @@ def run(args: argparse.Namespace) -> None:
         refuse_strangers(receipts, facts)
         for receipt in receipts.values():
             refuse_seen(receipt, "teacher")
+        if competition.task == "regression" and len(members) < 2 and (config.quota != 1.0 or config.threshold):
+            raise UserError(
+                f"{files.config}: one regression does not tell how sure it is: name a blend as run, or keep quota = 1.0"
+            )
         if config.tags:
             tagged = read_stage(config.tags, "tags", "tag")
             refuse_seen(tagged, "tags")
@@ -192,16 +196,17 @@ def rounds(receipts: dict[str, dict[str, Any]]) -> tuple[list[dict[str, float]],
     for receipt in receipts.values():
         last = receipt["config"].get("pseudo")
         if last:
-            known = read_json(RunFiles(last).receipt)
+            known = read_shelf(last, "pseudo")
             competition = load_competition(last.split("/")[0])
             task = TASKS[competition.task]
-            members = [RunFiles(parent["run"]) for parent in known["parents"] if parent["role"] == "teacher"]
+            names = [parent["run"] for parent in known["parents"] if parent["role"] == "teacher"]
+            members = [RunFiles(read_shelf(name, "teacher")["run"]) for name in names]
             return known["rounds"], Teacher(members, task, task.default_cuts(len(known["classes"])))
     return [], None
 
 
 def expected(teacher: Teacher, rule: Rule, table: Table, fold: int) -> dict[str, float]:
-    """Return how right the rule is on the out-of-fold rows of the *other* folds, with its standard error.
+    """Return how right the rule (less its `tags`) is on the out-of-fold rows of the *other* folds, with its error.
 
     `score` is of the kept entries, `all` of every entry: a share of right ones, or for values the rmse.
     """

@@ -19,7 +19,7 @@ from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import lock, read_json, read_npy, require_space, write_json, write_npy
 from pipeline.store.keys import read_table_facts, train_keys
-from pipeline.store.receipts import fresh, touch, write_receipt
+from pipeline.store.receipts import damaged, fresh, touch, write_receipt
 from pipeline.store.runs import Train, load_run
 from pipeline.store.shelves import leaves, read_shelf, read_stage, refuse_seen, refuse_strangers
 from pipeline.tasks import TASKS
@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> None:
             from pipeline.store.table import read_table
             from pipeline.training.job import Job
 
+            for run in filter(None, (config.teacher, config.init)):
+                refuse_damaged(run)
             started, table = time.monotonic(), read_table(files.competition, facts)
             machine = machine_of(files, config.precision, fitted)
             halves = bool(config.pseudo and parents["pseudo"]["config"]["halves"])
@@ -72,8 +74,9 @@ def read_parents(config: Train, files: RunFiles, table: dict[str, Any]) -> dict[
     for role, receipt in receipts.items():
         if role == "teacher":
             for leaf in leaves(receipt["run"]):
-                refuse_seen(read_shelf(leaf, role), role)
-                if config.distill.nested == "pairs" and not read_shelf(leaf, role)["config"].get("pairs"):
+                known = read_shelf(leaf, role)
+                refuse_seen(known, role)
+                if config.distill.nested == "pairs" and not known["config"].get("pairs"):
                     raise UserError(
                         f'{files.config}: distill.nested = "pairs" needs pairs = true in configs/{leaf}.toml'
                     )
@@ -84,6 +87,15 @@ def read_parents(config: Train, files: RunFiles, table: dict[str, Any]) -> dict[
         else:
             refuse_overlap(receipt["run"], role, files)
     return receipts
+
+
+def refuse_damaged(run: str) -> None:
+    """Refuse a run whose models' files, which are about to be learnt from, are not what their receipts say."""
+    for leaf in leaves(run):
+        for path in RunFiles(leaf).fold_receipts():
+            broken = damaged(read_json(path))
+            if broken:
+                raise UserError(f"{leaf}: {broken[0]} is not what {path} says: delete {path}, run it again")
 
 
 def refuse_overlap(other: str, role: str, files: RunFiles) -> None:

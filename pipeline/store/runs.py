@@ -155,8 +155,10 @@ class Train(Section):
             raise ValueError("pseudo and teacher exclude each other: soft pseudo-labels are distillation on test rows")
         if self.pairs and (self.pseudo or self.teacher or self.tags or self.init or self.select == "best"):
             raise ValueError('pairs = true needs a run of its own: no pseudo, teacher, tags, init, or select = "best"')
-        if self.indicators and (self.pseudo or self.teacher or self.tags or self.init):
+        if self.indicators and (self.pseudo or self.teacher or self.tags or self.init or self.select == "best"):
             raise ValueError("indicators = true needs a run of its own: it gives some rows a class that is none")
+        if self.pseudo and self.batch_size < 2:
+            raise ValueError("batch_size must be 2 or more with pseudo: a batch holds rows of both kinds")
         for role, section in (("pseudo", "student"), ("teacher", "distill"), ("tags", "difficulty")):
             if section in self.model_fields_set and getattr(self, role) is None:
                 raise ValueError(f"[{section}] needs {role}, the name of a run")

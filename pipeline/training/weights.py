@@ -12,7 +12,7 @@ from torch import nn
 
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
-from pipeline.store.files import atomic
+from pipeline.store.files import atomic, read_json
 from pipeline.training.job import Job, Which, new_network, without_weights
 from pipeline.training.models import Network
 
@@ -78,10 +78,12 @@ def start_of(job: Job, which: Which) -> Path:
     """Return the weights of the same model of the run that `init` names: of the same half, where it has halves."""
     assert job.config.init is not None
     files = RunFiles(job.config.init)
-    half, whole = which.files(files).model, Which(which.held_out).files(files).model
-    if not half.exists() and not whole.exists():
-        raise UserError(f"init = {job.config.init!r} has no {half}: it needs a model for {which.title}")
-    return half if half.exists() else whole
+    whole = Which(which.held_out).files(files)
+    known = read_json(whole.receipt) if whole.receipt.exists() else {}
+    path = which.files(files).model if "halves" in known else whole.model
+    if not path.exists():
+        raise UserError(f"init = {job.config.init!r} has no {path}: it needs a model for {which.title}")
+    return path
 
 
 def start_from(job: Job, which: Which, network: Network) -> None:

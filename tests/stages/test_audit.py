@@ -92,6 +92,23 @@ def sign(run):
     for path in [p for p in paths if p.name in ("fold.json", "cv.json")]:
         receipt = read_json(path)
         write_json(path, receipt | {"outputs": {name: digest_file(Path(name)) for name in receipt["outputs"]}})
+    for other in Path("runs").glob("*/*"):
+        if str(other) != f"runs/{run}" and any(tell(path) for path in other.rglob("fold.json")):
+            sign(str(other.relative_to("runs")))
+
+
+def tell(path):
+    """Let a model's receipt speak of today's files of the runs it learnt from; say whether it did not before."""
+    receipt = read_json(path)
+    known = receipt.get("parents", [])
+    parents = [p | {"files": {n: digest_file(Path(n)) for n in p.get("files", {}) if Path(n).exists()}} for p in known]
+    now = [
+        parent | {"files": p["files"]} if "files" in parent else parent
+        for parent, p in zip(known, parents, strict=True)
+    ]
+    if now != known:
+        write_json(path, receipt | {"parents": now})
+    return now != known
 
 
 def change(path, **facts):
@@ -378,6 +395,9 @@ def test_out_of_fold_targets(house):
 def test_out_of_fold_targets_by_config(house):
     config = read_json(Path("runs/toy/d/cv.json"))["config"]
     config["distill"]["nested"] = "oof"
+    for k in range(3):
+        path = f"toy/d/fold{k}/fold.json"
+        change(path, parents=[p | {"files": {}} for p in read_json(Path("runs", path))["parents"]])
     change("toy/d/cv.json", config=config)
     found("toy/d", "toy/d/fold0 -> teacher toy/blend -> toy/a/fold1: trained on 20 rows of fold 0")
 

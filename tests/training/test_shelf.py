@@ -318,16 +318,17 @@ def test_hard_rows_get_more_views(school):
 
 
 def test_indicators_give_a_threshold(school, monkeypatch):
-    tables = []
+    watches = []
     plain = Watch.table
-    monkeypatch.setattr(Watch, "table", lambda watch: tables.append(plain(watch).copy()) or plain(watch))
+    monkeypatch.setattr(Watch, "table", lambda watch: watches.append(watch) or plain(watch))
     write("i", 'base = "a"\nindicators = true\nepochs = 1\n')
     stage("train", "toy/i")
-    for which, table in zip(SINGLE, tables, strict=True):
-        files = shelf("i", which)
+    for which, watch in zip(SINGLE, watches, strict=True):
+        files, table = shelf("i", which), plain(watch)
         epochs = np.load(files.epochs)
         marked = np.isnan(epochs).all(1) & ~own_rows(which)
         assert marked.sum() == 40 // 5
+        assert np.array_equal(watch.y == 4, marked)  # a class that no image is of
         facts = json.loads(files.receipt.read_text())
         assert facts["indicators"]["threshold"] == pytest.approx(np.quantile(table[marked, 5], 0.99), rel=1e-5)
         assert np.array_equal(epochs[~marked], table[~marked], equal_nan=True)
