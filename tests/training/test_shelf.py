@@ -351,7 +351,8 @@ def test_students_of_other_tasks(house, task):
     config = house / "configs/toy/a.toml"
     config.write_text(config.read_text().replace("epochs = 3", "epochs = 1"))
     prepare()
-    write("p", 'stage = "pseudo"\nrun = "a"\nquota = 0.5\ntargets = "sharpened"\nweight = "confidence"\n')
+    quota = 1.0 if task == "regression" else 0.5
+    write("p", f'stage = "pseudo"\nrun = "a"\nquota = {quota}\ntargets = "sharpened"\nweight = "confidence"\n')
     write("s", 'base = "a"\npseudo = "p"\n')
     stage("train", "toy/a")
     stage("pseudo", "toy/p")
