@@ -93,7 +93,8 @@ def sign(run):
         receipt = read_json(path)
         write_json(path, receipt | {"outputs": {name: digest_file(Path(name)) for name in receipt["outputs"]}})
     for other in Path("runs").glob("*/*"):
-        if str(other) != f"runs/{run}" and any(tell(path) for path in other.rglob("fold.json")):
+        changed = [tell(path) for path in other.rglob("fold.json") if str(other) != f"runs/{run}"]
+        if any(changed):
             sign(str(other.relative_to("runs")))
 
 
