@@ -119,8 +119,8 @@ class Shelf:
     @cached_property
     def tags(self) -> Shelf | None:
         """Return the shelf of the tags that pseudo-labels were chosen by."""
-        run = self.receipt.get("tags")
-        return None if run is None else self.records.shelf(run)
+        runs = [p["run"] for p in self.parents if self.stage == "pseudo" and p["role"] == "tags"]
+        return self.records.shelf(runs[0]) if runs else None
 
     @property
     def oof(self) -> Array:
@@ -158,7 +158,6 @@ class Records:
             receipt = read_json(files.receipt)
             models = [model for path in receipt["outputs"] for model in read_models(run, Path(path))]
             given = [*receipt["parents"], *(p for model in models for p in model.facts.get("parents", []))]
-            given += [{"role": "tags", "run": receipt["tags"]}] if receipt.get("tags") else []
             default = "member" if receipt["stage"] == "ensemble" else "run"
             named = {(p.get("role", default), p["run"]): {"role": default, **p} for p in reversed(given)}
             parents = [named[key] for key in reversed(named)]

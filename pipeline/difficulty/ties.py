@@ -12,6 +12,7 @@ from scipy.special import xlogy
 
 from pipeline.difficulty.labels import logistic, splits
 from pipeline.difficulty.risk import auroc_inside
+from pipeline.forecast.candidates import minority
 from pipeline.scoring.bootstrap import gate, replicate, standard_error
 from pipeline.scoring.cuts import Problem
 from pipeline.scoring.metrics import EPS
@@ -93,20 +94,6 @@ def separability(problem: Problem, a: int, b: int, tied: Array, readers: Sequenc
     return {"auc": auc, "se": standard_error(area, len(tied), problem.group), "verdict": verdict}
 
 
-def minority(prediction: Array, limit: float, size: Array) -> Array:
-    """Give near-tied rows the rarer of their two best classes, by exchanging the two probabilities."""
-    first, second = np.argsort(-prediction, axis=1, kind="stable")[:, :2].T
-    rows = np.arange(len(prediction))
-    lead = prediction[rows, first] - prediction[rows, second]
-    moved = rows[(lead < limit) & (lead > 0) & (size[second] < size[first])]
-    out = prediction.copy()
-    out[moved, first[moved]], out[moved, second[moved]] = (
-        prediction[moved, second[moved]],
-        prediction[moved, first[moved]],
-    )
-    return out
-
-
 def prior_adjusted(prediction: Array, prior: Array, tau: float) -> Array:
     """Return probabilities whose arg max is that of log p - tau log prior (Menon 2021)."""
     log = np.log(np.clip(prediction.astype(np.float64), EPS, 1)) - xlogy(tau, prior)
@@ -126,7 +113,7 @@ def rules(problem: Problem, prediction: Array, limit: float) -> dict[str, Any]:
         seen = [metric(task, y[rows], prior_adjusted(prediction[rows], size / size.sum(), tau), none) for tau in TAUS]
         tau = TAUS[int(np.argmax(metric.gain(np.array(seen), 0.0)))]
         taus[int(problem.folds[mine][0])] = tau
-        voted[mine] = minority(prediction[mine], limit, size)
+        voted[mine] = minority(prediction[mine], size, limit)
         adjusted[mine] = prior_adjusted(prediction[mine], size / size.sum(), tau)
     candidates = {"minority": voted, "prior": adjusted}
     scorers: list[Callable[[Array], float]] = [

@@ -74,7 +74,7 @@ def candidates(problem: Problem, view: View, facts: Facts) -> dict[str, Array]:
     if task.name == "multiclass":
         found |= {f"prior {tau:g}": scale(run, facts.prior**-tau) for tau in TAUS}
     if problem.metric.label and task.name == "multiclass":
-        found["minority"] = minority(run, facts.prior)
+        found["minority"] = minority(run, facts.prior).astype(np.float32)
     if problem.metric.label and task.name != "regression":
         found["runner-up"] = settle(task, run, runner_up(task, run, problem.classes), problem.classes)
     return found
@@ -127,12 +127,12 @@ def recut(task: Task, p: Array, cuts: Array) -> Array:
     return settle(task, moved, labels, len(cuts) + 1)
 
 
-def minority(p: Array, prior: Array) -> Array:
-    """Give near-tied rows (top two within 0.3) the rarer class of the two."""
+def minority(p: Array, size: Array, limit: float = NEAR_TIE) -> Array:
+    """Give near-tied rows (top two within `limit`) the rarer class of the two, by exchanging their probabilities."""
     two = np.argsort(-p, axis=1, kind="stable")[:, :2]
     top = np.take_along_axis(p, two, 1)
-    swap = (top[:, 0] - top[:, 1] < NEAR_TIE) & (prior[two[:, 1]] < prior[two[:, 0]])
-    out = p.astype(np.float32)
+    swap = (top[:, 0] - top[:, 1] < limit) & (size[two[:, 1]] < size[two[:, 0]])
+    out = p.copy()
     np.put_along_axis(out, two, np.where(swap[:, None], top[:, ::-1], top), 1)
     return out
 

@@ -21,7 +21,7 @@ from pipeline.store.files import Array, lock, number, read_npy, write_npy
 from pipeline.store.keys import built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, worst, write_receipt
 from pipeline.store.runs import Ensemble, load_run
-from pipeline.store.shelves import PREDICTING, read_stage, refuse_strangers
+from pipeline.store.shelves import PREDICTING, as_parent, read_stage, refuse_strangers
 from pipeline.tasks import TASKS, Task
 
 if TYPE_CHECKING:  # imports scipy, which a blend with nothing to do must not pay for
@@ -129,7 +129,7 @@ def blend(
         run=files.run,
         config=config.model_dump(),
         **{name: first[name] for name in ("fold_map", "rows", "test", "classes", "folds")},
-        parents=[{"run": name, "key": r["key"], "level": r["level"]} for name, r in receipts.items()],
+        parents=[as_parent("member", r) for r in receipts.values()],
         level=level,
         weights=dict(zip(receipts, weights.deployed.tolist(), strict=True)),
         weights_by_fold=weights.by_fold,

@@ -25,7 +25,15 @@ from pipeline.store.files import Array, atomic, digest, lock, read_npy, write_js
 from pipeline.store.keys import built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, worst, write_receipt
 from pipeline.store.runs import Capacity, Lb, load_run
-from pipeline.store.shelves import PREDICTING, leaves, read_shelf, read_stage, refuse_strangers
+from pipeline.store.shelves import (
+    PREDICTING,
+    as_parent,
+    leaves,
+    read_shelf,
+    read_stage,
+    refuse_strangers,
+    refuse_without_pairs,
+)
 from pipeline.tasks import TASKS
 
 if TYPE_CHECKING:  # they import pandas, scipy or scikit-learn, which a stage with nothing to do must not pay for
@@ -84,7 +92,10 @@ def run(args: argparse.Namespace) -> None:
         receipts = {leaf: read_shelf(leaf, "leaf") for leaf in leaves(config.run)}
         refuse_strangers({config.run: parent, **receipts}, facts)
         if config.strict:
-            refuse_without_pairs(config.run, parent, receipts)
+            if parent["stage"] == "lb":
+                told = f"{config.run!r} is of stage lb: name the run below it"
+                raise UserError(f"strict = true needs a trained run or a blend, {told}")
+            refuse_without_pairs("strict = true", receipts)
         key = built_key(config, competition, {config.run: parent})
         if fresh(files.receipt, key):
             return touch(files.receipt)
@@ -94,17 +105,6 @@ def run(args: argparse.Namespace) -> None:
             table, task = read_table(files.competition, facts), TASKS[competition.task]
             problem = Problem.of(table, task, get_metric(competition.metric, task))
             predict_scores(Job(files, config, competition, table, problem, parent, receipts), key)
-
-
-def refuse_without_pairs(name: str, parent: dict[str, Any], receipts: dict[str, dict[str, Any]]) -> None:
-    """Refuse strict mode where rows have no models that are blind to two folds."""
-    if parent["stage"] == "lb":
-        raise UserError(f"strict = true needs a trained run or a blend, {name!r} is of stage lb: name the run below it")
-    for leaf, receipt in receipts.items():
-        if not receipt["config"]["pairs"]:
-            raise UserError(
-                f"strict = true needs models blind to two folds: set pairs = true in {RunFiles(leaf).config}"
-            )
 
 
 def predict_scores(job: Job, key: str) -> None:
@@ -138,7 +138,7 @@ def predict_scores(job: Job, key: str) -> None:
         run=files.run,
         config=config.model_dump() | {"decision": method},
         **{name: job.parent[name] for name in ("fold_map", "rows", "test", "classes", "folds")},
-        parents=[{"role": "run", "run": config.run, "key": job.parent["key"], "level": job.parent["level"]}],
+        parents=[as_parent("run", job.parent)],
         level={k: worst("crossfit", level) for k, level in job.parent["level"].items()},
         fits={"predictor": fits, "postprocess": fits},
         strict=rows.strict,

@@ -20,7 +20,7 @@ from pipeline.store.files import Array, atomic, lock, read_npy
 from pipeline.store.keys import builds_on, built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, write_receipt
 from pipeline.store.runs import Pseudo, load_run
-from pipeline.store.shelves import leaves, read_shelf, read_stage, refuse_seen, refuse_strangers
+from pipeline.store.shelves import as_parent, leaves, read_shelf, read_stage, refuse_seen, refuse_strangers
 from pipeline.tasks import TASKS, Task
 
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
@@ -158,7 +158,7 @@ def parents_of(receipts: dict[str, dict[str, Any]], tags: str | None) -> list[di
     """Return what the receipt tells of the teachers and of the tags."""
     known = [("teacher", receipt) for receipt in receipts.values()]
     known += [("tags", read_shelf(tags, "tags"))] if tags else []
-    return [{"role": role, "run": r["run"], "key": r["key"], "level": r["level"]} for role, r in known]
+    return [as_parent(role, receipt) for role, receipt in known]
 
 
 def allowed(config: Pseudo, table: Table, fold: int) -> Array:

@@ -21,7 +21,15 @@ from pipeline.store.files import atomic, digest, lock, read_npy
 from pipeline.store.keys import built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, worst, write_receipt
 from pipeline.store.runs import Tag, load_run
-from pipeline.store.shelves import PREDICTING, leaves, read_shelf, read_stage, refuse_strangers
+from pipeline.store.shelves import (
+    PREDICTING,
+    as_parent,
+    leaves,
+    read_shelf,
+    read_stage,
+    refuse_strangers,
+    refuse_without_pairs,
+)
 from pipeline.tasks import TASKS
 
 if TYPE_CHECKING:  # they import pandas, scipy and OpenCV, which a stage with nothing to do must not pay for
@@ -44,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
         shelf = read_stage(config.run, "run", *PREDICTING)
         members = {leaf: read_shelf(leaf) for leaf in leaves(config.run)}
         refuse_strangers({config.run: shelf, **members}, facts)
-        refuse_without_pairs(files, config, members)
+        if config.strict:
+            refuse_without_pairs(f"{files.config}: strict = true", members)
         key = built_key(config, competition, {config.run: shelf})
         if fresh(files.receipt, key):
             return touch(files.receipt)
@@ -57,16 +66,6 @@ def run(args: argparse.Namespace) -> None:
             problem = Problem.of(table, task, get_metric(competition.metric, task))
             case = Case(RunFiles(config.run), competition, table, problem, shelf, members)
             tag(files, config, case, key)
-
-
-def refuse_without_pairs(files: RunFiles, config: Tag, members: dict[str, dict[str, Any]]) -> None:
-    """Refuse strict tags where no model is blind to two folds."""
-    for leaf, receipt in members.items():
-        if config.strict and not receipt["config"]["pairs"]:
-            raise UserError(
-                f"{files.config}: strict = true needs models blind to two folds: set pairs = true in "
-                f"{RunFiles(leaf).config}"
-            )
 
 
 def tag(files: RunFiles, config: Tag, case: Case, key: str) -> None:
@@ -100,11 +99,7 @@ def tag(files: RunFiles, config: Tag, case: Case, key: str) -> None:
         run=files.run,
         config=config.model_dump(),
         **{name: case.shelf[name] for name in ("fold_map", "rows", "test", "classes", "folds")},
-        parents=[
-            {"role": role, "run": name, "key": r["key"], "level": r["level"]}
-            for role, found in (("run", {config.run: case.shelf}), ("leaf", case.members))
-            for name, r in found.items()
-        ],
+        parents=[as_parent("run", case.shelf), *(as_parent("leaf", r) for r in case.members.values())],
         # Of difficulty_train.csv, which models are trained by; the report is of cross-fitted numbers at best.
         level=levels,
         source="pairs" if config.strict else "epochs",

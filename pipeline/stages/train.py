@@ -21,7 +21,7 @@ from pipeline.store.files import lock, read_json, read_npy, require_space, write
 from pipeline.store.keys import read_table_facts, train_keys
 from pipeline.store.receipts import damaged, fresh, touch, write_receipt
 from pipeline.store.runs import Train, load_run
-from pipeline.store.shelves import leaves, read_shelf, read_stage, refuse_seen, refuse_strangers
+from pipeline.store.shelves import as_parent, leaves, read_shelf, read_stage, refuse_seen, refuse_strangers
 from pipeline.tasks import TASKS
 
 if TYPE_CHECKING:  # both import torch, which a run with nothing to do must not pay for
@@ -57,9 +57,7 @@ def run(args: argparse.Namespace) -> None:
             started, table = time.monotonic(), read_table(files.competition, facts)
             machine = machine_of(files, config.precision, fitted)
             halves = bool(config.pseudo and parents["pseudo"]["config"]["halves"])
-            named = [
-                {"role": role, "run": r["run"], "key": r["key"], "level": r["level"]} for role, r in parents.items()
-            ]
+            named = [as_parent(role, receipt) for role, receipt in parents.items()]
             job = Job(files, config, competition, table, metric, machine, fitted, predicted, halves, tuple(named))
             fit_and_predict(job)
             assemble(job, key, started)

@@ -37,6 +37,18 @@ def read_stage(run: str, role: str, *stages: str) -> dict[str, Any]:
     return receipt
 
 
+def as_parent(role: str, receipt: dict[str, Any]) -> dict[str, Any]:
+    """Return what a receipt says of a run that was built on."""
+    return {"role": role, **{name: receipt[name] for name in ("run", "key", "level")}}
+
+
+def refuse_without_pairs(wants: str, receipts: dict[str, dict[str, Any]]) -> None:
+    """Refuse trained runs that have no models blind to two folds, which a setting (`wants`) asks for."""
+    for leaf, receipt in receipts.items():
+        if not receipt["config"]["pairs"]:
+            raise UserError(f"{wants} needs models blind to two folds: set pairs = true in {RunFiles(leaf).config}")
+
+
 def refuse_strangers(receipts: dict[str, dict[str, Any]], table: dict[str, Any]) -> None:
     """Refuse runs whose rows, folds or classes are not those of the first, and those of an older split."""
     first, *others = receipts

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from posed import area, problem
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.difficulty.labels import (
@@ -19,20 +20,6 @@ from pipeline.difficulty.labels import (
     splits,
     suspicion,
 )
-from pipeline.scoring.cuts import Problem
-from pipeline.scoring.metrics import METRICS, binary_roc_auc
-from pipeline.tasks import TASKS
-
-
-def problem(task, y, folds=None, classes=3):
-    y = np.asarray(y)
-    return Problem(
-        TASKS[task], METRICS["accuracy"], classes, y, np.arange(len(y)) % 4 if folds is None else folds, None
-    )
-
-
-def area(happened, p):
-    return binary_roc_auc(happened, p, np.ones(len(p)))
 
 
 def softmax(z):

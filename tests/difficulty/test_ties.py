@@ -31,7 +31,7 @@ def test_shares():
 
 def test_minority_moves_near_tied_rows_to_the_rarer_class():
     p = np.array([[0.5, 0.4, 0.1], [0.4, 0.5, 0.1], [0.8, 0.1, 0.1], [0.45, 0.1, 0.45]])
-    moved = minority(p, 0.2, np.array([90, 10, 50]))
+    moved = minority(p, np.array([90, 10, 50]), 0.2)
     assert moved.argmax(1).tolist() == [1, 1, 0, 0]
     np.testing.assert_allclose(moved.sum(1), 1)
     np.testing.assert_allclose(np.sort(moved, 1), np.sort(p, 1))
