@@ -15,10 +15,11 @@ from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest_bytes, digest_file, read_json, write_json, write_text
-from pipeline.store.table import TEST, Table, write_table
+from pipeline.store.table import EXTRA, TEST, UNLABELLED, Table, combined, files_of, write_table
 from pipeline.tasks import TASKS, Task
 
 EDITED = ", edited by hand"
+KINDS = {"train": 0, "test": TEST, "extra": EXTRA, "unlabelled": UNLABELLED}
 
 
 def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -28,9 +29,9 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     """
     task = TASKS[config.task]
     raw = read(config, files.data)
-    train = ~raw.test
+    train = raw.train
     y = task.targets(raw.y[train])
-    digests = hash_images(files.data, raw.paths)
+    digests = hash_images(files.data, raw.paths, config.images.channel)
     wanted = {
         "folds": config.folds.model_dump(),
         "group": config.group and config.group.model_dump(),
@@ -44,11 +45,11 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     errors, warnings = check(raw, digests, folds, counts)
     if errors:
         raise UserError(f"{files.folds}: {'; '.join(errors)}: change [folds] or [group] in {files.config}")
-    codes = np.full(len(raw.ids), TEST)
+    codes = raw.codes.copy()
     codes[train] = folds
     all_units = np.arange(len(raw.ids))
     all_units[train] = units
-    table = Table(raw.ids, codes, raw.groups, all_units, raw.paths, digests, raw.y, raw.classes)
+    table = Table(raw.ids, codes, raw.groups, all_units, raw.paths, digests, raw.y, raw.classes, raw.weights, raw.meta)
     write_table(target, table)
     committed = pd.DataFrame({"id": table.ids, "fold": table.folds})
     if (table.groups != "").any():
@@ -60,7 +61,11 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
         "csv": digest_bytes(text.encode()),
         "fold_map": table.fold_map(),
         "classes": raw.classes,
-        "rows": {"train": int(train.sum()), "test": int(raw.test.sum()), "each_fold": np.bincount(folds).tolist()},
+        "metadata": raw.columns,
+        "rows": {
+            **{name: int((raw.codes == code).sum()) for name, code in KINDS.items()},
+            "each_fold": np.bincount(folds).tolist(),
+        },
         "identical_images": int(train.sum() - len(np.unique(digests[train]))),
         "balance": counts,
         "warnings": warnings,
@@ -71,7 +76,7 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     write_json(files.folds_receipt, facts)
     write_text(files.folds, text)
     hashes = {"scored": table.content(table.scored), "test": table.content(table.test)}
-    return facts, {"fold_map": table.fold_map(), "classes": raw.classes, **hashes}
+    return facts, {"fold_map": table.fold_map(), "classes": raw.classes, "metadata": len(raw.columns), **hashes}
 
 
 def stratum_names(task: Task, y: Array, classes: list[str], count: int) -> list[str]:
@@ -106,7 +111,7 @@ def choose_method(config: Competition, grouped: bool) -> str:
 
 def split(config: Competition, raw: Raw, task: Task, y: Array, units: Array, data: Path) -> tuple[str, Array]:
     """Return the scheme and the fold of every labelled row."""
-    method = choose_method(config, grouped=bool((raw.groups[~raw.test] != "").any()))
+    method = choose_method(config, grouped=bool((raw.groups[raw.train] != "").any()))
     if method == "predefined":
         path = data / config.train
         assert config.folds.column is not None
@@ -126,7 +131,7 @@ def whole_folds(cells: Array, path: Path, name: str) -> Array:
 def check(raw: Raw, digests: Array, folds: Array, counts: dict[str, list[int]]) -> tuple[list[str], list[str]]:
     """Return (errors, warnings) of a split: what would make a score lie, and what a person should know."""
     errors, warnings = [], []
-    train, test = ~raw.test, raw.test
+    train, test = raw.train, raw.test
     grouped = raw.groups[train] != ""
     for what, key, rows in (
         ("group", raw.groups[train], grouped),
@@ -154,16 +159,18 @@ def check(raw: Raw, digests: Array, folds: Array, counts: dict[str, list[int]]) 
     return errors, warnings
 
 
-def hash_images(data: Path, paths: Array) -> Array:
-    """Return the content hash of every image file; an empty file is refused by name."""
+def hash_images(data: Path, paths: Array, channel: list[str] | None) -> Array:
+    """Return the content hash of every row's image files; an empty file is refused by name."""
 
     def one(path: str) -> str:
+        if not path:
+            return ""
         if (data / path).stat().st_size == 0:
             raise UserError(f"image {data / path} is empty (0 bytes): fetch it again or drop its row")
         return digest_file(data / path)
 
     with ThreadPoolExecutor() as pool:
-        return np.array(list(pool.map(one, paths.tolist())))
+        return np.array(list(pool.map(lambda row: combined([one(f) for f in files_of(row, channel)]), paths.tolist())))
 
 
 def reuse(files: CompetitionFiles, raw: Raw, wanted: dict[str, Any]) -> tuple[str, Array] | None:
@@ -178,7 +185,7 @@ def reuse(files: CompetitionFiles, raw: Raw, wanted: dict[str, Any]) -> tuple[st
         return None
     frame = read_csv(files.folds)
     of = dict(zip(column(frame, "id", files.folds).tolist(), column(frame, "fold", files.folds).tolist(), strict=True))
-    labelled = raw.ids[~raw.test].tolist()
+    labelled = raw.ids[raw.train].tolist()
     lacking = [i for i in labelled if of.get(i, "-1") == "-1"]
     if not lacking:
         edited = not given and digest_file(files.folds) != receipt["csv"]

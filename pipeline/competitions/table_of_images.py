@@ -10,21 +10,40 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from pipeline.store.config import Competition, Group
+from pipeline.competitions.metadata import read_metadata
+from pipeline.competitions.paths import find, unlabelled
+from pipeline.store.config import Competition, Extra, Group
 from pipeline.store.errors import UserError, nearest
 from pipeline.store.files import Array
+from pipeline.store.table import EXTRA, TEST, UNLABELLED
 
 
 @dataclass(frozen=True)
 class Raw:
-    """Rows as the competition gives them: labelled first, then test (targets NaN)."""
+    """Rows as the competition gives them: labelled first, then test, extra labelled and unlabelled ones.
+
+    `codes`: 0 for rows that folds are made of, else the fold code; `y` is NaN where there is no label.
+    """
 
     ids: Array
-    test: Array
+    codes: Array
     groups: Array
     paths: Array
     y: Array
     classes: list[str]
+    weights: Array
+    meta: Array
+    columns: list[str]
+
+    @property
+    def train(self) -> Array:
+        """Return which rows folds are made of."""
+        return np.asarray(self.codes == 0)
+
+    @property
+    def test(self) -> Array:
+        """Return which rows are to be submitted."""
+        return np.asarray(self.codes == TEST)
 
 
 def read_csv(path: Path) -> pd.DataFrame:
@@ -62,37 +81,99 @@ def read_ids(frame: pd.DataFrame, name: str, path: Path) -> Array:
 
 def read(config: Competition, data: Path) -> Raw:
     """Read the tables of a competition and find every image."""
-    train_path = data / config.train
-    frame = read_csv(train_path)
+    train_path, test_path = data / config.train, data / (config.test or config.submission.sample)
+    frame, test_frame = read_csv(train_path), read_csv(test_path)
     if not len(frame):
         raise UserError(f"{train_path} has no rows")
-    train_ids = read_ids(frame, config.id, train_path)
-    y, classes = encode(config, frame, train_ids, train_path)
-    test_path = data / (config.test or config.submission.sample)
-    test_ids = read_ids(read_csv(test_path), config.id, test_path)
-    if not len(test_ids):
+    if not len(test_frame):
         raise UserError(f"{test_path} has no rows: there is nothing to predict")
+    train_ids, test_ids = read_ids(frame, config.id, train_path), read_ids(test_frame, config.id, test_path)
     sample_path = data / config.submission.sample
     unknown = np.setdiff1d(read_ids(read_csv(sample_path), config.id, sample_path), test_ids)
     if len(unknown):
         raise UserError(f"{sample_path}: id {str(unknown[0])!r} is not in {test_path} ({len(unknown)} such ids)")
-    ids = np.concatenate([train_ids, test_ids])
-    test = np.arange(len(ids)) >= len(train_ids)
-    splits = np.where(test, config.images.test, config.images.train)
-    pairs = zip(ids.tolist(), splits.tolist(), strict=True)
-    paths = np.array([config.images.pattern.replace("{split}", split).replace("{id}", i) for i, split in pairs])
-    twice = np.intersect1d(paths[test], paths[~test])
+    y, classes = encode(config, frame, train_ids, train_path)
+    where = config.images
+    train = Part(0, frame, train_ids, train_path, y, locate(config, where.pattern, data, train_ids, where.train))
+    test = Part(TEST, test_frame, test_ids, test_path, None, locate(config, where.pattern, data, test_ids, where.test))
+    twice = np.intersect1d(test.paths, train.paths)
     if len(twice):
         raise UserError(f"{test_path}: image {str(twice[0])!r} belongs to a train row too: remove it from one table")
-    for i, path in zip(ids.tolist(), paths.tolist(), strict=True):
-        if not (data / path).is_file():
-            raise UserError(_missing_image(data, i, path))
-    everything = np.full((len(ids), y.shape[1]), np.nan)
-    everything[~test] = y
+    parts = [train, test]
+    if config.extra is not None:
+        parts.append(read_extra(config, config.extra, data, classes, train_ids, test_ids))
+    if config.unlabelled is not None:
+        paths = unlabelled(config.unlabelled, data, np.concatenate([part.paths for part in parts]))
+        nothing = pd.DataFrame(index=range(len(paths)), columns=frame.columns, data="")
+        parts.append(Part(UNLABELLED, nothing, paths, data, None, paths))
+    return join(config, data, parts, y, classes)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one kind: their fold code, table, ids, where they stand, targets (N T) and image paths."""
+
+    code: int
+    frame: pd.DataFrame
+    ids: Array
+    path: Path
+    y: Array | None
+    paths: Array
+
+
+def locate(config: Competition, pattern: str, data: Path, ids: Array, split: str) -> Array:
+    """Return the image path of every id of a split."""
+    return find(config.images, pattern, data, ids, np.full(len(ids), split))
+
+
+def read_extra(config: Competition, extra: Extra, data: Path, classes: list[str], *taken: Array) -> Part:
+    """Read labelled rows from elsewhere; their classes are those of the train table."""
+    path = data / extra.table
+    frame = read_csv(path)
+    ids = read_ids(frame, config.id, path)
+    twice = np.intersect1d(ids, np.concatenate(taken))
+    if len(twice):
+        raise UserError(
+            f"{path}: id {str(twice[0])!r} is a train or test row too ({len(twice)} such): rename or drop it"
+        )
+    known = config if isinstance(config.target, list) else config.model_copy(update={"classes": classes})
+    y, _ = encode(known, frame, ids, path)
+    return Part(EXTRA, frame, ids, path, y, locate(config, extra.pattern, data, ids, config.images.train))
+
+
+def join(config: Competition, data: Path, parts: list[Part], encoded: Array, classes: list[str]) -> Raw:
+    """Put the rows of all kinds together."""
+    codes = np.concatenate([np.full(len(part.ids), part.code) for part in parts])
+    ids = np.concatenate([part.ids for part in parts])
+    blank = np.full((len(ids), encoded.shape[1]), np.nan)
+    y = np.concatenate([blank[: len(part.ids)] if part.y is None else part.y for part in parts])
     groups = np.full(len(ids), "", object)
     if config.group is not None:
-        groups = read_groups(config.group, config.id, frame, ids, test, data, train_path)
-    return Raw(ids, test, groups.astype(str), paths, everything, classes)
+        labelled = [part.frame for part in parts if part.y is not None]
+        table = pd.concat(labelled, ignore_index=True)
+        groups = read_groups(config.group, config.id, table, ids, codes != 0, data, parts[0].path)
+    weights = np.concatenate([read_weights(config.weight, part) for part in parts])
+    meta, columns = np.zeros((len(ids), 0)), list[str]()
+    if config.metadata is not None:
+        lookup = None
+        if config.metadata.table is not None:
+            path = data / config.metadata.table
+            table = read_csv(path)
+            lookup = (table, column(table, config.metadata.id or config.id, path), path)
+        meta, columns = read_metadata(config.metadata, [(part.frame, part.ids, part.path) for part in parts], lookup)
+    paths = np.concatenate([part.paths for part in parts])
+    return Raw(ids, codes, groups.astype(str), paths, y, classes, weights, meta, columns)
+
+
+def read_weights(name: str | None, part: Part) -> Array:
+    """Return the sample weights (N) of labelled rows: 0 or more, some above 0; 1 for the others."""
+    if name is None or part.y is None:
+        return np.ones(len(part.ids))
+    values = numbers(column(part.frame, name, part.path)[:, None], [name], part.ids, part.path)[:, 0]
+    if (values < 0).any() or not values.any():
+        who = f"id {str(part.ids[values < 0][0])!r} has {values[values < 0][0]:g}" if values.any() else "all are 0"
+        raise UserError(f"{part.path}: weights in column {name!r} are 0 or more, some above 0; {who}")
+    return values
 
 
 def encode(config: Competition, frame: pd.DataFrame, ids: Array, path: Path) -> tuple[Array, list[str]]:
@@ -196,12 +277,3 @@ def _sorted(values: Sequence[str] | set[str]) -> list[str]:
         return sorted(values, key=float)
     except ValueError:
         return sorted(values)
-
-
-def _missing_image(data: Path, i: str, path: str) -> str:
-    wanted = data / path
-    line = f"id {i!r} has no image {wanted}: check images.pattern"
-    if not wanted.parent.is_dir():
-        return f"{line} (the folder {wanted.parent} does not exist)"
-    alike = sorted(p.name for p in wanted.parent.glob(f"{PurePosixPath(path).stem}*"))
-    return f"{line} (there is {alike[0]!r})" if alike else line

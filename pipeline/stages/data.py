@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> None:
 
 def contents(config: Competition, files: CompetitionFiles) -> dict[str, str]:
     """Return the hash of every table that the contract names, and the time of each folder (files added or removed)."""
-    group = config.group.table if config.group else None
-    names = [config.train, config.test, group, config.submission.sample]
+    others = [section.table for section in (config.group, config.metadata, config.extra) if section is not None]
+    names = [config.train, config.test, *others, config.submission.sample]
     tables = [files.data / name for name in names if name is not None]
     folders = [path for path in sorted(files.data.iterdir()) if path.is_dir()]
     times = {str(path): str(path.stat().st_mtime_ns) for path in folders}

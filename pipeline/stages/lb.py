@@ -251,14 +251,13 @@ def compare(job: Job, source: Source) -> Shift:
     """Return how far the test rows are from the scored ones, inside the models of the first leaf."""
     from pipeline.forecast.shift import adversarial
     from pipeline.scoring.features import statistic_names
-    from pipeline.training.images import CHANNELS
 
     table, folds, leaf = job.table, job.problem.folds, RunFiles(next(iter(job.leaves)))
     end = len(folds) + job.submitted
     shelves = [leaf.fold(k).embeddings for k in job.parent["folds"]]
     embeddings = [read_npy(path)[:end] for path in shelves] if all(path.exists() for path in shelves) else None
     units = None if job.problem.group is None else table.units[job.rows][:end]
-    names = statistic_names(CHANNELS[job.competition.images.channels])
+    names = statistic_names(job.competition.images.width * job.competition.images.views)
     return adversarial(embeddings, folds, source.statistics[:end], names, units, job.config.seed)
 
 

@@ -8,25 +8,85 @@ from pydantic import Field, model_validator
 
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.errors import UserError, nearest
-from pipeline.store.section import Section, Seed, validate
+from pipeline.store.section import Count, Section, Seed, validate
 from pipeline.store.toml import read_toml
 
 TaskName = Literal["binary", "multiclass", "multilabel", "ordinal", "regression"]
+Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
 
 class Images(Section):
-    """Where the images lie and how they are read."""
+    """Where the images lie and how they are read.
+
+    A row may have several files: `channel` lists the values of {channel} in the pattern, whose files are stacked,
+    `view` those of {view} (sites, slices, patches), which are joined into one prediction; `missing` is about views.
+    """
 
     pattern: str = "{split}_images/{id}"
     train: str = "train"
     test: str = "test"
-    channels: Literal["grey", "rgb", "rgba"] = "rgb"
-    depth: Literal[8, 16] = 8
+    channels: Literal["grey", "rgb", "rgba"] | Count = "rgb"
+    depth: Literal[8, 16, 32] = 8
+    channel: Names | None = None
+    view: Names | None = None
+    missing: Literal["error", "skip"] = "error"
+    decoder: str | None = None
+
+    @property
+    def each(self) -> int:
+        """Return the number of channels of one file."""
+        return self.channels if isinstance(self.channels, int) else {"grey": 1, "rgb": 3, "rgba": 4}[self.channels]
+
+    @property
+    def width(self) -> int:
+        """Return the number of channels of one view."""
+        return self.each * len(self.channel or [""])
+
+    @property
+    def views(self) -> int:
+        """Return the number of views of a row."""
+        return len(self.view or [""])
 
     @model_validator(mode="after")
-    def _has_id(self) -> Images:
+    def _pattern_fits(self) -> Images:
         if "{id}" not in self.pattern:
             raise ValueError(f"images.pattern must contain {{id}}, got {self.pattern!r}")
+        for name in ("channel", "view"):
+            if (f"{{{name}}}" in self.pattern) != (getattr(self, name) is not None):
+                raise ValueError(
+                    f"images.{name} lists the values of {{{name}}} in images.pattern: give both or neither"
+                )
+        if self.missing == "skip" and self.view is None:
+            raise ValueError('images.missing = "skip" is about views: give images.view')
+        return self
+
+
+class Metadata(Section):
+    """Columns that join the head: of the train and test tables, or of `table`, whose column `id` finds the rows."""
+
+    numeric: list[str] = Field(default_factory=list)
+    categorical: list[str] = Field(default_factory=list)
+    table: str | None = None
+    id: str | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Metadata:
+        names = [*self.numeric, *self.categorical]
+        if not names or len(set(names)) < len(names):
+            raise ValueError("[metadata] takes numeric = [...] and categorical = [...], every column once")
+        return self
+
+
+class Extra(Section):
+    """Labelled rows from elsewhere: every fold learns from those that share no group or image with it; never scored."""
+
+    table: str
+    pattern: str
+
+    @model_validator(mode="after")
+    def _has_id(self) -> Extra:
+        if "{id}" not in self.pattern:
+            raise ValueError(f"extra.pattern must contain {{id}}, got {self.pattern!r}")
         return self
 
 
@@ -74,7 +134,11 @@ class Competition(Section):
     target: str | Annotated[list[str], Field(min_length=1)]
     separator: str | None = None
     classes: list[str] | None = None
+    weight: str | None = None
     images: Images = Images()
+    metadata: Metadata | None = None
+    extra: Extra | None = None
+    unlabelled: str | None = None
     group: Group | None = None
     folds: Folds = Folds()
     submission: Submission = Submission()
@@ -89,6 +153,8 @@ class Competition(Section):
             raise ValueError("separator: only a multilabel task has a column of joined labels")
         if self.task == "multilabel" and isinstance(self.target, str) and self.separator is None:
             raise ValueError('separator: a multilabel task with one column needs it, for example separator = " "')
+        if self.unlabelled is not None and (self.images.channel or self.images.view):
+            raise ValueError("unlabelled: files of several channels or views cannot be put together by a glob")
         return self
 
 

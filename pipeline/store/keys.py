@@ -41,7 +41,8 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
     """Return the hashes of the weights, of the predictions, and of the scored run."""
     built_on = {role: role_hashes(role, run, config) for role in ROLES if (run := getattr(config, role, None))}
     weights = Path(config.model.weights)
-    contract = [competition.task, competition.images.channels, competition.images.depth]
+    how = competition.images.model_dump(exclude={"pattern", "train", "test"})
+    contract = [competition.task, how, own_code(how)]
     chosen_by = competition.metric if config.select == "best" else None
     known = [digest_file(weights) if weights.is_file() else None, own_code(config.fitting())]
     rows = [table["classes"], table["fold_map"], table["scored"]]

@@ -19,6 +19,8 @@ class Model(Section):
     pool: Literal["avg", "max", "gem"] = "avg"
     dropout: Share = 0.0
     head: Literal["auto", "classification", "regression", "both"] = "auto"
+    aggregate: Literal["mean", "attention"] = "mean"
+    metadata: Count = 32
     options: dict[str, Any] = Field(default_factory=dict)
 
 

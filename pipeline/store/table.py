@@ -18,13 +18,16 @@ from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest, digest_file
 
 TEST, HOLDOUT, EXTRA, UNLABELLED = -1, -2, -3, -4
+# Between the views of a row in its path; no file name of a competition holds it (refused where one does).
+VIEWS = "|"
 
 
 @dataclass(frozen=True)
 class Table:
     """Rows of a competition: N ids, folds, groups ("" for none), image paths, byte digests, targets (N T).
 
-    `units` names what is drawn together in a bootstrap: rows of one group, and identical images.
+    `units` names what is drawn together in a bootstrap: rows of one group, and identical images. `weights` (N) are of
+    the rows in loss and metric, `meta` (N M) numbers that join the head, NaN where unknown.
     """
 
     ids: Array
@@ -35,6 +38,8 @@ class Table:
     digests: Array
     y: Array
     classes: list[str]
+    weights: Array
+    meta: Array
 
     @property
     def scored(self) -> Array:
@@ -45,6 +50,23 @@ class Table:
     def test(self) -> Array:
         """Return the positions of the rows of `test.npy`."""
         return np.concatenate([np.flatnonzero(self.folds == TEST), np.flatnonzero(self.folds == UNLABELLED)])
+
+    @property
+    def extra(self) -> Array:
+        """Return the positions of the extra labelled rows."""
+        return np.asarray(np.flatnonzero(self.folds == EXTRA))
+
+    @property
+    def labelled(self) -> Array:
+        """Return the positions of the scored rows, then of the extra ones: what a model may learn from."""
+        return np.concatenate([self.scored, self.extra])
+
+    def foreign(self, folds: tuple[int, ...]) -> Array:
+        """Return which labelled rows have nothing to do with some folds: extra rows that share no group or image."""
+        rows, held_out = self.labelled, np.isin(self.folds, folds)
+        groups = np.setdiff1d(self.groups[held_out], [""])
+        alike = np.isin(self.groups[rows], groups) | np.isin(self.digests[rows], self.digests[held_out])
+        return np.asarray(~np.isin(self.folds[rows], folds) & ~(alike & (self.folds[rows] == EXTRA)))
 
     @property
     def group(self) -> Array | None:
@@ -59,7 +81,8 @@ class Table:
 
     def content(self, rows: Array) -> str:
         """Return the hash of the images and targets of some rows."""
-        return digest(*self.ids[rows], *self.digests[rows], self.y[rows].tobytes())
+        numbers = (self.y, self.weights, self.meta)
+        return digest(*self.ids[rows], *self.digests[rows], *(part[rows].tobytes() for part in numbers))
 
 
 def half_of(ids: Array) -> Array:
@@ -68,6 +91,17 @@ def half_of(ids: Array) -> Array:
     A row of half h is always predicted by the student of the other half, 1 - h; scored rows follow the same rule.
     """
     return np.array([int(digest(str(i))[:8], 16) % 2 for i in ids], np.int64)
+
+
+def files_of(path: str, channel: list[str] | None) -> list[str]:
+    """Return the files of a row, channel by channel within each view; "" for a view that it lacks."""
+    views = path.split(VIEWS)
+    return [view.replace("{channel}", name) if name else view for view in views for name in channel or [""]]
+
+
+def combined(digests: list[str]) -> str:
+    """Return the digest of a row's files: of the only one, or of all in order."""
+    return digests[0] if len(digests) == 1 else digest(*digests)
 
 
 TEXT = ("id", "group", "path", "digest")
@@ -79,6 +113,10 @@ def write_table(path: Path, table: Table) -> None:
     frame = pd.DataFrame({"id": texts.pop("id"), "fold": table.folds, "unit": table.units, **texts})
     for t in range(table.y.shape[1]):
         frame[f"y{t}"] = table.y[:, t]
+    if (table.weights != 1).any():
+        frame["weight"] = table.weights
+    for m in range(table.meta.shape[1]):
+        frame[f"m{m}"] = table.meta[:, m]
     frame.to_csv(path, index=False, float_format="%.17g")
 
 
@@ -87,7 +125,8 @@ def read_table(files: CompetitionFiles, facts: dict[str, Any]) -> Table:
     if digest_file(files.table) != facts["outputs"][str(files.table)]:
         raise UserError(f"{files.table} is not what {files.table_receipt} says: run make folds COMP={files.name}")
     frame = pd.read_csv(files.table, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values={"y0": [""]})
-    targets = frame.filter(regex=r"^y\d+$").apply(pd.to_numeric).to_numpy(np.float64)
+    targets, meta = (frame.filter(regex=rf"^{c}\d+$").apply(pd.to_numeric).to_numpy(np.float64) for c in "ym")
+    weights = frame["weight"].to_numpy(np.float64) if "weight" in frame else np.ones(len(frame))
     ids, groups, paths, digests = (frame[column].to_numpy(str) for column in TEXT)
     folds, units = (frame[column].to_numpy(np.int64) for column in ("fold", "unit"))
-    return Table(ids, folds, groups, units, paths, digests, targets, facts["classes"])
+    return Table(ids, folds, groups, units, paths, digests, targets, facts["classes"], weights, meta)

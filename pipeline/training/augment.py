@@ -80,14 +80,19 @@ def augmenter(recipe: str) -> Augmenter:
     def augment(image: Array, seed: int) -> Array:
         # Without a seed a sample every worker draws the same augmentations, and every epoch repeats them.
         composed.set_random_seed(seed)
+        # A view that a row lacks is black, and must stay so for the network to pass over it.
+        missing = ~image.any((0, 1))
         if image.dtype == np.uint16:
             changed = composed(image=image.astype(np.float32) / 65535)["image"]
             changed = (np.clip(changed, 0, 1) * 65535).astype(np.uint16)
+        elif image.dtype == np.float32:
+            changed = np.clip(composed(image=image)["image"], 0, 1)
         else:
             changed = composed(image=image)["image"]
         # D4 may leave an image that is not square on its side; a quarter turn more gives one of its own symmetries.
         changed = changed if changed.shape[:2] == image.shape[:2] else np.rot90(changed)
-        return np.asarray(changed).reshape(image.shape)
+        changed = np.asarray(changed).reshape(image.shape)
+        return np.where(missing, np.zeros_like(changed), changed) if missing.any() else changed
 
     return augment
 

@@ -19,7 +19,7 @@ from pipeline.store.command import setting
 from pipeline.store.errors import UserError, resolve
 from pipeline.store.files import Array, atomic
 from pipeline.training.augment import Augmenter, mix_batch
-from pipeline.training.images import Images
+from pipeline.training.images import Images, metadata
 from pipeline.training.losses import Objective
 from pipeline.training.machine import Machine, memory_advice, to_device
 from pipeline.training.optim import OPTIMIZERS, averaged, factor, parameter_groups
@@ -76,8 +76,9 @@ def fit(
     average = averaged(network, ema, swa)
     batches = Batches(lessons, batch_size, seed, epochs)
     views_of = loader(Views(images, augment, seed), batches, machine)
-    # The weight is one more target, so that it mixes as they do.
-    targets = torch.cat([targets, weights[:, None]], 1)
+    # Weight and metadata are further targets, so that they mix as they do.
+    meta = torch.from_numpy(metadata(images))
+    targets = torch.cat([targets, weights[:, None], meta], 1)
     parts: dict[str, Any] = {"network": network, "optimizer": optim, "scaler": scaler, "watch": watch}
     parts |= {"average": average} if average else {}
     begin = _resume(checkpoint, key, parts, log_file)
@@ -94,7 +95,7 @@ def fit(
             with memory_advice(batch_size, accumulate, views):
                 mixing = np.random.default_rng([seed, epoch, step])
                 x, y = mix_batch(to_device(views, machine), targets[picked].to(machine.device), mixup, cutmix, mixing)
-                loss, scores = _step(network, objective, x, y, machine, optim, scaler, accumulate, clip)
+                loss, scores = _step(network, objective, x, y, meta.shape[1], machine, optim, scaler, accumulate, clip)
             watch.see(picked, scores)
             losses.append(loss)
             seen.append(picked)
@@ -130,6 +131,7 @@ def _step(
     objective: Objective,
     x: Tensor,
     y: Tensor,
+    beside: int,
     machine: Machine,
     optim: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -138,14 +140,16 @@ def _step(
 ) -> tuple[Tensor, Tensor]:
     """Take one step down the mean loss of a batch, whose gradient is added up piece by piece.
 
-    The last column of `y` is the weight of the row. Return that loss and the scores (N D).
+    The columns of `y` are the targets, the weight of the row, and `beside` of metadata. Return that loss and the
+    scores (N D).
     """
-    total, seen = torch.zeros((), device=x.device), []
+    total, seen, columns = torch.zeros((), device=x.device), [], [y.shape[1] - beside - 1, 1, beside]
     for part, target in zip(x.chunk(pieces), y.chunk(pieces), strict=True):
+        wanted, weight, meta = torch.split(target, columns, 1)
         with machine.autocast():
-            scores = network(part)
+            scores = network(part, meta) if beside else network(part)
         seen.append(scores.detach())
-        loss = (objective.loss(scores, target[:, :-1]) * target[:, -1]).sum() / len(x)
+        loss = (objective.loss(scores, wanted) * weight[:, 0]).sum() / len(x)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     scaler.unscale_(optim)

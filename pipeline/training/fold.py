@@ -14,7 +14,7 @@ from pipeline.store.files import write_npy
 from pipeline.store.tracking import Tracker
 from pipeline.training.augment import augmenter
 from pipeline.training.engine import fit
-from pipeline.training.job import Job, Which, new_network, scored_images
+from pipeline.training.job import Job, Which, labelled_images, new_network
 from pipeline.training.lessons import plan
 from pipeline.training.models import to_prediction
 from pipeline.training.predict import scores
@@ -30,7 +30,7 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     started = time.monotonic()
     for stale in (files.rows, files.epochs):  # of another config: with them a fit that is killed would look done
         stale.unlink(missing_ok=True)
-    images, bad = scored_images(job)
+    images, bad = labelled_images(job)
     course = plan(job, which, images, bad)
     folds, y = table.folds[table.scored], job.task.targets(table.y[table.scored])
     held_out = np.flatnonzero(np.isin(folds, which.held_out))
@@ -39,9 +39,12 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     network, objective = new_network(job), course.objective
     if job.head != "classification":
         network.center, network.spread = objective.center, objective.spread
+    if network.beside is not None:
+        network.beside.measure(torch.as_tensor(table.meta[course.rows[course.lessons.gold]]))
     if config.init:
         start_from(job, which, network)
     width = job.task.width(len(table.classes))
+    # Indicators among the extra rows are watched by nobody: only scored rows have a place on the shelf.
     marked = np.isin(np.arange(len(y)), course.indicators)
     watched = np.where(marked, len(table.classes), y) if config.indicators else y
     watch = Watch(job.task, job.head, watched, width, objective.center, objective.spread)
@@ -60,7 +63,7 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
 
     fitted = fit(
         network, objective, images=course.images, targets=course.targets, weights=course.weights,
-        lessons=course.lessons, watch=watch, names=course.names,
+        lessons=course.lessons, watch=watch, names=table.ids[course.rows],
         augment=augmenter(config.augment.recipe), machine=job.machine, evaluate=evaluate, record=tracker.log,
         keep=keep if config.select == "best" else None, checkpoint=files.last, key=job.fit_key, log_file=files.log,
         title=f"{job.files.run} {which.title}", seed=seed, epochs=config.epochs, batch_size=config.batch_size,
@@ -70,7 +73,7 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
         ema=config.average.ema, swa=config.average.swa,
     )  # fmt: skip
     learnt = np.concatenate([course.lessons.gold, course.lessons.extra])
-    write_npy(files.rows, np.concatenate([table.scored, table.test])[np.sort(learnt)].astype(np.int32))
+    write_npy(files.rows, np.sort(course.rows[learnt]).astype(np.int32))
     seen = watch.table()
     aum = seen[marked, width + 1]
     seen[marked] = np.nan

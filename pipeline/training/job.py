@@ -17,7 +17,7 @@ from pipeline.store.runs import Train
 from pipeline.store.table import Table
 from pipeline.tasks import TASKS, Task
 from pipeline.training.augment import augmenter
-from pipeline.training.images import CHANNELS, cached
+from pipeline.training.images import Rows, cached
 from pipeline.training.losses import Objective
 from pipeline.training.machine import Machine
 from pipeline.training.models import Network, build, outputs_of
@@ -102,10 +102,11 @@ class Job:
         size = self.config.image.size
         return [size, size] if isinstance(size, int) else size
 
-    def images(self, rows: Array) -> tuple[Array, dict[int, str]]:
+    def images(self, rows: Array) -> tuple[Rows, dict[int, str]]:
         """Return decoded images of some rows of the table, and what is wrong with the unreadable ones."""
         table, files = self.table, self.files.competition
-        return cached(files, table.paths[rows], table.digests[rows], self.competition.images, self.size)
+        found, bad = cached(files, table.paths[rows], table.digests[rows], self.competition.images, self.size)
+        return Rows([found], table.meta[rows]), bad
 
 
 def check_names(job: Job) -> None:
@@ -143,7 +144,11 @@ def new_network(job: Job) -> Network:
         model.name,
         weights=model.weights,
         options=dict(model.options),
-        channels=CHANNELS[job.competition.images.channels],
+        channels=job.competition.images.width,
+        views=job.competition.images.views,
+        aggregate=model.aggregate,
+        meta=job.table.meta.shape[1],
+        beside=model.metadata,
         size=job.size,
         outputs=outputs,
         values=outputs if job.task.name == "regression" else 1,
@@ -154,14 +159,18 @@ def new_network(job: Job) -> Network:
     )
 
 
-def scored_images(job: Job) -> tuple[Array, dict[int, str]]:
-    """Return the images of the scored rows and what is wrong with those that the config allows to be unreadable."""
+def labelled_images(job: Job) -> tuple[Rows, dict[int, str]]:
+    """Return the images of the scored rows, then of the extra ones, and what is wrong with those allowed to be bad."""
     table = job.table
     images, bad = job.images(table.scored)
+    if len(table.extra):
+        more, worse = job.images(table.extra)
+        bad |= {len(images) + row: why for row, why in worse.items()}
+        images = images.followed_by(more)
     if bad and job.config.on_bad_image == "error":
         row, why = next(iter(bad.items()))
         raise UserError(
-            f"{why} (id {str(table.ids[table.scored][row])!r}; {len(bad)} in all): mend it, drop its row, "
+            f"{why} (id {str(table.ids[table.labelled][row])!r}; {len(bad)} in all): mend it, drop its row, "
             f'or set on_bad_image = "skip-train"'
         )
     return images, bad

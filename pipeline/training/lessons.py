@@ -15,7 +15,7 @@ from pipeline.store.artifacts import FoldFiles, RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest, read_npy
 from pipeline.store.shelves import leaves
-from pipeline.training.images import Images, Joined
+from pipeline.training.images import Rows
 from pipeline.training.job import Job, Which
 from pipeline.training.losses import Objective
 from pipeline.training.sampling import Lessons
@@ -24,48 +24,56 @@ from pipeline.training.weights import start_of
 
 @dataclass(frozen=True)
 class Course:
-    """Images, targets N D, loss weights N and names of the scored rows, then of the test rows where some are learnt.
+    """Images, targets N D, loss weights N and table positions of the scored rows, the extra rows, then of the test rows
+    where some are learnt.
 
     `indicators` are the rows that were given a class of their own (AUM, Pleiss 2020).
     """
 
     objective: Objective
-    images: Images
+    images: Rows
     targets: Tensor
     weights: Tensor
-    names: Array
+    rows: Array
     lessons: Lessons
     indicators: Array
 
 
-def plan(job: Job, which: Which, images: Array, bad: dict[int, str]) -> Course:
+def plan(job: Job, which: Which, images: Rows, bad: dict[int, str]) -> Course:
     """Put together what a model learns from."""
-    config, table, scored = job.config, job.table, job.table.scored
-    y = job.task.targets(table.y[scored])
-    gold = training_rows(table.folds[scored], which, bad)
+    config, table, rows = job.config, job.table, job.table.labelled
+    y = job.task.targets(table.y[rows])
+    gold = training_rows(job, which, bad)
     tags = read_tags(job, which) if config.tags else None
     if tags is not None and config.difficulty.suspect == "drop":
         gold = gold[(tags.tag.to_numpy()[gold]) != "suspect"]
     classes, marked = len(table.classes), gold[:0]
     if config.indicators:
-        marked = gold[np.argsort([digest(str(i), str(config.seed)) for i in table.ids[scored][gold]])]
+        marked = gold[np.argsort([digest(str(i), str(config.seed)) for i in table.ids[rows][gold]])]
         marked = marked[: max(1, len(gold) // (classes + 1))]
         y, classes = np.where(np.isin(np.arange(len(y)), marked), classes, y), classes + 1
     follow: dict[str, Any] = config.distill.model_dump(exclude={"nested"}) if config.teacher else {}
     objective = Objective(job.task, job.head, classes, y[gold], **config.loss.model_dump(), **follow)
-    targets, weights = objective.encode(y), torch.ones(len(y))
+    targets, weights = objective.encode(y), torch.tensor(table.weights[rows], dtype=torch.float32)
+    weights = weights / weights[gold].mean().clamp(min=1e-9)  # so that the learning rate means the same
     if tags is not None:
-        targets, weights = with_tags(job, objective, targets, tags)
+        targets, trust = with_tags(job, objective, targets, tags)
+        weights = weights * trust
     if config.teacher:
-        targets = torch.cat([targets, objective.soften(teacher_says(job, which))], 1)
-    course = Course(objective, images, targets, weights, table.ids[scored], lessons_of(job, gold, tags), marked)
+        said = torch.zeros_like(targets)  # of the extra rows, which a course with a teacher leaves out, it says nothing
+        said[: len(table.scored)] = objective.soften(teacher_says(job, which))
+        targets = torch.cat([targets, said], 1)
+    course = Course(objective, images, targets, weights, rows, lessons_of(job, gold, tags), marked)
     return with_pseudo(job, which, course) if config.pseudo else course
 
 
-def training_rows(folds: Array, which: Which, bad: dict[int, str]) -> Array:
-    """Return the positions that a model trains on: all but its own folds and unreadable images."""
-    usable = ~np.isin(np.arange(len(folds)), list(bad))
-    return np.asarray(np.flatnonzero(~np.isin(folds, which.held_out) & usable))
+def training_rows(job: Job, which: Which, bad: dict[int, str]) -> Array:
+    """Return which labelled rows a model trains on: all but its own folds, what is of them, and unreadable images."""
+    usable = job.table.foreign(which.held_out)
+    usable[list(bad)] = False
+    if job.config.teacher:
+        usable[len(job.table.scored) :] = False
+    return np.asarray(np.flatnonzero(usable))
 
 
 def lessons_of(job: Job, gold: Array, tags: pd.DataFrame | None) -> Lessons:
@@ -87,7 +95,7 @@ def read_tags(job: Job, which: Which) -> pd.DataFrame:
     path = RunFiles(job.config.tags).difficulty_train
     frame = pd.read_csv(path, dtype={"id": str, "tag": str}, keep_default_na=False, na_values={"difficulty": [""]})
     mine = frame[frame["fold"] == which.held_out[0]].set_index("id")
-    return mine.reindex(job.table.ids[job.table.scored])
+    return mine.reindex(job.table.ids[job.table.labelled])
 
 
 def with_tags(job: Job, objective: Objective, targets: Tensor, tags: pd.DataFrame) -> tuple[Tensor, Tensor]:
@@ -155,7 +163,6 @@ def with_pseudo(job: Job, which: Which, course: Course) -> Course:
         )
     said = mine.filter(regex=r"^t\d+$").to_numpy(np.float32)
     images, unreadable = job.images(table.test)
-    scored_images, _ = job.images(table.scored)
     readable = ~np.isin(at, list(unreadable))
     at, said, weight = at[readable], said[readable], mine["weight"].to_numpy(np.float32)[readable]
     n, student = len(course.targets), job.config.student
@@ -167,10 +174,10 @@ def with_pseudo(job: Job, which: Which, course: Course) -> Course:
     kept: dict[str, Any] = {"draw": lessons.draw, "difficulty": lessons.difficulty, "curriculum": lessons.curriculum}
     return Course(
         course.objective,
-        Joined(scored_images, images),
+        course.images.followed_by(images),
         torch.cat([course.targets, targets]),
         torch.cat([course.weights, weights]),
-        np.concatenate([course.names, test]),
+        np.concatenate([course.rows, table.test]),
         Lessons(lessons.gold, n + at, student.share, student.mode, **kept),
         course.indicators,
     )

@@ -47,8 +47,8 @@ def choose_machine(precision: str) -> Machine:
 
 
 def to_device(images: Tensor, machine: Machine) -> Tensor:
-    """Move N H W C integers to the device as N C H W in 0..1."""
-    full = 255 if images.dtype == torch.uint8 else 65535
+    """Move N H W C integers (or floats in 0..1) to the device as N C H W in 0..1."""
+    full = {torch.uint8: 255, torch.uint16: 65535}.get(images.dtype, 1)
     moved = images.to(machine.device, non_blocking=True).permute(0, 3, 1, 2)
     return moved.to(torch.float32, memory_format=torch.channels_last) / full
 

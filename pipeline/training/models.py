@@ -47,6 +47,58 @@ POOLS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
 }
 
 
+class Attention(nn.Module):
+    """Gated attention over the views of a row (Ilse 2018): N V F, and which views are there (N V), to N F."""
+
+    def __init__(self, features: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.value, self.gate = nn.Linear(features, hidden), nn.Linear(features, hidden)
+        self.weight = nn.Linear(hidden, 1)
+
+    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
+        """Return the weighted mean over the views."""
+        logits = self.weight(self.value(x).tanh() * self.gate(x).sigmoid())[:, :, 0].float()
+        share = logits.masked_fill(~seen, -torch.inf).softmax(1).to(x.dtype)
+        return (share[:, :, None] * x).sum(1)  # type: ignore[no-any-return]
+
+
+def mean_view(x: Tensor, seen: Tensor) -> Tensor:
+    """Return the mean over the views that are there: N V F to N F."""
+    share = seen.to(x.dtype)
+    return (share[:, :, None] * x).sum(1) / share.sum(1, keepdim=True)
+
+
+AGGREGATES: dict[str, Callable[[int], Callable[[Tensor, Tensor], Tensor]]] = {
+    "mean": lambda features: mean_view,
+    "attention": Attention,
+}
+
+
+class Beside(nn.Module):
+    """Metadata beside an image: standardised by the training rows, the unknown at their mean, one layer, a ReLU."""
+
+    center: Tensor
+    spread: Tensor
+
+    def __init__(self, columns: int, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(columns, width)
+        self.register_buffer("center", torch.zeros(columns))
+        self.register_buffer("spread", torch.ones(columns))
+
+    def measure(self, meta: Tensor) -> None:
+        """Take mean and sd of the training rows (N M); a column without any stays as it is."""
+        known = meta.isfinite()
+        count = known.sum(0).clamp(min=1)
+        center = meta.nan_to_num().sum(0) / count
+        spread = (((meta - center).nan_to_num() ** 2).sum(0) / count).sqrt()
+        self.center, self.spread = center.float(), torch.where(spread > 0, spread, 1.0).float()
+
+    def forward(self, meta: Tensor) -> Tensor:
+        """Return N x width."""
+        return self.layer(((meta - self.center) / self.spread).nan_to_num()).relu()  # type: ignore[no-any-return]
+
+
 class SmallCNN(nn.Module):
     """Pairs of 3x3 convolutions with batch norm, a 2x2 maximum between pairs: for small images and no pretraining."""
 
@@ -76,8 +128,8 @@ MODELS: dict[str, Callable[..., Any]] = {"cnn": SmallCNN}
 class Network(nn.Module):
     """Normalise, backbone, pool, dropout, head; the normalisation of pixels happens here, on the device.
 
-    Input N C H W in 0..1; output N D raw scores. `center` and `spread` undo the standardisation of `values` targets;
-    `extra` last scores are of no real class.
+    Input N C H W in 0..1 (several views: N VC H W) and metadata N M; output N D raw scores. `center` and `spread` undo
+    the standardisation of `values` targets; `extra` last scores are of no real class.
     """
 
     center: Tensor
@@ -95,25 +147,41 @@ class Network(nn.Module):
         normalize: str,
         values: int = 1,
         extra: int = 0,
+        views: int = 1,
+        aggregate: str = "mean",
+        meta: int = 0,
+        beside: int = 32,
     ) -> None:
         super().__init__()
-        self.extra = extra
+        self.extra, self.views = extra, views
         self.backbone = backbone
         self.pool = POOLS[pool]()
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(backbone.num_features, outputs + extra)
+        self.gather = AGGREGATES[aggregate](backbone.num_features) if views > 1 else None
+        self.beside = Beside(meta, beside) if meta else None
+        self.head = nn.Linear(backbone.num_features + (beside if meta else 0), outputs + extra)
         nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
         nn.init.zeros_(self.head.bias)
         for name, rgb in zip(("mean", "std"), MEAN_STD[normalize], strict=True):
-            # Grey takes the mean of the three, a fourth (alpha) channel too.
+            # A fourth channel (alpha, yellow) takes the mean of the three, and so do all where there is no colour.
             three = list(rgb)
-            full = three if channels == 3 else [sum(three) / 3] if channels == 1 else [*three, sum(three) / 3]
+            full = [*three, sum(three) / 3] if channels == 4 else [sum(three) / 3] * channels
+            full = three if channels == 3 else full
             self.register_buffer(name, torch.tensor(full).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("center", torch.zeros(values))
         self.register_buffer("spread", torch.ones(values))
 
     def features(self, x: Tensor) -> Tensor:
-        """Return pooled features N F, before dropout."""
+        """Return pooled features N F of the image, before dropout; the views of a row (N VC H W) become one."""
+        if self.gather is None:
+            return self.look(x)
+        split = x.reshape(len(x) * self.views, -1, *x.shape[2:])
+        seen = (split != 0).flatten(1).any(1).view(len(x), self.views)  # one that is missing is black
+        split = split.contiguous(memory_format=torch.channels_last)
+        return self.gather(self.look(split).view(len(x), self.views, -1), seen | ~seen.any(1, keepdim=True))
+
+    def look(self, x: Tensor) -> Tensor:
+        """Return pooled features of single views."""
         maps = self.backbone.forward_features((x - self.mean) / self.std)
         if maps.ndim == 3:  # tokens N T F, the first ones not of the image
             maps = maps[:, getattr(self.backbone, "num_prefix_tokens", 0) :].transpose(1, 2)
@@ -121,9 +189,18 @@ class Network(nn.Module):
             maps = maps.permute(0, 3, 1, 2)
         return self.pool(maps)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def classify(self, features: Tensor, meta: Tensor | None = None) -> Tensor:
+        """Return raw scores N D of image features (N F) and metadata (N M)."""
+        features = self.dropout(features)
+        if self.beside is not None:
+            # Without metadata (batch norm is measured so) every row is a mean row.
+            meta = self.beside.center.expand(len(features), -1) if meta is None else meta
+            features = torch.cat([features, self.beside(meta)], 1)
+        return self.head(features)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor, meta: Tensor | None = None) -> Tensor:
         """Return raw scores N D."""
-        return self.head(self.dropout(self.features(x)))  # type: ignore[no-any-return]
+        return self.classify(self.features(x), meta)
 
 
 def build(

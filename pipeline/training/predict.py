@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.store.errors import resolve
 from pipeline.store.files import Array
 from pipeline.tasks import Task
-from pipeline.training.images import Images
+from pipeline.training.images import Images, metadata
 from pipeline.training.machine import Machine, to_device
 from pipeline.training.models import Network, to_prediction
 
@@ -46,11 +46,12 @@ def scores(
 ) -> Tensor:
     """Return the raw scores (N D, float32, on the CPU) of some rows of `images` (H W C each) seen through a view."""
     network.to(machine.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    parts = []
-    for start in range(0, len(rows), batch_size):
-        x = to_device(torch.from_numpy(images[rows[start : start + batch_size]]), machine)
+    parts, meta = [], torch.from_numpy(metadata(images))
+    for batch in np.split(rows, range(batch_size, len(rows), batch_size)):
+        x = to_device(torch.from_numpy(images[batch]), machine)
+        beside = [meta[batch].to(machine.device)] if meta.shape[1] else []
         with machine.autocast():
-            parts.append(network(view(x)).float().cpu())
+            parts.append(network(view(x), *beside).float().cpu())
     return torch.cat(parts)
 
 
@@ -77,8 +78,11 @@ def predict(
 def embed(network: Network, images: Images, *, machine: Machine, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield pooled features (n F, float16) and raw scores (n D, float32) of all images, batch by batch, on the CPU."""
     network.to(machine.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    meta = torch.from_numpy(metadata(images))
     for start in range(0, len(images), batch_size):
-        x = to_device(torch.from_numpy(images[np.arange(start, min(start + batch_size, len(images)))]), machine)
+        rows = np.arange(start, min(start + batch_size, len(images)))
+        x = to_device(torch.from_numpy(images[rows]), machine)
         with machine.autocast():
             features = network.features(x)
-            yield features.to(torch.float16).cpu(), network.head(features).float().cpu()
+            scored = network.classify(features, meta[rows].to(machine.device))
+            yield features.to(torch.float16).cpu(), scored.float().cpu()

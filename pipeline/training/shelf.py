@@ -17,6 +17,7 @@ from pipeline.store.files import Array, digest, digest_file, read_npy, write_npy
 from pipeline.store.receipts import write_receipt
 from pipeline.store.table import half_of
 from pipeline.store.tracking import Tracker
+from pipeline.training.images import Rows
 from pipeline.training.job import Job, Which, new_network, without_weights
 from pipeline.training.lessons import sources
 from pipeline.training.models import Network, to_prediction
@@ -76,7 +77,7 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
     tracker.artifact(f"{job.files.run}-{which.title}".replace(" ", ""), "model", files.model)
 
 
-def look_twice(job: Job, network: Network, images: Array, rows: Array) -> tuple[Array, Array]:
+def look_twice(job: Job, network: Network, images: Rows, rows: Array) -> tuple[Array, Array]:
     """Return predictions (N P) and spread (N) of some rows; those left least sure are seen through more views."""
     how, machine, task = job.config.predict, job.machine, job.task
     see = partial(predict, network, task, job.head, images, machine=machine, batch_size=how.batch_size)
@@ -90,7 +91,7 @@ def look_twice(job: Job, network: Network, images: Array, rows: Array) -> tuple[
     return prediction, spread
 
 
-def everything(job: Job, network: Network, images: Array, test_images: Array) -> tuple[Array, Array]:
+def everything(job: Job, network: Network, images: Rows, test_images: Rows) -> tuple[Array, Array]:
     """Return the scored rows' predictions (N P) from one view, and embeddings (N F) of the scored and the test rows."""
     predictions, features = [], []
     for part, into in ((images, True), (test_images, False)):

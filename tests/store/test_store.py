@@ -152,7 +152,18 @@ def test_ledger_keeps_what_is_known(house):
 
 def table(folds, groups=("", "", "", ""), units=(0, 1, 2, 3)):
     ids = np.array(["a", "b", "c", "d"])
-    return Table(ids, np.array(folds), np.array(groups), np.array(units), ids, ids, np.arange(4.0)[:, None], ["y"])
+    return Table(
+        ids,
+        np.array(folds),
+        np.array(groups),
+        np.array(units),
+        ids,
+        ids,
+        np.arange(4.0)[:, None],
+        ["y"],
+        np.ones(4),
+        np.zeros((4, 0)),
+    )
 
 
 def test_fold_codes_rule_the_arrays():

@@ -5,9 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from files import encode
 from school import built
 from torch import nn
 
+from pipeline.store.artifacts import CompetitionFiles
+from pipeline.store.files import digest_file
 from pipeline.tasks import TASKS
 from pipeline.training.augment import augmenter
 from pipeline.training.engine import fit
@@ -91,3 +94,20 @@ def school(first_school, tmp_path, monkeypatch):
     shutil.copytree(first_school, tmp_path / "school")
     monkeypatch.chdir(tmp_path / "school")
     return tmp_path / "school"
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return CompetitionFiles("toy")
+
+
+@pytest.fixture
+def add(files):
+    def write(name, content):
+        path = files.data / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else encode(content, path.suffix))
+        return name, digest_file(path)
+
+    return write

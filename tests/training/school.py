@@ -16,7 +16,7 @@ from pipeline.store.keys import read_table_facts
 from pipeline.store.runs import load_run
 from pipeline.store.table import read_table
 from pipeline.tasks import TASKS
-from pipeline.training.job import Job, Which, scored_images
+from pipeline.training.job import Job, Which, labelled_images
 from pipeline.training.lessons import plan
 from pipeline.training.machine import Machine
 
@@ -61,7 +61,7 @@ def job_of(run, halves=False):
 def learn(run, *held_out, half=None):
     """The course of one model of a run."""
     job = job_of(run, half is not None)
-    return job, plan(job, Which(held_out, half), *scored_images(job))
+    return job, plan(job, Which(held_out, half), *labelled_images(job))
 
 
 def labels(run="toy/p"):

@@ -1,144 +1,22 @@
 import errno
-import io
 import multiprocessing
 import os
 import shutil
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from files import encode, pixels
 
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.config import Images
 from pipeline.store.errors import UserError
-from pipeline.store.files import digest_file, read_npy
+from pipeline.store.files import digest_bytes, digest_file, read_npy
 from pipeline.training import images as module
-from pipeline.training.images import CHANNELS, BadImage, cached, decode, digest_bytes, load
+from pipeline.training.images import cached
 
 RGB8 = Images(channels="rgb", depth=8)
-LOSSLESS = {".webp": [cv2.IMWRITE_WEBP_QUALITY, 101]}
-TO_CV = {1: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
-
-
-def pixels(channels, dtype=np.uint8, size=(6, 10), seed=0):
-    # Alpha stays above 0: WebP is free to change the colour of what nobody sees.
-    return np.random.default_rng(seed).integers(1, np.iinfo(dtype).max + 1, (*size, channels)).astype(dtype)
-
-
-def encode(image, ext):
-    code = TO_CV[image.shape[2]]
-    done, data = cv2.imencode(ext, image if code is None else cv2.cvtColor(image, code), LOSSLESS.get(ext, []))
-    assert done
-    return data.tobytes()
-
-
-def expected(image, channels, depth):
-    if image.dtype == np.uint8 and depth == 16:
-        image = image.astype(np.uint16) * 257
-    if image.dtype == np.uint16 and depth == 8:
-        image = np.floor(image / 65535 * 255 + 1e-9).astype(np.uint8)
-    colour, alpha = image[:, :, :3], image[:, :, 3:]
-    if channels == "grey":
-        return colour if colour.shape[2] == 1 else colour @ [[0.299], [0.587], [0.114]]
-    colour = colour if colour.shape[2] == 3 else colour.repeat(3, 2)
-    full = np.full_like(colour[:, :, :1], np.iinfo(image.dtype).max)
-    return colour if channels == "rgb" else np.concatenate([colour, alpha if alpha.size else full], 2)
-
-
-def check(out, image, channels, depth):
-    assert out.dtype == (np.uint8 if depth == 8 else np.uint16)
-    assert out.shape == (*image.shape[:2], CHANNELS[channels])
-    # A weighted sum of colours is rounded (half a level, and OpenCV's weights are short); all else is exact.
-    near = (0 if image.shape[2] == 1 else 0.51 if depth == 8 else 3) if channels == "grey" else 0
-    assert np.abs(out - expected(image, channels, depth)).max() <= near
-
-
-@pytest.mark.parametrize("depth", [8, 16])
-@pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("have", [1, 3, 4])
-@pytest.mark.parametrize("ext, bits", [(".png", 8), (".png", 16), (".tiff", 8), (".tiff", 16), (".webp", 8)])
-def test_decode_is_exact(ext, bits, have, channels, depth):
-    image = pixels(have, np.uint8 if bits == 8 else np.uint16)
-    source = image.repeat(3, 2) if (ext, have) == (".webp", 1) else image  # WebP has no grey
-    check(decode(encode(image, ext), channels, depth), source, channels, depth)
-
-
-@pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("have", [1, 3])
-def test_decode_jpeg(have, channels):
-    image = np.full((16, 16, have), [200, 30, 90][:have], np.uint8)
-    out = decode(encode(image, ".jpg"), channels, 8)
-    assert out.shape == (16, 16, CHANNELS[channels])
-    assert np.abs(out - expected(image, channels, 8)).max() <= 3
-
-
-@pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_decode_grey_with_alpha(form, channels):
-    both = pixels(2)
-    file = io.BytesIO()
-    Image.fromarray(both).save(file, form)
-    out = decode(file.getvalue(), channels, 8)
-    assert out.shape == (6, 10, CHANNELS[channels])
-    assert (out[:, :, :3] == both[:, :, :1]).all()
-    if (form, channels) == ("PNG", "rgba"):
-        assert (out[:, :, 3] == both[:, :, 1]).all()
-
-
-@pytest.mark.parametrize("channels", CHANNELS)
-def test_two_channels_are_grey_and_alpha(channels):
-    both = pixels(2)  # what other versions of OpenCV give
-    assert (module._to_channels(both, channels)[:, :, :3] == both[:, :, :1]).all()
-
-
-@pytest.mark.parametrize("value", [0, 1, 128, 254, 255])
-def test_depths_keep_black_white_and_round_trip(value):
-    image = np.full((2, 2, 1), value, np.uint8)
-    deep = decode(encode(image, ".png"), "grey", 16)
-    assert deep[0, 0, 0] == value * 257
-    assert (decode(encode(deep, ".png"), "grey", 8) == image).all()
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.98])
-@pytest.mark.parametrize("ext", [".jpg", ".png", ".webp", ".tiff", ".bmp"])
-def test_truncated(ext, share):
-    data = encode(pixels(3, size=(60, 60)), ext)
-    decode(data, "rgb", 8)
-    with pytest.raises(BadImage):
-        decode(data[: int(len(data) * share)], "rgb", 8)
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"not an image at all\n", b"\x89PNG\r\n\x1a\n junk IEND", b"\xff\xd8 junk \xff\xd9"]
-)
-def test_not_an_image(data):
-    with pytest.raises(BadImage):
-        decode(data, "rgb", 8)
-
-
-def test_real_pixels_are_refused():
-    with pytest.raises(BadImage, match="float32"):
-        decode(cv2.imencode(".tiff", np.zeros((4, 4), np.float32))[1].tobytes(), "grey", 8)
-
-
-@pytest.fixture
-def files(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return CompetitionFiles("toy")
-
-
-@pytest.fixture
-def add(files):
-    def write(name, content):
-        path = files.data / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else encode(content, path.suffix))
-        return name, digest_file(path)
-
-    return write
 
 
 def columns(rows):
@@ -147,30 +25,6 @@ def columns(rows):
 
 def names(files):
     return sorted(path.name for path in files.images.iterdir() if path.suffix != ".lock")
-
-
-def test_the_name_does_not_matter(add, files):
-    image = np.full((8, 8, 3), [200, 30, 90], np.uint8)
-    path, known = add("a.png", encode(image, ".jpg"))
-    assert np.abs(load(files.data / path, known, RGB8, (8, 8)).astype(int) - image).max() <= 3
-
-
-@pytest.mark.parametrize("have, channels, depth", [(3, "rgb", 8), (1, "grey", 8), (1, "grey", 16), (4, "rgba", 16)])
-def test_shrinking_is_the_mean_of_areas(add, files, have, channels, depth):
-    image = pixels(have, np.uint8 if depth == 8 else np.uint16)
-    path, known = add("a.png", image)
-    out = load(files.data / path, known, Images(channels=channels, depth=depth), (2, 5))
-    assert out.shape == (2, 5, have)
-    assert out.dtype == image.dtype
-    assert np.abs(out - image.reshape(2, 3, 5, 2, have).mean((1, 3))).max() <= 0.5
-
-
-def test_enlarging_interpolates(add, files):
-    ramp = np.repeat(np.arange(0, 200, 50, dtype=np.uint8)[None], 2, 0)[:, :, None]
-    path, known = add("a.png", ramp)
-    out = load(files.data / path, known, Images(channels="grey"), (4, 8))
-    assert out.shape == (4, 8, 1)
-    assert np.abs(out[0, :, 0] - [0, 12.5, 37.5, 62.5, 87.5, 112.5, 137.5, 150]).max() <= 0.5
 
 
 def test_digest_of_bytes_is_that_of_the_file(tmp_path):
@@ -299,11 +153,11 @@ def test_larger_than_the_budget_is_refused(files, add, monkeypatch, budget, size
 def build_slowly(rows, results):
     real = module.load
 
-    def slow(path, *others):
+    def slow(folder, path, *others):
         time.sleep(0.1)
         with open("loads", "a") as handle:
-            handle.write(path.name + "\n")
-        return real(path, *others)
+            handle.write(path + "\n")
+        return real(folder, path, *others)
 
     module.load = slow
     stack, bad = cached(CompetitionFiles("toy"), *rows, RGB8, (6, 10))

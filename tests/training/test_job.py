@@ -8,7 +8,7 @@ from school import job_of, write
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import digest
-from pipeline.training.job import Which, check_names, new_network, scored_images, without_weights
+from pipeline.training.job import Which, check_names, labelled_images, new_network, without_weights
 
 FILES = RunFiles("toy/a")
 
@@ -103,16 +103,17 @@ def test_unreadable_images(school):
     for path in (school / "cache/toy/images").glob("*.json"):
         path.write_text("[0]")
     from pipeline.training import images
+    from pipeline.training.decode import BadImage
 
     def cannot(path, *args):
-        raise images.BadImage("no end")
+        raise BadImage("no end")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(images, "load", cannot)
         with pytest.raises(UserError, match=f"no end .id '{first}'; 1 in all.*on_bad_image"):
-            scored_images(job)
+            labelled_images(job)
         write("n", 'base = "a"\non_bad_image = "skip-train"\n')
-        array, bad = scored_images(job_of("toy/n"))
+        array, bad = labelled_images(job_of("toy/n"))
     assert list(bad) == [0]
-    assert array.shape == (60, 12, 12, 1)
-    assert np.asarray(array).dtype == np.uint8
+    assert array[np.arange(60)].shape == (60, 12, 12, 1)
+    assert array[0].dtype == np.uint8

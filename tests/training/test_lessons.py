@@ -17,6 +17,11 @@ from pipeline.training.lessons import plan, teacher_says
 ROWS, TEST, C = 60, 24, 4
 
 
+def names(course):
+    """The ids of the rows of a course."""
+    return job_of("toy/a").table.ids[course.rows]
+
+
 def gold_outside(job, *folds):
     return np.flatnonzero(~np.isin(job.table.folds[job.table.scored], folds))
 
@@ -28,18 +33,18 @@ def test_a_student_learns_the_other_folds_and_its_half(school, fold, half):
     frame = labels()
     mine = frame[(frame["fold"] == fold) & (frame["half"] == half)]
     assert np.array_equal(course.lessons.gold, gold_outside(job, fold))
-    assert sorted(course.names[course.lessons.extra]) == sorted(mine["id"])
-    assert (half_of(course.names[course.lessons.extra]) == half).all()
+    assert sorted(names(course)[course.lessons.extra]) == sorted(mine["id"])
+    assert (half_of(names(course)[course.lessons.extra]) == half).all()
     assert course.lessons.extra.min() >= ROWS
-    said = mine.set_index("id").filter(regex="^t").loc[course.names[course.lessons.extra]].to_numpy()
+    said = mine.set_index("id").filter(regex="^t").loc[names(course)[course.lessons.extra]].to_numpy()
     assert torch.equal(course.targets[course.lessons.extra], torch.from_numpy(said).float())
     assert torch.equal(course.targets[:ROWS], torch.eye(C)[job.table.y[:ROWS, 0].astype(int)])
     assert (course.weights[course.lessons.gold] == 1).all()
     assert (course.weights[course.lessons.extra] == 1).all()
     for i, row in enumerate(job.table.test):
-        assert course.names[ROWS + i] == job.table.ids[row]
+        assert names(course)[ROWS + i] == job.table.ids[row]
         assert np.array_equal(course.images[ROWS + i], job.images(job.table.test)[0][i])
-    assert len(course.images) == len(course.targets) == len(course.weights) == len(course.names) == ROWS + TEST
+    assert len(course.images) == len(course.targets) == len(course.weights) == len(names(course)) == ROWS + TEST
 
 
 def test_a_plain_model_learns_the_other_folds(school):
@@ -59,7 +64,7 @@ def test_mode_share_and_weights_reach_the_lessons(school):
     _, course = learn("toy/s2", 1, half=0)
     assert (course.lessons.mode, course.lessons.share) == ("finetune", 0.25)
     mine = frame[(frame["fold"] == 1) & (frame["half"] == 0)].set_index("id")
-    wanted = mine.loc[course.names[course.lessons.extra]]
+    wanted = mine.loc[names(course)[course.lessons.extra]]
     np.testing.assert_allclose(course.weights[course.lessons.extra], wanted["weight"], rtol=1e-6)
     np.testing.assert_allclose(course.targets[course.lessons.extra], wanted.filter(regex="^t"))
 
@@ -68,7 +73,7 @@ def test_students_without_halves_take_all_rows_of_their_fold(school):
     frame = labels().assign(half=-1)
     frame.to_csv(RunFiles("toy/p").pseudo, index=False)
     _, course = learn("toy/s", 2)
-    assert sorted(course.names[course.lessons.extra]) == sorted(frame["id"][frame["fold"] == 2])
+    assert sorted(names(course)[course.lessons.extra]) == sorted(frame["id"][frame["fold"] == 2])
 
 
 def test_ids_that_are_no_test_rows_are_refused(school):
@@ -103,13 +108,13 @@ def test_the_id_na_is_an_id(school):
     first = labels().iloc[0]
     rename(f"{first['id']},", "NA,")
     _, course = learn("toy/s", 0, half=int(first["half"]))
-    assert "NA" in course.names[course.lessons.extra]
+    assert "NA" in names(course)[course.lessons.extra]
 
 
 def test_ids_of_digits_keep_their_zeros(school):
     rename("i0", "0")
     _, course = learn("toy/s", 0, half=1)
-    assert set(course.names[course.lessons.extra]) <= {f"0{row}" for row in range(60, 84)}
+    assert set(names(course)[course.lessons.extra]) <= {f"0{row}" for row in range(60, 84)}
 
 
 @pytest.mark.parametrize("task, said", [
@@ -216,12 +221,12 @@ def test_drop(school, fold):
     frame = tagged(school, suspect='"drop"')
     job, course = learn("toy/u", fold)
     outside = job.table.ids[job.table.scored][gold_outside(job, fold)]
-    assert sorted(course.names[course.lessons.gold]) == sorted(set(outside) - set(of(frame, fold, "suspect")))
+    assert sorted(names(course)[course.lessons.gold]) == sorted(set(outside) - set(of(frame, fold, "suspect")))
     assert len(course.lessons.gold) == 38
     assert course.lessons.draw is course.lessons.difficulty is None
     # What the models of other folds think is another matter: their tags saw this fold.
     others = set(of(frame, (fold + 1) % 3, "suspect")) - set(of(frame, fold, "suspect"))
-    assert others & set(outside) <= set(course.names[course.lessons.gold])
+    assert others & set(outside) <= set(names(course)[course.lessons.gold])
 
 
 def test_keep_changes_nothing(school):
@@ -237,7 +242,7 @@ def test_downweight(school):
     frame = tagged(school, suspect='"downweight"')
     _, course = learn("toy/u", 1)
     known = frame[frame["fold"] == 1].set_index("id")["weight"]
-    wanted = [known.get(name, 1.0) for name in course.names]
+    wanted = [known.get(name, 1.0) for name in names(course)]
     np.testing.assert_allclose(course.weights, wanted)
     assert len(course.lessons.gold) == 40
 
@@ -245,7 +250,7 @@ def test_downweight(school):
 def test_relabel(school):
     frame = tagged(school, suspect='"relabel"')
     job, course = learn("toy/u", 2)
-    suspect = np.isin(course.names, of(frame, 2, "suspect"))
+    suspect = np.isin(names(course), of(frame, 2, "suspect"))
     assert suspect.sum() == 2
     np.testing.assert_allclose(course.targets[suspect], np.tile([0.1, 0.2, 0.3, 0.4], (2, 1)), rtol=1e-6)
     assert torch.equal(course.targets[~suspect], torch.eye(C)[job.table.y[:ROWS, 0].astype(int)][~suspect])
@@ -255,7 +260,7 @@ def test_hard_rows_are_drawn_more_often_and_suspects_never(school):
     frame = tagged(school, hard=3.0)
     _, course = learn("toy/u", 0)
     assert course.lessons.draw is not None
-    drawn = dict(zip(course.names[course.lessons.gold], course.lessons.draw, strict=True))
+    drawn = dict(zip(names(course)[course.lessons.gold], course.lessons.draw, strict=True))
     assert {name for name, often in drawn.items() if often == 3} == set(of(frame, 0, "hard"))
     assert {often for name, often in drawn.items() if name not in of(frame, 0, "hard")} == {1.0}
     assert set(of(frame, 0, "suspect")) <= set(drawn)
@@ -266,7 +271,7 @@ def test_curriculum(school):
     _, course = learn("toy/u", 0)
     known = frame[frame["fold"] == 0].set_index("id")["difficulty"]
     assert course.lessons.curriculum == 0.5
-    np.testing.assert_allclose(course.lessons.difficulty, known.loc[course.names[course.lessons.gold]])
+    np.testing.assert_allclose(course.lessons.difficulty, known.loc[names(course)[course.lessons.gold]])
 
 
 def test_tags_and_pseudo_labels_together(school):
@@ -276,7 +281,7 @@ def test_tags_and_pseudo_labels_together(school):
     assert len(course.lessons.draw) == len(course.lessons.difficulty) == len(course.lessons.gold) == 38
     assert course.lessons.curriculum == 0.5
     assert len(course.lessons.extra)
-    assert not set(of(frame, 0, "suspect")) & set(course.names[course.lessons.gold])
+    assert not set(of(frame, 0, "suspect")) & set(names(course)[course.lessons.gold])
 
 
 # Indicators
@@ -292,12 +297,12 @@ def test_indicators_have_a_class_of_their_own(school):
         y = job.table.y[:ROWS, 0].astype(int)
         y[course.indicators] = C
         assert torch.equal(course.targets, torch.eye(C + 1)[y])
-        marked[fold] = set(course.names[course.indicators])
+        marked[fold] = set(names(course)[course.indicators])
     write("j", 'base = "i"\nseed = 5\n')
     _, other = learn("toy/j", 0)
-    assert set(other.names[other.indicators]) != marked[0]
+    assert set(names(other)[other.indicators]) != marked[0]
     _, again = learn("toy/i", 0)
-    assert set(again.names[again.indicators]) == marked[0]
+    assert set(names(again)[again.indicators]) == marked[0]
 
 
 def test_unreadable_images_are_not_learnt(school):
