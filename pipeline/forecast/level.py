@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -124,6 +125,18 @@ def size_match(problem: Problem, score: float, models: Sequence[Array], mean: Ar
         return Match(-float(less.sum() if problem.task.name == "multiclass" else less.mean()), 0.0, exact=True)
     gain = _expected_gain(problem, score, models, mean, cuts)
     return Match(gain, ERROR * abs(gain), exact=False)
+
+
+def size_matched(
+    problem: Problem, report: dict[str, Any], decision: dict[str, Any] | None, models: Sequence[Array], mean: Array
+) -> dict[str, Any]:
+    """Return the scores of a run with what the mean of its models is expected to score beside that of one a row."""
+    scale, se = Scale.of(problem.metric), report["se"]
+    cuts = np.array(decision["cuts"]) if decision else problem.task.default_cuts(problem.classes)
+    start = float(scale.inside(report["score"], se))
+    match = size_match(problem, start, models, mean, cuts)
+    expected = float(scale.inside(start + match.gain, se / 4))
+    return report | {"size_matched": {"score": expected, "se": float(np.hypot(se, match.se)), "models": len(models)}}
 
 
 def ambiguity(models: Sequence[Array], mean: Array) -> Array:

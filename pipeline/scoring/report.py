@@ -61,4 +61,7 @@ def in_words(report: dict[str, Any]) -> str:
     line += f", folds sd {report['fold_sd']:.4f}"
     if "in_sample" in report and not report["score"] == report["fixed"] == report["in_sample"]:
         line += f"; fixed cuts {report['fixed']:.4f}, tuned in-sample {report['in_sample']:.4f} (optimistic)"
+    if "size_matched" in report:
+        matched = report["size_matched"]
+        line += f"; expected of the mean of {matched['models']} on test {matched['score']:.4f} +- {matched['se']:.4f}"
     return line

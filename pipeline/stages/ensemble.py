@@ -97,8 +97,9 @@ def blend(
     key: str,
 ) -> None:
     """Fit weights, blend, score, write the shelf."""
+    from pipeline.forecast.level import size_matched
     from pipeline.scoring.blend import Blend, to_space
-    from pipeline.store.table import read_table
+    from pipeline.store.table import TEST, read_table
     from pipeline.store.tracking import track
 
     started, table = time.monotonic(), read_table(files.competition, facts)
@@ -116,6 +117,9 @@ def blend(
     write_npy(files.oof, weights.oof)
     write_test(files, task, config.space, members, weights)
     report, decision = score_run(problem, weights.oof, config.decision, view)
+    real = table.folds[table.test] == TEST
+    models = [np.asarray(read_npy(files.fold(k).test))[real] for k in weights.by_fold]
+    report = size_matched(problem, report, decision, models, np.asarray(read_npy(files.test))[real])
     report |= compare(receipts, problem, solver, config.decision)
     own = "blind" if config.method in ("uniform", "hand") else "crossfit"
     level = {str(k): worst(own, *(r["level"][str(k)] for r in receipts.values())) for k in weights.by_fold}

@@ -168,6 +168,9 @@ def fit_and_predict(job: Job) -> None:
 
 def assemble(job: Job, key: str, started: float) -> None:
     """Put the folds together, score the run, write its receipt."""
+    from pipeline.forecast.level import size_matched
+    from pipeline.store.table import TEST
+
     files, table, task, scored = job.files, job.table, job.task, job.table.scored
     shelves = {k: files.fold(k) for k in job.folds}
     oof = np.zeros((len(scored), task.width(len(table.classes))), np.float32)
@@ -178,6 +181,8 @@ def assemble(job: Job, key: str, started: float) -> None:
     write_npy(files.test, tests.mean(0, dtype=np.float64).astype(np.float32))
     problem = Problem.of(table, task, job.metric)
     report, decision = score_run(problem, oof, job.config.decision, lambda k: oof)
+    real = table.folds[table.test] == TEST
+    report = size_matched(problem, report, decision, list(tests[:, real]), tests[:, real].mean(0))
     parts = [path for shelf in shelves.values() for path in (shelf.receipt, shelf.oof, shelf.test)]
     parts += [which.files(files).receipt for which in job.models if len(which.held_out) > 1]
     write_receipt(

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.forecast.contributions import contributions, guess_of
-from pipeline.forecast.level import _labels, ambiguity, level, row_variance, size_match
+from pipeline.forecast.level import _labels, ambiguity, level, row_variance, size_match, size_matched
 from pipeline.scoring.bootstrap import standard_error
 from pipeline.scoring.cuts import Problem, match_ensemble
 from pipeline.scoring.metrics import METRICS
@@ -298,3 +298,15 @@ def test_a_predictor_of_noise_adds_none():
         one = level(problem, rows.mean(), 0.02, rows, wrong[:300], wrong[300:])
         assert one.se <= plain.se * 1.0001
         assert one.score == pytest.approx(plain.score, abs=0.002)
+
+
+def test_a_score_is_printed_beside_that_of_the_mean():
+    y, models = world("regression", 200)
+    problem = problem_of("regression", "rmse", y)
+    single, whole = truths(problem, models)
+    report = size_matched(problem, {"score": single, "se": 0.02}, None, models, np.mean(models, 0))
+    assert report["score"] == single
+    assert report["size_matched"] == {"score": pytest.approx(whole, rel=0.02), "se": pytest.approx(0.02), "models": 5}
+    y, models = world("multiclass", 200, noise=0.3)
+    report = size_matched(problem_of("multiclass", "accuracy", y), {"score": 1.0, "se": 0.0}, None, models, models[0])
+    assert 0.9 < report["size_matched"]["score"] <= 1

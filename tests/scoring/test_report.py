@@ -92,3 +92,5 @@ def test_in_words():
     assert in_words(report) == "f1 0.8124 +- 0.0100 (se, n=300), folds sd 0.0200"
     tuned = in_words(report | {"fixed": 0.7, "in_sample": 0.9})
     assert tuned.endswith("folds sd 0.0200; fixed cuts 0.7000, tuned in-sample 0.9000 (optimistic)")
+    matched = in_words(report | {"size_matched": {"score": 0.83, "se": 0.011, "models": 5}})
+    assert matched.endswith("; expected of the mean of 5 on test 0.8300 +- 0.0110")
