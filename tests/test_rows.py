@@ -272,3 +272,41 @@ def test_own_decoder_that_fails_on_one_file(house, monkeypatch):
     with pytest.raises(UserError, match=r"own:read raises ValueError: too dark .*on_bad_image"):
         stage("train", "toy/a")
     assert json.loads(RunFiles("toy/a").receipt.read_text())["fit_hash"] == first
+
+
+def test_stacker_with_metadata(make, house):
+    """The nets are given no metadata here: it comes in through the stacker."""
+    patients(house)
+    for name in ("a", "b"):
+        Path(f"configs/patients/{name}.toml").write_text(
+            Path(f"configs/patients/{name}.toml").read_text().replace("[model]", "[model]\nmetadata = 1")
+        )
+    Path("configs/patients/stack.toml").write_text('stage = "ensemble"\nmembers = ["a", "b"]\nmethod = "ridge"\n')
+    Path("configs/patients/final.toml").write_text('stage = "lb"\nrun = "stack"\n')
+    said = make("submit", "COMP=patients", "NAME=final").stderr
+    assert "ridge stacker on 6 columns" in said
+    assert "OK" in make("audit", "COMP=patients", "NAME=final").stdout
+    alone = read_json(RunFiles("patients/stack").receipt)["metrics"]
+    assert alone["score"] < min(alone["members"].values())
+    files = RunFiles("patients/stack")
+    oof = np.load(files.oof)
+    oof[0] += 1
+    np.save(files.oof, oof)
+    known = read_json(files.receipt)
+    write_json(files.receipt, known | {"outputs": {n: digest_file(Path(n)) for n in known["outputs"]}})
+    assert any("stacker fitted without it" in str(finding) for finding in audit("patients/stack", refit).findings)
+
+
+@pytest.mark.parametrize(
+    "task, lines, said",
+    [
+        ("multiclass", 'method = "ridge"', 'has probabilities; use "logistic"'),
+        ("ordinal", 'method = "logistic"', 'has values; use "ridge"'),
+        ("multiclass", 'method = "boosted"\nspace = "logit"', "has no blend space"),
+    ],
+)
+def test_wrong_stackers_are_one_line(house, task, lines, said):
+    make_competition(house, task)
+    Path("configs/toy/stack.toml").write_text(f'stage = "ensemble"\nmembers = ["a", "b"]\n{lines}\n')
+    with pytest.raises(UserError, match=said):
+        stage("ensemble", "toy/stack")

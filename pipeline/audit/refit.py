@@ -17,7 +17,9 @@ from pipeline.scoring.blend import Blend, from_space, mix, to_space
 from pipeline.scoring.cuts import Problem, fit
 from pipeline.scoring.metrics import get_metric
 from pipeline.scoring.pseudo import Rule, choose, entries, say, sureness
+from pipeline.scoring.stack import Stack, inputs
 from pipeline.store.files import Array, number
+from pipeline.store.runs import STACKERS
 from pipeline.tasks import TASKS
 
 # Weights fitted on another processor differ in late digits (a log loss is flat at its optimum); cuts do not.
@@ -39,7 +41,7 @@ def refit(shelf: Shelf) -> Iterator[Doubt]:
     if shelf.stage in ("train", "lb"):
         yield from decisions(shelf, problem, shelf.oof, dict.fromkeys(shelf.receipt["folds"], shelf.oof))
     if shelf.stage == "ensemble":
-        yield from blend(shelf, problem)
+        yield from (stack if shelf.receipt["config"]["method"] in STACKERS else blend)(shelf, problem)
 
 
 def blend(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
@@ -61,6 +63,23 @@ def blend(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
         tests = [to_space(task, member.test(k), space) for member in shelf.members]
         if not np.allclose(shelf.test(k), from_space(task, mix(tests, told), space), atol=1e-5):
             yield Doubt(k, f"the test predictions of fold {k} are not blended with the weights of fold {k}")
+    yield from decisions(shelf, problem, shelf.oof, views)
+
+
+def stack(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
+    """Doubt predictions of a fold that are not those of a stacker fitted without it."""
+    task, config, meta = problem.task, shelf.receipt["config"], shelf.table.meta
+    x = inputs(task, [member.oof for member in shelf.members], meta[shelf.table.scored])
+    solver, views = Stack(problem, x, config["method"], config["seed"]), {}
+    for k in shelf.receipt["folds"]:
+        mine = problem.folds == k
+        fitted = solver.fit(~mine)
+        views[k] = solver.predict(fitted, x)
+        if not np.allclose(shelf.oof[mine], views[k][mine], atol=CLOSE):
+            yield Doubt(k, f"the rows of fold {k} are not predicted by a stacker fitted without it")
+        test = solver.predict(fitted, inputs(task, [m.test(k) for m in shelf.members], meta[shelf.table.test]))
+        if not np.allclose(shelf.test(k), test, atol=CLOSE):
+            yield Doubt(k, f"the test predictions of fold {k} are not those of a stacker fitted without it")
     yield from decisions(shelf, problem, shelf.oof, views)
 
 

@@ -1,10 +1,12 @@
-"""Blend runs by weighted averaging: weights fitted without fold k for fold k, on all rows for the test set."""
+"""Blend runs by weighted averaging, or stack them: fitted without fold k for fold k, on all rows for the test set."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +22,12 @@ from pipeline.store.errors import UserError
 from pipeline.store.files import Array, lock, number, read_npy, write_npy
 from pipeline.store.keys import built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, worst, write_receipt
-from pipeline.store.runs import Ensemble, load_run
+from pipeline.store.runs import STACKERS, Ensemble, load_run
 from pipeline.store.shelves import PREDICTING, as_parent, read_stage, refuse_strangers
 from pipeline.tasks import TASKS, Task
 
-if TYPE_CHECKING:  # imports scipy, which a blend with nothing to do must not pay for
-    from pipeline.scoring.blend import Blend, Weights
+if TYPE_CHECKING:  # imports pandas, which a blend with nothing to do must not pay for
+    from pipeline.store.table import Table
 
 log = logging.getLogger("pipeline.ensemble")
 
@@ -41,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
     task = TASKS[competition.task]
     metric = get_metric(competition.metric, task)
     refuse_space(files, config.space, task, metric)
+    refuse_stacker(files, config.method, task)
     with lock(files.lock, f"run {args.run}"):
         table = read_table_facts(files.competition)
         receipts = {member: read_stage(member, "member", *PREDICTING) for member in config.members}
@@ -49,7 +52,28 @@ def run(args: argparse.Namespace) -> None:
         if fresh(files.receipt, key):
             return touch(files.receipt)
         with log_to(files.log):
-            blend(files, config, task, metric, receipts, table, key)
+            from pipeline.store.table import read_table
+
+            here = read_table(files.competition, table)
+            oofs = [np.asarray(read_npy(RunFiles(member).oof)) for member in receipts]
+            blend(Job(files, config, here, Problem.of(here, task, metric), receipts, oofs), key)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A blend to be fitted: its config, rows, and the members' receipts and OOF predictions (N P each)."""
+
+    files: RunFiles
+    config: Ensemble
+    table: Table
+    problem: Problem
+    receipts: dict[str, dict[str, Any]]
+    oofs: list[Array]
+
+    @property
+    def members(self) -> list[RunFiles]:
+        """Return the members' shelves."""
+        return [RunFiles(member) for member in self.receipts]
 
 
 def refuse_space(files: RunFiles, space: str, task: Task, metric: Metric) -> None:
@@ -63,91 +87,143 @@ def refuse_space(files: RunFiles, space: str, task: Task, metric: Metric) -> Non
         raise UserError(f'{files.config}: space = "logit" needs probabilities; a {task.name} task has values')
 
 
-def write_test(files: RunFiles, task: Task, space: str, members: list[RunFiles], weights: Weights) -> None:
-    """Blend the members' test predictions: model by model with the weights of its fold, and the deployed ones."""
-    from pipeline.scoring.blend import from_space, mix, to_space
-
-    def blended(paths: list[Path], how: Array) -> Array:
-        mixed = mix([to_space(task, read_npy(path), space) for path in paths], how)
-        return from_space(task, mixed, space).astype(np.float32)
-
-    for k, how in weights.by_fold.items():
-        write_npy(files.fold(k).test, blended([member.fold(k).test for member in members], how))
-    write_npy(files.test, blended([member.test for member in members], weights.deployed))
+def refuse_stacker(files: RunFiles, method: str, task: Task) -> None:
+    """Refuse a stacker that does not fit the task."""
+    other = {"ridge": task.probabilities, "logistic": not task.probabilities}
+    if other.get(method, False):
+        what, use = ("probabilities", "logistic") if task.probabilities else ("values", "ridge")
+        raise UserError(f'{files.config}: method = "{method}": a {task.name} task has {what}; use "{use}" or "boosted"')
 
 
-def compare(receipts: dict[str, dict[str, Any]], problem: Problem, solver: Blend, decision: str) -> dict[str, Any]:
-    """Return what a person compares the blend with, decided as the blend is: members alone and the uniform blend."""
-    even = solver.predict(np.full(len(receipts), 1 / len(receipts)))
-    if problem.task.cuts and problem.metric.label:
-        labels = crossfit(problem, decision, lambda k: even).labels
-        uniform = problem.metric.function(problem.y, labels, np.ones(len(labels)))
-    else:
-        uniform = problem.metric(problem.task, problem.y, even, problem.task.default_cuts(problem.classes))
-    return {"members": {name: number(r["metrics"]["score"]) for name, r in receipts.items()}, "uniform": uniform}
+@dataclass(frozen=True)
+class Fitted:
+    """A blend or a stacker, fitted: OOF predictions (N P), all scored rows as fold k may see them (None: as deployed),
+    test rows by the members' models of fold k under what was fitted without fold k, test rows as deployed.
+    """
+
+    oof: Array
+    folds: list[int]
+    view: Callable[[int | None], Array]
+    test: Callable[[int], Array]
+    deployed: Callable[[], Array]
+    facts: dict[str, Any]
+    told: str
 
 
-def blend(
-    files: RunFiles,
-    config: Ensemble,
-    task: Task,
-    metric: Metric,
-    receipts: dict[str, dict[str, Any]],
-    facts: dict[str, Any],
-    key: str,
-) -> None:
-    """Fit weights, blend, score, write the shelf."""
-    from pipeline.forecast.level import size_matched
-    from pipeline.scoring.blend import Blend, to_space
-    from pipeline.store.table import TEST, read_table
-    from pipeline.store.tracking import track
+def weighted(job: Job) -> Fitted:
+    """Fit weights."""
+    from pipeline.scoring.blend import Blend, from_space, mix, to_space
 
-    started, table = time.monotonic(), read_table(files.competition, facts)
-    members, first = [RunFiles(member) for member in receipts], next(iter(receipts.values()))
-    problem = Problem.of(table, task, metric)
-    oofs = [np.asarray(read_npy(member.oof)) for member in members]
-    spaced = [to_space(task, oof, config.space, problem.folds) for oof in oofs]
+    config, task, problem = job.config, job.problem.task, job.problem
+    spaced = [to_space(task, oof, config.space, problem.folds) for oof in job.oofs]
     hand = None if config.weights is None else np.array(config.weights)
     solver = Blend(problem, spaced, config.space, config.method, hand, config.seed, config.steps, config.bags)
     weights = solver.crossfit()
 
-    def view(k: int | None) -> Array:
-        return solver.predict(weights.deployed if k is None else weights.by_fold[k]).astype(np.float32)
+    def blended(paths: list[Path], how: Array) -> Array:
+        mixed = mix([to_space(task, read_npy(path), config.space) for path in paths], how)
+        return from_space(task, mixed, config.space).astype(np.float32)
 
-    write_npy(files.oof, weights.oof)
-    write_test(files, task, config.space, members, weights)
-    report, decision = score_run(problem, weights.oof, config.decision, view)
+    shares = ", ".join(f"{w:.3f} {name}" for name, w in zip(job.receipts, weights.deployed, strict=True))
+    return Fitted(
+        weights.oof,
+        list(weights.by_fold),
+        lambda k: solver.predict(weights.deployed if k is None else weights.by_fold[k]).astype(np.float32),
+        lambda k: blended([member.fold(k).test for member in job.members], weights.by_fold[k]),
+        lambda: blended([member.test for member in job.members], weights.deployed),
+        {
+            "weights": dict(zip(job.receipts, weights.deployed.tolist(), strict=True)),
+            "weights_by_fold": weights.by_fold,
+            "method": weights.method,
+            "methods": weights.methods,
+            "gap": weights.gap,
+        },
+        f"{config.method} weights ({weights.method}): {shares}",
+    )
+
+
+def stacked(job: Job) -> Fitted:
+    """Fit a stacker on the members' predictions and the metadata."""
+    from pipeline.scoring.stack import Stack, inputs
+
+    task, table = job.problem.task, job.table
+    solver = Stack(job.problem, inputs(task, job.oofs, table.meta[table.scored]), job.config.method, job.config.seed)
+    oof, by_fold, deployed = solver.crossfit()
+
+    def test(k: int, fitted: list[Any]) -> Array:
+        said = [np.asarray(read_npy(member.fold(k).test)) for member in job.members]
+        return solver.predict(fitted, inputs(task, said, table.meta[table.test]))
+
+    def everywhere() -> Array:
+        # What was fitted on one model a row is asked of one model a row, K times.
+        return np.asarray(np.mean([test(k, deployed) for k in by_fold], 0, dtype=np.float64), np.float32)
+
+    return Fitted(
+        oof,
+        list(by_fold),
+        lambda k: solver.predict(deployed if k is None else by_fold[k], solver.x),
+        lambda k: test(k, by_fold[k]),
+        everywhere,
+        {"method": job.config.method},
+        f"{job.config.method} stacker on {solver.x.shape[1]} columns",
+    )
+
+
+def compare(job: Job) -> dict[str, Any]:
+    """Return what a person compares the blend with, decided as the blend is: members alone and the uniform blend."""
+    from pipeline.scoring.blend import from_space, mix, to_space
+
+    problem, space = job.problem, job.config.space
+    spaced = [to_space(problem.task, oof, space, problem.folds) for oof in job.oofs]
+    even = from_space(problem.task, mix(spaced, np.full(len(spaced), 1 / len(spaced))), space)
+    if problem.task.cuts and problem.metric.label:
+        labels = crossfit(problem, job.config.decision, lambda k: even).labels
+        uniform = problem.metric.function(problem.y, labels, np.ones(len(labels)))
+    else:
+        uniform = problem.metric(problem.task, problem.y, even, problem.task.default_cuts(problem.classes))
+    return {"members": {name: number(r["metrics"]["score"]) for name, r in job.receipts.items()}, "uniform": uniform}
+
+
+def blend(job: Job, key: str) -> None:
+    """Fit, predict, score, write the shelf."""
+    from pipeline.forecast.level import size_matched
+    from pipeline.store.table import TEST
+    from pipeline.store.tracking import track
+
+    started, files, config, problem, table = time.monotonic(), job.files, job.config, job.problem, job.table
+    fitted = stacked(job) if config.method in STACKERS else weighted(job)
+    write_npy(files.oof, fitted.oof)
+    tests = {k: fitted.test(k) for k in fitted.folds}
+    for k, test in tests.items():
+        write_npy(files.fold(k).test, test)
+    deployed = fitted.deployed()
+    write_npy(files.test, deployed)
+    report, decision = score_run(problem, fitted.oof, config.decision, fitted.view)
     real = table.folds[table.test] == TEST
-    models = [np.asarray(read_npy(files.fold(k).test))[real] for k in weights.by_fold]
-    report = size_matched(problem, report, decision, models, np.asarray(read_npy(files.test))[real])
-    report |= compare(receipts, problem, solver, config.decision)
+    report = size_matched(problem, report, decision, [test[real] for test in tests.values()], deployed[real])
+    report |= compare(job)
     own = "blind" if config.method in ("uniform", "hand") else "crossfit"
-    level = {str(k): worst(own, *(r["level"][str(k)] for r in receipts.values())) for k in weights.by_fold}
+    level = {str(k): worst(own, *(r["level"][str(k)] for r in job.receipts.values())) for k in fitted.folds}
     with track(files, "ensemble", config.model_dump(), key) as tracker:
-        tracker.summary({f"cv_{metric.name}": report["score"], "cv_se": report["se"]})
+        tracker.summary({f"cv_{problem.metric.name}": report["score"], "cv_se": report["se"]})
     write_receipt(
         files.receipt,
         stage="ensemble",
         key=key,
-        outputs=[files.oof, files.test, *(files.fold(k).test for k in weights.by_fold)],
+        outputs=[files.oof, files.test, *(files.fold(k).test for k in fitted.folds)],
         run=files.run,
         config=config.model_dump(),
-        **{name: first[name] for name in ("fold_map", "rows", "test", "classes", "folds")},
-        parents=[as_parent("member", r) for r in receipts.values()],
+        **{name: next(iter(job.receipts.values()))[name] for name in ("fold_map", "rows", "test", "classes", "folds")},
+        parents=[as_parent("member", r) for r in job.receipts.values()],
         level=level,
-        weights=dict(zip(receipts, weights.deployed.tolist(), strict=True)),
-        weights_by_fold=weights.by_fold,
-        method=weights.method,
-        methods=weights.methods,
-        gap=weights.gap,
+        **fitted.facts,
         decision=decision,
         metrics=report,
         seconds=round(time.monotonic() - started, 1),
     )
-    shares = ", ".join(f"{w:.3f} {name}" for name, w in zip(receipts, weights.deployed, strict=True))
-    log.info("%s: %s weights (%s): %s", files.run, config.method, weights.method, shares)
-    best = max(report["members"], key=lambda name: float(metric.gain(report["members"][name], 0.0)))
-    if metric.gain(report["members"][best], report["score"]) > 0:
+    log.info("%s: %s", files.run, fitted.told)
+    best = max(report["members"], key=lambda name: float(problem.metric.gain(report["members"][name], 0.0)))
+    if problem.metric.gain(report["members"][best], report["score"]) > 0:
         log.warning("warning: %s alone scores better than %s", best, files.run)
     alone = ", ".join(f"{name} {value:.4f}" for name, value in report["members"].items())
     log.info("%s: %s; alone: %s; uniform %.4f", files.run, in_words(report), alone, report["uniform"])

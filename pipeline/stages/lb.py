@@ -239,6 +239,8 @@ def compose(job: Job, name: str, k: int, below: dict[str, Array]) -> Array:
     if name in below:
         return below[name]
     receipt, task = read_stage(name, "member", "ensemble"), job.problem.task
+    if "weights_by_fold" not in receipt:
+        raise UserError(f"strict = true: {name} is a stacker, which cannot be asked what pair models would make it say")
     space = receipt["config"]["space"]
     members = [compose(job, parent["run"], k, below) for parent in receipt["parents"]]
     mixed = mix(

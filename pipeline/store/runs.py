@@ -179,12 +179,15 @@ class Train(Section):
         return self.model_dump(exclude={"predict", "decision", "stage", "pairs"})
 
 
+STACKERS = ("ridge", "logistic", "boosted")
+
+
 class Ensemble(Section):
-    """A run that blends other runs."""
+    """A run that blends other runs, or puts a stacker (ridge, logistic, boosted trees) on their predictions."""
 
     stage: Literal["ensemble"]
     members: Annotated[list[str], Field(min_length=1)]
-    method: Literal["auto", "uniform", "convex", "greedy", "hand"] = "auto"
+    method: Literal["auto", "uniform", "convex", "greedy", "hand", "ridge", "logistic", "boosted"] = "auto"
     weights: list[Annotated[float, Field(ge=0)]] | None = None
     space: Literal["probability", "logit", "rank"] = "probability"
     seed: Seed = 0
@@ -202,6 +205,8 @@ class Ensemble(Section):
             raise ValueError("members: a run stands there twice")
         if self.method == "convex" and self.space != "probability":
             raise ValueError('method = "convex" blends probabilities (or values): set space = "probability"')
+        if self.method in STACKERS and self.space != "probability":
+            raise ValueError(f'method = "{self.method}" has no blend space: leave space out')
         return self
 
 

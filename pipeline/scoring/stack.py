@@ -1,0 +1,104 @@
+"""Stacking: a model on the members' predictions and the metadata, fitted for fold k on the rows of the other folds.
+
+Its own setting is chosen inside those rows, fold by fold (Wolpert 1992; ridge on predictions: Breiman 1996).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.scoring.blend import to_space
+from pipeline.scoring.cuts import Problem
+from pipeline.store.files import Array
+from pipeline.tasks import Task
+
+GRIDS: dict[str, dict[str, list[Any]]] = {
+    "ridge": {"ridge__alpha": [0.1, 1.0, 10.0, 100.0, 1000.0]},
+    "logistic": {"logisticregression__C": [0.001, 0.01, 0.1, 1.0, 10.0]},
+    "boosted": {"max_leaf_nodes": [3, 8], "max_iter": [50, 150]},
+}
+
+
+def inputs(task: Task, members: Sequence[Array], meta: Array) -> Array:
+    """Return the features (N F) of rows: logits or values of the members (N P each), then the metadata (N M)."""
+    space = "logit" if task.probabilities else "probability"
+    return np.column_stack([*(to_space(task, p, space) for p in members), meta])
+
+
+@dataclass(frozen=True)
+class Stack:
+    """How a stacker is fitted: features (N F) of the scored rows, ridge, logistic or boosted, its seed."""
+
+    problem: Problem
+    x: Array
+    method: str
+    seed: int
+
+    def fit(self, rows: Array) -> list[Any]:
+        """Fit on the rows of a mask; return one fitted estimator a target column (one for all classes)."""
+        y = self.problem.y.reshape(len(self.problem.y), -1)
+        return [self._search(self.x[rows], y[rows, t], self.problem.folds[rows]) for t in range(y.shape[1])]
+
+    def predict(self, fitted: list[Any], x: Array) -> Array:
+        """Return predictions (n P, float32) in the shapes of `pipeline.tasks`."""
+        task = self.problem.task
+        if not task.probabilities:
+            return np.column_stack([model.predict(x) for model in fitted]).astype(np.float32)
+        said = [_shares(model, x, 2 if task.name != "multiclass" else self.problem.classes) for model in fitted]
+        if task.name == "multiclass":
+            return said[0].astype(np.float32)
+        return np.column_stack([p[:, 1] for p in said]).astype(np.float32)
+
+    def crossfit(self) -> tuple[Array, dict[int, list[Any]], list[Any]]:
+        """Return OOF predictions (N P), the estimators of each fold, fitted without it, and the deployed ones."""
+        folds = self.problem.folds
+        by_fold = {int(k): self.fit(folds != k) for k in np.unique(folds)}
+        width = self.problem.task.width(self.problem.classes)
+        oof = np.zeros((len(folds), width), np.float32)
+        for k, fitted in by_fold.items():
+            oof[folds == k] = self.predict(fitted, self.x[folds == k])
+        return oof, by_fold, self.fit(np.ones(len(folds), bool))
+
+    def _search(self, x: Array, y: Array, folds: Array) -> Any:
+        from sklearn.dummy import DummyClassifier
+        from sklearn.model_selection import GridSearchCV, PredefinedSplit
+
+        classes = self.problem.task.probabilities
+        if classes and len(np.unique(y)) < 2:
+            return DummyClassifier(strategy="prior").fit(x, y)
+        model = _estimator(self.method, classes, self.seed)
+        if len(np.unique(folds)) < 2:
+            return model.fit(x, y)
+        score = _log_loss if classes else "neg_mean_squared_error"
+        return GridSearchCV(model, GRIDS[self.method], scoring=score, cv=PredefinedSplit(folds)).fit(x, y)
+
+
+def _estimator(method: str, classes: bool, seed: int) -> Any:
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if method == "boosted":
+        kind = HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor
+        return kind(learning_rate=0.05, random_state=seed)
+    last = LogisticRegression(max_iter=1000) if method == "logistic" else Ridge()
+    return make_pipeline(SimpleImputer(add_indicator=True, keep_empty_features=True), StandardScaler(), last)
+
+
+def _shares(model: Any, x: Array, classes: int) -> Array:
+    """Return probabilities of all classes 0..C-1: 0 for one that the model was never shown."""
+    out = np.zeros((len(x), classes))
+    out[:, np.asarray(model.classes_, int)] = model.predict_proba(x)
+    return out
+
+
+def _log_loss(model: Any, x: Array, y: Array) -> float:
+    """Score by log loss; a class that is only in the rows to be scored costs what a probability of 1e-6 costs."""
+    p = _shares(model, x, int(max(y.max(), model.classes_.max())) + 1)
+    return float(np.log(np.clip(p[np.arange(len(y)), y.astype(int)], 1e-6, 1)).mean())
