@@ -15,9 +15,10 @@ from pipeline.store.artifacts import FoldFiles, RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest, read_npy
 from pipeline.store.shelves import leaves
-from pipeline.training.images import Images, Joined
+from pipeline.training.images import Images
 from pipeline.training.job import Job, Which
 from pipeline.training.losses import Objective
+from pipeline.training.normalize import join
 from pipeline.training.sampling import Lessons
 from pipeline.training.weights import start_of
 
@@ -167,7 +168,7 @@ def with_pseudo(job: Job, which: Which, course: Course) -> Course:
     kept: dict[str, Any] = {"draw": lessons.draw, "difficulty": lessons.difficulty, "curriculum": lessons.curriculum}
     return Course(
         course.objective,
-        Joined(scored_images, images),
+        join(scored_images, images),
         torch.cat([course.targets, targets]),
         torch.cat([course.weights, weights]),
         np.concatenate([course.names, test]),

@@ -5,8 +5,10 @@ Class targets are soft (one-hot, mixed or smoothed), so that mixup, cutmix and l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ def ce(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def over_labels(entries: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of N L entries over all labels; an unknown label (target NaN) adds nothing."""
+    """Return the mean of N L entries over all labels or values; an unknown one (target NaN) adds nothing."""
     return torch.where(targets.isnan(), 0.0, entries).mean(1)
 
 
@@ -50,6 +52,22 @@ def focal_sigmoid(scores: Tensor, targets: Tensor, gamma: float = 2.0) -> Tensor
     return over_labels(-(positive + negative), targets)
 
 
+def asymmetric(
+    scores: Tensor, targets: Tensor, gamma_neg: float = 4.0, gamma_pos: float = 1.0, clip: float = 0.05
+) -> Tensor:
+    """Return asymmetric loss (Ridnik 2021), mean over labels: focal with a power of its own for each side.
+
+    The probability of a negative is lowered by `clip` first, so that negatives easier than that weigh nothing.
+    """
+    p, known = scores.sigmoid(), targets.nan_to_num()
+    low = (p - clip).clamp(min=0)
+    # log(1 - p) that stays exact for sure negatives; clipping needs the plain logarithm.
+    absent = (1 - low).log() if clip else functional.logsigmoid(-scores)
+    positive = known * _power(1 - p, gamma_pos) * functional.logsigmoid(scores)
+    negative = (1 - known) * _power(low, gamma_neg) * absent
+    return over_labels(-(positive + negative), targets)
+
+
 def _power(share: Tensor, gamma: float) -> Tensor:
     """Return share^gamma; at 0 its slope is infinite where gamma < 1, and the gradient would be NaN."""
     return share.clamp(min=1e-6).pow(gamma) if gamma < 1 else share.pow(gamma)
@@ -57,12 +75,25 @@ def _power(share: Tensor, gamma: float) -> Tensor:
 
 def mse(scores: Tensor, targets: Tensor) -> Tensor:
     """Return squared error in standardised units, mean over targets."""
-    return (scores - targets).square().mean(1)
+    return over_labels((scores - targets.nan_to_num()).square(), targets)
 
 
 def huber(scores: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
     """Return Huber loss (1964) in standardised units: quadratic within `delta`, linear beyond."""
-    return functional.huber_loss(scores, targets, reduction="none", delta=delta).mean(1)
+    entries = functional.huber_loss(scores, targets.nan_to_num(), reduction="none", delta=delta)
+    return over_labels(entries, targets)
+
+
+def log_cosh(scores: Tensor, targets: Tensor) -> Tensor:
+    """Return log cosh of the error in standardised units, without overflow: quadratic near 0, then linear."""
+    error = (scores - targets.nan_to_num()).abs()
+    return over_labels(error + functional.softplus(-2 * error) - math.log(2), targets)
+
+
+def pinball(scores: Tensor, targets: Tensor, quantile: float = 0.5) -> Tensor:
+    """Return the loss whose minimum is a quantile (Koenker and Bassett 1978), in standardised units."""
+    error = targets.nan_to_num() - scores
+    return over_labels(torch.maximum(quantile * error, (quantile - 1) * error), targets)
 
 
 def ce_and(regression: Loss, scores: Tensor, targets: Tensor) -> Tensor:
@@ -72,21 +103,31 @@ def ce_and(regression: Loss, scores: Tensor, targets: Tensor) -> Tensor:
 
 
 EXCLUSIVE: dict[str, Callable[..., Tensor]] = {"ce": ce, "focal": focal_softmax}
-INDEPENDENT: dict[str, Callable[..., Tensor]] = {"bce": bce, "focal": focal_sigmoid}
-REAL: dict[str, Callable[..., Tensor]] = {"mse": mse, "huber": huber}
+INDEPENDENT: dict[str, Callable[..., Tensor]] = {"bce": bce, "focal": focal_sigmoid, "asymmetric": asymmetric}
+REAL: dict[str, Callable[..., Tensor]] = {"mse": mse, "huber": huber, "log_cosh": log_cosh, "quantile": pinball}
+OPTIONS = {
+    "focal": ("gamma",),
+    "asymmetric": ("gamma_neg", "gamma_pos", "clip"),
+    "huber": ("delta",),
+    "quantile": ("quantile",),
+}
+
+# Heads with a score for a value, in units of the training rows' standard deviation.
+VALUED = ("regression", "both")
 
 
 def losses_for(task: Task, head: str) -> dict[str, Callable[..., Tensor]]:
     """Return the losses that fit a head; the first is the default (head `both` adds its choice to cross-entropy)."""
-    if head != "classification":
+    if head in VALUED:
         return REAL
-    return INDEPENDENT if task.name in ("binary", "multilabel") else EXCLUSIVE
+    return INDEPENDENT if head == "cumulative" or task.name in ("binary", "multilabel") else EXCLUSIVE
 
 
 class Objective:
     """Turn targets into what the head is compared with, and compare: `loss(scores, encode(y))` is N numbers.
 
     Class weights and the standardisation of values come from the training rows of the fold (`y`), never from others.
+    The cumulative head asks of each of C - 1 grades whether the row is above it (Niu 2016), each a question of its own.
     """
 
     def __init__(
@@ -99,21 +140,19 @@ class Objective:
         name: str = "auto",
         smoothing: float = 0.0,
         class_weight: str = "none",
-        gamma: float = 2.0,
-        delta: float = 1.0,
         temperature: float = 1.0,
         alpha: float = 0.0,
+        **options: Any,
     ) -> None:
         self.task, self.head, self.classes, self.smoothing = task, head, classes, smoothing
         table = losses_for(task, head)
         function = resolve(table, next(iter(table)) if name == "auto" else name, f"loss for a {head} head")
-        options = {"gamma": gamma} if name == "focal" else {"delta": delta} if name == "huber" else {}
-        loss = partial(function, **options)
+        loss = partial(function, **{key: options[key] for key in OPTIONS.get(name, ()) if key in options})
         self.function: Loss = partial(ce_and, loss) if head == "both" else loss
         self.temperature, self.alpha = temperature, alpha
         values = y.astype(np.float64).reshape(len(y), -1)
-        self.center = torch.tensor(values.mean(0), dtype=torch.float32)
-        self.spread = torch.tensor(np.maximum(values.std(0), 1e-6), dtype=torch.float32)
+        self.center = torch.tensor(np.nanmean(values, 0), dtype=torch.float32)
+        self.spread = torch.tensor(np.maximum(np.nanstd(values, 0), 1e-6), dtype=torch.float32)
         if head == "regression" and (smoothing or class_weight != "none"):
             raise UserError("loss.smoothing and loss.class_weight need classes; the head is a regression")
         self.independent = table is INDEPENDENT
@@ -124,6 +163,8 @@ class Objective:
 
     def _classes(self, y: Array) -> Tensor:
         targets = torch.as_tensor(y)
+        if self.head == "cumulative":
+            return (targets[:, None] > torch.arange(self.classes - 1)).float()
         if self.independent:
             return targets.float().reshape(len(y), -1)
         return functional.one_hot(targets.long(), self.classes).float()
@@ -143,6 +184,8 @@ class Objective:
             return values, values
         # A grade between two classes is shared by them, so that its expectation stays.
         grade = values.clamp(0, self.classes - 1)
+        if self.head == "cumulative":
+            return (grade - torch.arange(self.classes - 1)).clamp(0, 1), values
         return (1 - (grade - torch.arange(self.classes)).abs()).clamp(min=0), values
 
     def _columns(self, classes: Tensor, values: Tensor, smoothing: float) -> Tensor:
@@ -150,7 +193,7 @@ class Objective:
         if self.head != "regression":
             even = 0.5 if self.independent else 1 / self.classes
             parts.append(classes * (1 - smoothing) + smoothing * even)
-        if self.head != "classification":
+        if self.head in VALUED:
             parts.append((values - self.center) / self.spread)
         return torch.cat(parts, 1)
 
@@ -208,5 +251,5 @@ def class_weights(targets: Tensor) -> Tensor:
 
 def entry_weights(targets: Tensor) -> Tensor:
     """Return L x 2 weights of (negative, positive) entries that make both sides weigh the same; absent ones get 0."""
-    shares = torch.stack([1 - targets.mean(0), targets.mean(0)], 1)
+    shares = torch.stack([1 - targets.nanmean(0), targets.nanmean(0)], 1)
     return torch.where(shares > 0, 0.5 / shares, torch.zeros_like(shares))

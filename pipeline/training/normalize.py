@@ -1,0 +1,120 @@
+"""Normalisation of pixels: fixed, by the training rows, by image, by group; statistics are of each channel, in 0..1."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.store.files import Array
+from pipeline.training.images import Images, Joined
+from pipeline.training.machine import Machine, to_device
+
+MEAN_STD = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+# A flat image or channel has no spread: one grey level of 255 stands for it.
+FLAT = 1 / 255
+CHUNK = 32
+
+
+def fixed(normalize: str, channels: int) -> tuple[Tensor, Tensor]:
+    """Return the mean and standard deviation (1 C 1 1) of a network; 0 and 1 where they are told later or by row."""
+    if normalize not in MEAN_STD:
+        return torch.zeros(1, channels, 1, 1), torch.ones(1, channels, 1, 1)
+    mean, std = MEAN_STD[normalize]
+    return _spread_out(mean, channels), _spread_out(std, channels)
+
+
+def _spread_out(rgb: tuple[float, ...], channels: int) -> Tensor:
+    """Give three channels their own values, a fourth (alpha) the mean of the three, as all others and grey."""
+    own = list(rgb) if channels in (3, 4) else []
+    return torch.tensor([*own, *[sum(rgb) / 3] * (channels - len(own))]).view(1, -1, 1, 1)
+
+
+def by_image(x: Tensor) -> Tensor:
+    """Normalise each channel of each image (N C H W) by its own mean and standard deviation."""
+    mean = x.mean((2, 3), keepdim=True)
+    return (x - mean) / (x - mean).square().mean((2, 3), keepdim=True).sqrt().clamp(min=FLAT)
+
+
+def moments(images: Images, rows: Array, channels: int) -> Array:
+    """Return the mean and the mean square (n 2 C, float64, in 0..1) of each channel of some images.
+
+    Images are H W (V C): views, where there are several, are pooled.
+    """
+    found = np.empty((len(rows), 2, channels))
+    for start in range(0, len(rows), CHUNK):
+        part = images[rows[start : start + CHUNK]]
+        pixels = part.reshape(len(part), -1, channels).astype(np.float64) / np.iinfo(part.dtype).max
+        found[start : start + CHUNK] = np.stack([pixels.mean(1), np.square(pixels).mean(1)], 1)
+    return found
+
+
+def mean_and_std(found: Array) -> tuple[Array, Array]:
+    """Return the mean and standard deviation (C, float32) of all pixels whose `moments` are given."""
+    mean, square = found.mean(0)
+    std = np.sqrt(np.maximum(square - mean**2, FLAT**2))
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+def of_rows(images: Images, rows: Array, channels: int) -> tuple[Tensor, Tensor]:
+    """Return the mean and standard deviation (1 C 1 1) of some rows: those that a model trains on."""
+    mean, std = mean_and_std(moments(images, rows, channels))
+    return torch.from_numpy(mean).view(1, -1, 1, 1), torch.from_numpy(std).view(1, -1, 1, 1)
+
+
+class Grouped:
+    """Images with the mean and the standard deviation (N C) of the group of each; they are applied on the device."""
+
+    def __init__(self, images: Any, mean: Array, std: Array) -> None:
+        self.images, self.mean, self.std = images, mean, std
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: Any) -> Array:
+        return np.asarray(self.images[rows])
+
+
+def by_group(images: Images, groups: Array, channels: int, unread: Collection[int]) -> Any:
+    """Return images to be normalised by the pixels of their group among them; a row of no group ("") stands alone.
+
+    Nothing but pixels is looked at, and only those of the rows given: those that are scored, or those of the test.
+    Images that could not be read are black and say nothing of their group.
+    """
+    names = np.array([group or f"\0{row}" for row, group in enumerate(groups)])
+    _, which = np.unique(names, return_inverse=True)
+    found = moments(images, np.arange(len(images)), channels)
+    counts = ~np.isin(np.arange(len(images)), list(unread))
+    each = []
+    for group in range(which.max() + 1):
+        mine = which == group
+        each.append(mean_and_std(found[mine & counts if (mine & counts).any() else mine]))
+    mean, std = (np.stack(part)[which] for part in zip(*each, strict=True))
+    return Grouped(images, mean, std)
+
+
+def join(first: Any, second: Any) -> Any:
+    """Return two arrays of images as one, with what belongs to them."""
+    if not isinstance(first, Grouped):
+        return Joined(first, second)
+    mean, std = (np.concatenate([getattr(part, name) for part in (first, second)]) for name in ("mean", "std"))
+    return Grouped(Joined(first.images, second.images), mean, std)
+
+
+def on_device(views: Tensor, images: Any, rows: Array | Tensor, machine: Machine) -> Tensor:
+    """Move views (N H W C) of some rows of `images` to the device, as N C H W in 0..1, or normalised by group."""
+    x = to_device(views, machine)
+    if not isinstance(images, Grouped):
+        return x
+    views_a_row = x.shape[1] // images.mean.shape[1]
+    mean, std = (
+        torch.from_numpy(np.tile(part[np.asarray(rows)], views_a_row))[:, :, None, None].to(x.device)
+        for part in (images.mean, images.std)
+    )
+    return (x - mean) / std
