@@ -20,7 +20,10 @@ def layers_of(backbone: Any, coarse: bool) -> dict[str, int]:
     if hasattr(backbone, "group_matcher"):
         from timm.models import group_parameters
 
-        return dict(group_parameters(backbone, backbone.group_matcher(coarse=coarse), reverse=True))
+        layers = dict[str, int](group_parameters(backbone, backbone.group_matcher(coarse=coarse), reverse=True))
+        # What some models keep of their own head (a norm that no feature passes) is no layer.
+        last = max(layer for name, layer in layers.items() if not name.startswith("head."))
+        return {name: min(layer, last) for name, layer in layers.items()}
     layer, found = -1, dict[str, int]()
     for prefix, module in backbone.named_modules():
         own = dict(module.named_parameters(prefix, recurse=False))

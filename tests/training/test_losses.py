@@ -1,6 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
+from scipy.stats import entropy
+from sklearn.metrics import mean_pinball_loss
+from timm.loss import AsymmetricLossMultiLabel
 from torch.nn import functional as F
 
 from pipeline.store.errors import UserError
@@ -10,6 +14,7 @@ from pipeline.training.losses import (
     INDEPENDENT,
     REAL,
     Objective,
+    asymmetric,
     bce,
     ce,
     class_weights,
@@ -17,8 +22,10 @@ from pipeline.training.losses import (
     focal_sigmoid,
     focal_softmax,
     huber,
+    log_cosh,
     losses_for,
     mse,
+    pinball,
 )
 
 N, C = 12, 4
@@ -76,6 +83,99 @@ def test_mse_and_huber():
     for delta in (0.5, 1.0, 2.0):
         terms = np.where(error <= delta, error**2 / 2, delta * (error - delta / 2))
         near(huber(torch.from_numpy(a), torch.from_numpy(b), delta), terms.mean(1))
+
+
+@pytest.mark.parametrize(
+    "gamma_neg, gamma_pos, clip", [(4, 1, 0.05), (4, 1, 0.0), (2, 0, 0.2), (0, 0, 0.0), (1, 3, 0.1)]
+)
+def test_asymmetric_is_that_of_timm(gamma_neg, gamma_pos, clip):
+    theirs = AsymmetricLossMultiLabel(gamma_neg, gamma_pos, clip, reduction="none")(scores, labels).mean(1)
+    near(asymmetric(scores, labels, gamma_neg, gamma_pos, clip), theirs)
+    if (gamma_neg, gamma_pos, clip) == (0, 0, 0.0):
+        near(asymmetric(scores, labels, 0, 0, 0), bce(scores, labels))
+
+
+def test_asymmetric_forgives_easy_negatives():
+    low = torch.tensor([[-3.2, -6.0, -200.0]], requires_grad=True)  # p = .039 and less, below the clip
+    value = asymmetric(low, torch.zeros(1, 3))
+    value.backward()
+    assert value.item() == 0
+    assert (low.grad == 0).all()
+    sure = torch.tensor([[200.0, -200.0]], requires_grad=True)
+    asymmetric(sure, torch.tensor([[0.0, 1.0]])).backward()
+    assert sure.grad.isfinite().all()
+
+
+def test_log_cosh():
+    a, b = RNG.normal(0, 2, (2, N, 3))
+    near(log_cosh(torch.from_numpy(a), torch.from_numpy(b)), np.log(np.cosh(a - b)).mean(1))
+    far = torch.tensor([[1e4]], requires_grad=True)
+    value = log_cosh(far, torch.zeros(1, 1))
+    value.backward()
+    assert value.item() == pytest.approx(1e4 - np.log(2))
+    assert far.grad.item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("quantile", [0.1, 0.5, 0.9])
+def test_quantile(quantile):
+    a, b = RNG.normal(0, 2, (2, N, 3))
+    ours = pinball(torch.from_numpy(a), torch.from_numpy(b), quantile)
+    near(ours, [mean_pinball_loss(y, p, alpha=quantile) for p, y in zip(a, b, strict=True)])
+    values = RNG.normal(3, 2, 401)
+    made = Objective(TASKS["regression"], "regression", 1, values, name="quantile", quantile=quantile)
+    target = made.encode(values)
+    best = minimize_scalar(lambda s: made.loss(torch.full((401, 1), s), target).mean().item(), bounds=(-4, 4))
+    found = best.x * made.spread.item() + made.center.item()
+    assert found == pytest.approx(np.quantile(values, quantile), abs=0.05)
+
+
+def test_soft_targets_are_a_distance_of_distributions():
+    """Cross-entropy is KL plus what is uncertain in the target itself: with soft targets it has the gradient of KL."""
+    soft = RNG.dirichlet(np.ones(C), N).astype(np.float32)
+    near(ce(scores, torch.from_numpy(soft)), entropy(soft, P, axis=1) + entropy(soft, axis=1))
+    share = RNG.random((N, C)).astype(np.float32)
+    wanted = F.binary_cross_entropy_with_logits(scores, torch.from_numpy(share), reduction="none").mean(1)
+    near(bce(scores, torch.from_numpy(share)), wanted)
+    for task, said in (("multiclass", soft), ("multilabel", share)):
+        y = Y if task == "multiclass" else LABELS
+        made = Objective(TASKS[task], "classification", C, y)
+        near(made.loss(scores, made.encode_prediction(said)), (ce if said is soft else bce)(scores, torch.tensor(said)))
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_unknown_values_weigh_nothing(name):
+    """A row's loss is that of its known values, over all values; unknown ones have no say in centre and spread."""
+    y = VALUES.copy()
+    y[0], y[1, 0], y[2, 1] = np.nan, np.nan, np.nan
+    made = Objective(TASKS["regression"], "regression", 2, y, name=name)
+    for column in range(2):
+        known = y[~np.isnan(y[:, column]), column]
+        assert made.center[column].item() == pytest.approx(known.mean())
+        assert made.spread[column].item() == pytest.approx(known.std())
+    s = scores[:, :2].clone().requires_grad_()
+    values = made.loss(s, made.encode(y))
+    (grad,) = torch.autograd.grad(values.sum(), s)
+    assert values[0] == 0
+    assert (grad.numpy()[np.isnan(y)] == 0).all()
+    assert (grad.numpy()[~np.isnan(y)] != 0).all()
+    filled = made.loss(s, made.encode(np.where(np.isnan(y), made.center, y))).detach()
+    assert values[3:].tolist() == filled[3:].tolist()
+
+
+def test_the_cumulative_head_asks_which_grades_a_row_is_above():
+    made = Objective(TASKS["ordinal"], "cumulative", C, Y)
+    above = (Y[:, None] > np.arange(C - 1)).astype(np.float32)
+    assert made.encode(Y).tolist() == above.tolist()
+    s = scores[:, : C - 1]
+    near(
+        made.loss(s, made.encode(Y)),
+        F.binary_cross_entropy_with_logits(s, torch.tensor(above), reduction="none").mean(1),
+    )
+    heavy = Objective(TASKS["ordinal"], "cumulative", C, Y, class_weight="inverse")
+    share = above.mean(0)
+    weight = np.where(above == 1, 0.5 / share, 0.5 / (1 - share))
+    entries = F.binary_cross_entropy_with_logits(s, torch.tensor(above), reduction="none").numpy()
+    near(heavy.loss(s, heavy.encode(Y)), (entries * weight).mean(1))
 
 
 @pytest.mark.parametrize("class_weight", ["none", "inverse"])
@@ -162,7 +262,8 @@ def test_encode_and_loss(task, head, name):
     z = (y.reshape(N, -1) - y.reshape(N, -1).mean(0)) / y.reshape(N, -1).std(0)
     wanted = {
         "binary": LABELS[:, :1], "multilabel": LABELS, "multiclass": np.eye(C)[Y], "regression": z,
-        "ordinal": {"regression": z, "classification": np.eye(C)[Y], "both": np.c_[np.eye(C)[Y], z]}[
+        "ordinal": {"regression": z, "classification": np.eye(C)[Y], "both": np.c_[np.eye(C)[Y], z],
+                    "cumulative": Y[:, None] > np.arange(C - 1)}[
             head if task.name == "ordinal" else "both"
         ],
     }[task.name]  # fmt: skip
@@ -195,11 +296,18 @@ def test_both_adds_the_two():
 
 
 def test_options_reach_the_loss():
-    for name, option, values in (("focal", "gamma", (1.0, 3.0)), ("huber", "delta", (0.5, 2.0))):
-        task = TASKS["multiclass" if name == "focal" else "regression"]
+    for name, option, values in (
+        ("focal", "gamma", (1.0, 3.0)),
+        ("huber", "delta", (0.5, 2.0)),
+        ("quantile", "quantile", (0.2, 0.7)),
+        ("asymmetric", "gamma_neg", (4.0, 2.0)),
+        ("asymmetric", "gamma_pos", (1.0, 0.0)),
+        ("asymmetric", "clip", (0.05, 0.2)),
+    ):
+        task = TASKS[{"focal": "multiclass", "asymmetric": "multilabel"}.get(name, "regression")]
         y = TARGETS[task.name]
         ways = [Objective(task, task.heads[0], C, y, name=name, **{option: value}) for value in values]
-        s = scores if name == "focal" else scores[:, :2]
+        s = scores[:, :2] if task.name == "regression" else scores
         assert not torch.allclose(*(way.loss(s, way.encode(y)) for way in ways))
     made = Objective(TASKS["multiclass"], "classification", C, Y, name="focal", gamma=3.0)
     near(made.loss(scores, HOT), focal_softmax(scores, HOT, 3.0))
@@ -258,7 +366,7 @@ def test_values_have_no_classes(options):
 
 def test_tables():
     assert [losses_for(task, head) for task, head in HEADS] == [
-        INDEPENDENT, EXCLUSIVE, INDEPENDENT, REAL, EXCLUSIVE, REAL, REAL
+        INDEPENDENT, EXCLUSIVE, INDEPENDENT, REAL, EXCLUSIVE, REAL, INDEPENDENT, REAL
     ]  # fmt: skip
 
 
@@ -281,7 +389,9 @@ def test_unknown_labels_weigh_nothing(name, smoothing, class_weight):
     values = made.loss(s, targets)
     (grad,) = torch.autograd.grad(values.sum(), s)
     assert (grad.numpy()[UNKNOWN] == 0).all()
-    assert (grad.numpy()[~UNKNOWN] != 0).all()
+    # What asymmetric loss forgives, negatives below its clip, has no gradient either.
+    easy = (LABELS == 0) & (Q < 0.05) if name == "asymmetric" and not smoothing else np.zeros_like(UNKNOWN)
+    assert (grad.numpy()[~UNKNOWN & ~easy] != 0).all()
     # Label by label as if the others were not there, over all labels.
     whole = made.encode(LABELS)
     for i in range(N):
@@ -329,7 +439,12 @@ def test_a_soft_prediction_keeps_what_it_says(task, head):
     }[task.name]
     targets = made.encode_prediction(said).numpy()
     center, spread = y.reshape(N, -1).mean(0), y.reshape(N, -1).std(0)
-    if task.name == "ordinal" and head != "regression":
+    if head == "cumulative":
+        # As many grades above as it is worth, the last one in part.
+        np.testing.assert_allclose(targets.sum(1), said[:, 0].clip(0, C - 1), rtol=1e-4, atol=1e-5)
+        assert (np.diff(targets, axis=1) <= 0).all()
+        assert (((targets > 0) & (targets < 1)).sum(1) <= 1).all()
+    elif task.name == "ordinal" and head != "regression":
         # The expected grade stays, shared by its two neighbours; one beyond the ends is the end.
         np.testing.assert_allclose(targets[:, :C].sum(1), 1, rtol=1e-5)
         np.testing.assert_allclose(targets[:, :C] @ np.arange(C), said[:, 0].clip(0, C - 1), rtol=1e-4, atol=1e-5)
@@ -371,7 +486,7 @@ def test_distillation_is_that_of_hinton(task, head, temperature, alpha):
     if head in ("classification", "both") and task.name in ("multiclass", "ordinal"):
         soft = (shares[:, :C].clamp(min=1e-6).log() / temperature).softmax(1)
         follow = follow + temperature**2 * F.kl_div((s[:, :C] / temperature).log_softmax(1), soft, reduction="sum")
-    elif head == "classification":
+    elif head in ("classification", "cumulative"):
         soft = (torch.logit(shares, 1e-6) / temperature).sigmoid()
         entries = F.binary_cross_entropy_with_logits(s / temperature, soft, reduction="none")
         follow = follow + temperature**2 * entries.mean(1).sum()

@@ -34,7 +34,7 @@ def watch_of(name, head, y, extra=0):
 
 def columns(name, head, extra=0):
     if name == "ordinal":
-        return {"regression": 1, "classification": C, "both": C + 1}[head]
+        return {"regression": 1, "classification": C, "both": C + 1, "cumulative": C - 1}[head]
     return {"multiclass": C + extra, "multilabel": 3, "regression": 2}.get(name, 1)
 
 
@@ -50,6 +50,8 @@ def opinion(name, head, score, y, center, spread):
         return expit(score), p.mean(), margin.mean(), bool((margin > 0).all())
     if head == "regression":
         value = score * spread + center
+    elif head == "cumulative":
+        value = np.array([expit(score).sum()])
     else:
         value = np.array([softmax(score[:C]) @ np.arange(C)])
         if head == "both":
