@@ -40,7 +40,7 @@ def part(top: float, left: float, side: int, flip: bool = False) -> View:
     """Return a `side` x `side` part that begins at a share of what is left above and beside it, mirrored or not."""
 
     def cut(x: Tensor) -> Tensor:
-        row, column = (round(share * (whole - side)) for share, whole in zip((top, left), x.shape[2:], strict=True))
+        row, column = (int(share * (whole - side)) for share, whole in zip((top, left), x.shape[2:], strict=True))
         x = x[:, :, row : row + side, column : column + side]
         return x.flip(3) if flip else x
 
@@ -59,9 +59,10 @@ def scaled(scale: float, side: int) -> View:
     def resize(x: Tensor) -> Tensor:
         seen = (side, side) if side else (x.shape[2], x.shape[3])
         if scale != 1:
-            x = functional.interpolate(x, scale_factor=scale, mode="bilinear", antialias=True)
-        # Half of what lacks above, half below; a negative margin cuts.
-        above, before = ((want - have) // 2 for want, have in zip(seen, x.shape[2:], strict=True))
+            size = [round(scale * whole) for whole in x.shape[2:]]
+            x = functional.interpolate(x, size, mode="bilinear", antialias=True)
+        # Half of what lacks above, half below; a negative margin cuts, as `central` does.
+        above, before = (-((have - want) // 2) for want, have in zip(seen, x.shape[2:], strict=True))
         margins = [before, seen[1] - x.shape[3] - before, above, seen[0] - x.shape[2] - above]
         return functional.pad(functional.pad(x, [max(m, 0) for m in margins], "reflect"), [min(m, 0) for m in margins])
 
