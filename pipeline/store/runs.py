@@ -18,7 +18,7 @@ class Model(Section):
     weights: str = "none"
     pool: Literal["avg", "max", "gem", "catavgmax"] = "avg"
     dropout: Share = 0.0
-    head: Literal["auto", "classification", "regression", "both", "cumulative"] = "auto"
+    head: Literal["auto", "classification", "regression", "both", "cumulative", "all"] = "auto"
     options: dict[str, Any] = Field(default_factory=dict)
 
 

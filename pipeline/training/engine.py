@@ -21,9 +21,9 @@ from pipeline.store.files import Array, atomic
 from pipeline.training.augment import Augmenter, mix_batch
 from pipeline.training.images import Images
 from pipeline.training.layers import free_stages, stages_of, thaw
-from pipeline.training.losses import Objective
 from pipeline.training.machine import Machine, memory_advice
 from pipeline.training.normalize import on_device
+from pipeline.training.objective import Objective
 from pipeline.training.optim import OPTIMIZERS, averaged, factor, parameter_groups
 from pipeline.training.sampling import Batches, Lessons, Views, loader
 from pipeline.training.watch import Watch

@@ -18,10 +18,10 @@ from pipeline.store.table import Table
 from pipeline.tasks import TASKS, Task
 from pipeline.training.augment import augmenter
 from pipeline.training.images import CHANNELS, cached
-from pipeline.training.losses import Objective
 from pipeline.training.machine import Machine
 from pipeline.training.models import Network, build, outputs_of
 from pipeline.training.normalize import by_group
+from pipeline.training.objective import Objective
 from pipeline.training.optim import OPTIMIZERS, SCHEDULES
 from pipeline.training.predict import TTA
 

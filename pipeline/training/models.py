@@ -211,7 +211,8 @@ def _call(builder: Callable[..., Any], name: str, /, *args: Any, **options: Any)
 def outputs_of(task: Task, head: str, classes: int) -> int:
     """Return how many raw scores the head gives."""
     if task.name == "ordinal":
-        return {"regression": 1, "classification": classes, "both": classes + 1, "cumulative": classes - 1}[head]
+        c = classes
+        return {"regression": 1, "classification": c, "both": c + 1, "cumulative": c - 1, "all": 2 * c}[head]
     return task.width(classes)
 
 
@@ -226,9 +227,12 @@ def to_prediction(task: Task, head: str, scores: Tensor, center: Tensor, spread:
         return scores * spread + center
     if head == "cumulative":  # the expected grade is the sum of the probabilities to be above each
         return scores.sigmoid().sum(1, keepdim=True)
-    classes = scores.shape[1] - (head == "both")
+    classes = {"classification": scores.shape[1], "both": scores.shape[1] - 1, "all": scores.shape[1] // 2}[head]
     grades = torch.arange(classes, device=scores.device, dtype=scores.dtype)
     expected = (scores[:, :classes].softmax(1) * grades).sum(1, keepdim=True)
+    if head == "classification":
+        return expected
+    value = scores[:, -1:] * spread + center
     if head == "both":
-        return (expected + scores[:, -1:] * spread + center) / 2
-    return expected
+        return (expected + value) / 2
+    return (expected + scores[:, classes:-1].sigmoid().sum(1, keepdim=True) + value) / 3

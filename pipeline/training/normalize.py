@@ -49,9 +49,10 @@ def moments(images: Images, rows: Array, channels: int) -> Array:
     """
     found = np.empty((len(rows), 2, channels))
     for start in range(0, len(rows), CHUNK):
-        part = images[rows[start : start + CHUNK]]
-        pixels = part.reshape(len(part), -1, channels).astype(np.float64) / np.iinfo(part.dtype).max
-        found[start : start + CHUNK] = np.stack([pixels.mean(1), np.square(pixels).mean(1)], 1)
+        part = np.array(images[rows[start : start + CHUNK]])
+        pixels = torch.from_numpy(part).reshape(len(part), -1, channels).transpose(1, 2).double()
+        pixels /= np.iinfo(part.dtype).max
+        found[start : start + CHUNK] = torch.stack([pixels.mean(2), pixels.square().mean(2)], 1).numpy()
     return found
 
 

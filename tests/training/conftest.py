@@ -11,8 +11,8 @@ from torch import nn
 from pipeline.tasks import TASKS
 from pipeline.training.augment import augmenter
 from pipeline.training.engine import fit
-from pipeline.training.losses import Objective
 from pipeline.training.machine import Machine
+from pipeline.training.objective import Objective
 from pipeline.training.sampling import Lessons
 from pipeline.training.watch import Watch
 

@@ -221,7 +221,7 @@ def test_ordinal_heads(house):
     make_competition(house, "ordinal")
     config = house / "configs/toy/a.toml"
     text = config.read_text()
-    for head in ("classification", "both", "cumulative", "regression"):
+    for head in ("classification", "both", "cumulative", "all", "regression"):
         config.write_text(
             text.replace('name = "cnn"', f'name = "cnn"\nhead = "{head}"').replace("epochs = 3", "epochs = 8")
         )

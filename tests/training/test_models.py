@@ -265,6 +265,7 @@ def test_random_stream_does_not_depend_on_loading(saved):
 @pytest.mark.parametrize("task, head, width", [
     ("binary", "classification", 1), ("multiclass", "classification", 6), ("multilabel", "classification", 6),
     ("ordinal", "regression", 1), ("ordinal", "classification", 6), ("ordinal", "both", 7), ("ordinal", "cumulative", 5),
+    ("ordinal", "all", 12),
     ("regression", "regression", 6),
 ])  # fmt: skip
 def test_outputs_and_predictions(task, head, width):
@@ -278,6 +279,8 @@ def test_outputs_and_predictions(task, head, width):
         "binary": 1 / (1 + np.exp(-z)), "multilabel": 1 / (1 + np.exp(-z)), "multiclass": softmax,
         "regression": z * spread + center,
         "ordinal": {"regression": z * spread + center, "classification": grade,
+                    "all": (grade + (1 / (1 + np.exp(-z[:, 6:-1]))).sum(1, keepdims=True)
+                            + z[:, -1:] * spread + center) / 3,
                     "cumulative": (1 / (1 + np.exp(-z))).sum(1, keepdims=True),
                     "both": (grade + z[:, -1:] * spread + center) / 2}[head],
     }[task]  # fmt: skip
