@@ -12,6 +12,9 @@ from safetensors.torch import load_file, save_file
 from school import job_of, write
 
 from pipeline.store.artifacts import RunFiles
+from pipeline.store.config import load_competition
+from pipeline.store.keys import read_table_facts, train_keys
+from pipeline.store.runs import load_run
 from pipeline.store.tracking import Tracker
 from pipeline.training import fold
 from pipeline.training.job import Which
@@ -167,6 +170,14 @@ def test_groups_from_config_to_shelf(house):
             np.testing.assert_allclose(images.mean[at], (images[at] / 255).mean(), rtol=1e-5)
             np.testing.assert_allclose(images.std[at], (images[at] / 255).std(), rtol=1e-5)
     assert json.loads(RunFiles("toy/n").receipt.read_text())["metrics"]["score"] > 0.4
+    # The group of a test row is part of its prediction, and of nothing that is fitted.
+    config, contract = load_run("toy/n"), load_competition("toy")
+    facts = read_table_facts(RunFiles("toy/n").competition)
+    other = facts | {"outputs": {"table": "other"}}
+    keys, changed = (train_keys(config, contract, known) for known in (facts, other))
+    assert [a == b for a, b in zip(keys, changed, strict=True)] == [True, False, False]
+    plain = load_run("toy/a")
+    assert train_keys(plain, contract, facts) == train_keys(plain, contract, other)
     # Students learn from scored and test rows alike.
     write("p", 'stage = "pseudo"\nrun = "n"\n')
     stage("pseudo", "toy/p")
