@@ -80,7 +80,7 @@ TASKS = {
         Task("binary", ("classification",), probabilities=True, cuts=True),
         Task("multiclass", ("classification",), probabilities=True, cuts=False),
         Task("multilabel", ("classification",), probabilities=True, cuts=True),
-        Task("ordinal", ("regression", "classification", "both"), probabilities=False, cuts=True),
+        Task("ordinal", ("regression", "classification", "both", "cumulative", "all"), probabilities=False, cuts=True),
         Task("regression", ("regression",), probabilities=False, cuts=False),
     )
 }

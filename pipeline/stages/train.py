@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
         with log_to(files.log):
             from pipeline.store.table import read_table
             from pipeline.training.job import Job
+            from pipeline.training.probe import with_batch_size
 
             for run in filter(None, (config.teacher, config.init)):
                 refuse_damaged(run)
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
             halves = bool(config.pseudo and parents["pseudo"]["config"]["halves"])
             named = [as_parent(role, receipt) for role, receipt in parents.items()]
             job = Job(files, config, competition, table, metric, machine, fitted, predicted, halves, tuple(named))
+            job = with_batch_size(job)
             fit_and_predict(job)
             assemble(job, key, started)
 

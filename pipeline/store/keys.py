@@ -47,7 +47,10 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
     known = [digest_file(weights) if weights.is_file() else None, own_code(config.fitting())]
     rows = [table["classes"], table["fold_map"], table["scored"]]
     fitted = digest_json([config.fitting(), known, contract, chosen_by, rows, built_on])
-    predicted = digest_json([fitted, config.predict.model_dump(), own_code(config.predict.model_dump()), table["test"]])
+    # The groups of test rows are in no hash but that of the table itself.
+    groups = [table["outputs"]] if config.image.normalize == "group" else []
+    how = config.predict.model_dump()
+    predicted = digest_json([fitted, how, own_code(how), table["test"], *groups])
     return (
         fitted,
         predicted,

@@ -16,19 +16,29 @@ class Model(Section):
 
     name: str = "cnn"
     weights: str = "none"
-    pool: Literal["avg", "max", "gem"] = "avg"
+    pool: Literal["avg", "max", "gem", "catavgmax"] = "avg"
     dropout: Share = 0.0
-    head: Literal["auto", "classification", "regression", "both"] = "auto"
+    head: Literal["auto", "classification", "regression", "both", "cumulative", "all"] = "auto"
     aggregate: Literal["mean", "attention"] = "mean"
     metadata: Count = 32
     options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Image(Section):
-    """What the network sees."""
+    """What the network sees: images of `size`, or a `crop` of them (0: all), anywhere in training, else the centre.
+
+    Pixels are normalised by fixed numbers, those of the fold's training rows, of each image, or of its group.
+    """
 
     size: Count | Annotated[list[Count], Field(min_length=2, max_length=2)] = 64
-    normalize: Literal["imagenet", "half"] = "imagenet"
+    crop: Annotated[int, Field(ge=0)] = 0
+    normalize: Literal["imagenet", "half", "train", "image", "group"] = "imagenet"
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Image:
+        if self.crop > (self.size if isinstance(self.size, int) else min(self.size)):
+            raise ValueError(f"crop = {self.crop} is larger than size = {self.size}: what is cut out is part of it")
+        return self
 
 
 class Augment(Section):
@@ -45,12 +55,20 @@ class Loss(Section):
     name: str = "auto"
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gamma: Annotated[float, Field(ge=0)] = 2.0
+    gamma_neg: Annotated[float, Field(ge=0)] = 4.0
+    gamma_pos: Annotated[float, Field(ge=0)] = 1.0
+    clip: Annotated[float, Field(ge=0, lt=1)] = 0.05
     delta: Positive = 1.0
+    quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
     class_weight: Literal["none", "inverse"] = "none"
 
 
 class Optim(Section):
-    """How it is minimised."""
+    """How it is minimised; `milestones` and `gamma` are of the step schedule, `power` of the polynomial one.
+
+    `freeze` trains the head alone, stage by stage (gradual), or (auto) as images per class have it; `layer_decay` is
+    the learning rate of a layer as a share of that of the next one.
+    """
 
     name: str = "adamw"
     lr: Positive = 1e-3
@@ -58,20 +76,30 @@ class Optim(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     schedule: str = "cosine"
     warmup: Share = 0.05
+    milestones: list[Share] = Field(default_factory=lambda: [0.3, 0.6, 0.9])
+    gamma: Positive = 0.1
+    power: Positive = 1.0
     clip: Annotated[float, Field(ge=0)] = 0.0
     accumulate: Count = 1
+    freeze: Literal["none", "head", "gradual", "auto"] = "none"
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class Average(Section):
-    """Averages of the weights along the way: `ema` a decay, `swa` the share of training after which it begins."""
+    """Averages of the weights along the way, one of them.
+
+    `ema` is a decay, `swa` the share of training after which it begins, `soup` how many last epochs it is made of.
+    """
 
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     swa: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    soup: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _one(self) -> Average:
-        if self.ema and self.swa:
-            raise ValueError("average: ema and swa exclude each other; set one of them to 0")
+        named = [name for name in ("ema", "swa", "soup") if getattr(self, name)]
+        if len(named) > 1:
+            raise ValueError(f"average: {' and '.join(named)} exclude each other; set one of them to 0")
         return self
 
 
@@ -129,7 +157,7 @@ class Train(Section):
     stage: Literal["train"] = "train"
     seed: Seed = 0
     epochs: Count = 20
-    batch_size: Count = 32
+    batch_size: Count | Literal["auto"] = 32
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     select: Literal["last", "best"] = "last"
     on_bad_image: Literal["error", "skip-train"] = "error"
@@ -159,7 +187,7 @@ class Train(Section):
             raise ValueError('pairs = true needs a run of its own: no pseudo, teacher, tags, init, or select = "best"')
         if self.indicators and (self.pseudo or self.teacher or self.tags or self.init or self.select == "best"):
             raise ValueError("indicators = true needs a run of its own: it gives some rows a class that is none")
-        if self.pseudo and self.batch_size < 2:
+        if self.pseudo and self.batch_size == 1:
             raise ValueError("batch_size must be 2 or more with pseudo: a batch holds rows of both kinds")
         for role, section in (("pseudo", "student"), ("teacher", "distill"), ("tags", "difficulty")):
             if section in self.model_fields_set and getattr(self, role) is None:
@@ -172,6 +200,24 @@ class Train(Section):
             raise ValueError(
                 'select = "best" and average.swa exclude each other: SWA has one set of weights, at the end'
             )
+        if self.select == "best" and self.average.soup:
+            raise ValueError('select = "best" and average.soup exclude each other: a soup is made once, at the end')
+        if self.average.soup > self.epochs:
+            raise ValueError(f"average.soup = {self.average.soup} is of more epochs than epochs = {self.epochs}")
+        return self
+
+    @model_validator(mode="after")
+    def _crops_and_layers(self) -> Train:
+        for name in ("tta", "hard_tta"):
+            if getattr(self.predict, name) in ("5crop", "10crop") and not self.image.crop:
+                raise ValueError(f"predict.{name} takes crops of the image: image.crop must say how large they are")
+        freeze = self.optim.freeze
+        if freeze != "none" and self.model.weights == "none" and not self.init:
+            raise ValueError(f'optim.freeze = "{freeze}" keeps what was learnt: it needs model.weights or init')
+        if freeze in ("gradual", "auto") and self.epochs < 2:
+            raise ValueError(f'optim.freeze = "{freeze}" needs 2 epochs or more: in the first the head trains alone')
+        if self.batch_size == "auto" and self.optim.accumulate > 1:
+            raise ValueError('batch_size = "auto" is what fits: it excludes optim.accumulate, for what does not')
         return self
 
     def fitting(self) -> dict[str, Any]:

@@ -30,7 +30,8 @@ def validate(schema: type[S], settings: dict[str, Any], path: Path) -> S:
         return schema.model_validate(settings)
     except ValidationError as error:
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        place = ".".join(str(part) for part in first["loc"])
+        # Where a key may be of several kinds, pydantic adds the kind, which is no place.
+        place = ".".join(str(part) for part in first["loc"] if str(part).isalnum() or str(part).isidentifier())
         if first["type"] == "extra_forbidden":
             owner = _section_at(schema, first["loc"][:-1])
             raise UserError(f"{path}: unknown key {place!r}; {nearest(str(first['loc'][-1]), owner)}") from None

@@ -1,12 +1,14 @@
 """Augmentation: albumentations behind one function, and mixup / cutmix on batches.
 
-`augmenter(recipe)` gives `(image uint8 or uint16 H W C, seed) -> image`; nothing else here is used outside.
+`augmenter(recipe, crop)` gives `(image uint8 or uint16 H W C, seed) -> image`; nothing else here is used outside.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 # Else albumentations asks the network for its newest version at import.
@@ -61,40 +63,76 @@ def upright() -> list[Any]:
     ]
 
 
-RECIPES: dict[str, Callable[[], list[Any]]] = {
+def resnet(size: tuple[int, int], channels: int) -> list[Any]:
+    """Scale the shorter side to 256 .. 480 of 224, crop anywhere (He 2016, three steps), flip, colour jitter."""
+    side = min(size)
+    sides = list(range(round(side * 256 / 224), round(side * 480 / 224) + 1))
+    crop = [A.SmallestMaxSize(max_size=sides, p=1.0, strict=True), A.RandomCrop(*size, p=1.0, strict=True)]
+    return [*crop, A.HorizontalFlip(p=0.5, strict=True), *_colour(channels)]
+
+
+def inception(size: tuple[int, int], channels: int) -> list[Any]:
+    """Crop .08 to 1 of the area at aspect 3/4 to 4/3, resized (Szegedy 2015), flip, colour jitter."""
+    crop = A.RandomResizedCrop(size=size, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), p=1.0, strict=True)
+    return [crop, A.HorizontalFlip(p=0.5, strict=True), *_colour(channels)]
+
+
+# A recipe that asks for `size` (of what comes out) and `channels` crops; the others leave the size as it is.
+RECIPES: dict[str, Callable[..., list[Any]]] = {
     "none": none,
     "light": light,
     "medium": medium,
     "heavy": heavy,
     "upright": upright,
+    "resnet": resnet,
+    "inception": inception,
 }
 
 
-def augmenter(recipe: str) -> Augmenter:
-    """Return the augmentation of a recipe; the same (image, seed) gives the same view in any process."""
-    transforms = resolve(RECIPES, recipe, "augmentation recipe")()
-    if not transforms:
-        return lambda image, seed: image
-    composed = A.Compose(transforms)
+def augmenter(recipe: str, crop: int = 0) -> Augmenter:
+    """Return the augmentation of a recipe; the same (image, seed) gives the same view in any process.
+
+    A view is `crop` x `crop` (0: as large as the image): cut by the recipe, else anywhere, else (no recipe) the centre.
+    """
+    make = resolve(RECIPES, recipe, "augmentation recipe")
+    sized = "size" in signature(make).parameters
+    plain = [] if sized else make()
+    if not sized and not plain:
+        return lambda image, seed: _centre(image, crop)
+
+    @functools.cache
+    def composed(height: int, width: int, channels: int) -> Any:
+        if sized:
+            return A.Compose(make(size=(crop, crop) if crop else (height, width), channels=channels))
+        return A.Compose([*plain, A.RandomCrop(crop, crop, p=1.0, strict=True)] if crop else plain)
 
     def augment(image: Array, seed: int) -> Array:
+        transform = composed(*image.shape)
         # Without a seed a sample every worker draws the same augmentations, and every epoch repeats them.
-        composed.set_random_seed(seed)
+        transform.set_random_seed(seed)
         # A view that a row lacks is black, and must stay so for the network to pass over it.
         missing = ~image.any((0, 1))
         if image.dtype == np.uint16:
-            changed = composed(image=image.astype(np.float32) / 65535)["image"]
+            changed = transform(image=image.astype(np.float32) / 65535)["image"]
             changed = (np.clip(changed, 0, 1) * 65535).astype(np.uint16)
         elif image.dtype == np.float32:
-            changed = np.clip(composed(image=image)["image"], 0, 1)
+            changed = np.clip(transform(image=image)["image"], 0, 1)
         else:
-            changed = composed(image=image)["image"]
+            changed = transform(image=image)["image"]
         # D4 may leave an image that is not square on its side; a quarter turn more gives one of its own symmetries.
-        changed = changed if changed.shape[:2] == image.shape[:2] else np.rot90(changed)
-        changed = np.asarray(changed).reshape(image.shape)
+        changed = changed if crop or changed.shape[:2] == image.shape[:2] else np.rot90(changed)
+        changed = np.asarray(changed).reshape(*changed.shape[:2], image.shape[2])
         return np.where(missing, np.zeros_like(changed), changed) if missing.any() else changed
 
     return augment
+
+
+def _centre(image: Array, side: int) -> Array:
+    """Return the centre of an image that `models.central` sees."""
+    if not side:
+        return image
+    top, left = ((whole - side) // 2 for whole in image.shape[:2])
+    return image[top : top + side, left : left + side]
 
 
 def mix_batch(
@@ -122,6 +160,15 @@ def mix_batch(
         images[patch] = images[other][patch]
         keep = 1 - cut_h * cut_w / (height * width)
     return images, keep * targets + (1 - keep) * targets[other]
+
+
+def _colour(channels: int) -> list[Any]:
+    """Jitter brightness, contrast and (of RGB) saturation by .4; move colours along their principal components."""
+    if channels != 3:
+        return [A.RandomBrightnessContrast(brightness_limit=0.4, contrast_limit=0.4, p=1.0, strict=True)]
+    span, still = (0.6, 1.4), (0.0, 0.0)
+    jitter = A.ColorJitter(brightness=span, contrast=span, saturation=span, hue=still, p=1.0, strict=True)
+    return [jitter, A.FancyPCA(alpha=0.1, p=1.0, strict=True)]
 
 
 def _affine(shift: float, scale: float, degrees: float, p: float, shear: float = 0.0) -> Any:

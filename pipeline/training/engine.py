@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from pipeline.store.errors import UserError, resolve
 from pipeline.store.files import Array, atomic
 from pipeline.training.augment import Augmenter, mix_batch
 from pipeline.training.images import Images, metadata
-from pipeline.training.losses import Objective
-from pipeline.training.machine import Machine, memory_advice, to_device
+from pipeline.training.layers import free_stages, stages_of, thaw
+from pipeline.training.machine import Machine, memory_advice
+from pipeline.training.normalize import on_device
+from pipeline.training.objective import Objective
 from pipeline.training.optim import OPTIMIZERS, averaged, factor, parameter_groups
 from pipeline.training.sampling import Batches, Lessons, Views, loader
 from pipeline.training.watch import Watch
@@ -59,10 +61,16 @@ def fit(
     momentum: float,
     schedule: str,
     warmup: float,
+    milestones: Sequence[float],
+    gamma: float,
+    power: float,
     clip: float,
     accumulate: int,
+    freeze: str,
+    layer_decay: float,
     ema: float,
     swa: float,
+    soup: int,
 ) -> nn.Module:
     """Train on some rows and return the network to predict with; a killed call continues from `checkpoint`.
 
@@ -71,9 +79,11 @@ def fit(
     epoch's network, `watch` every row's scores. A step sees `batch_size` rows, in `accumulate` pieces.
     """
     network.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optim = resolve(OPTIMIZERS, optimizer, "optimizer")(parameter_groups(network, weight_decay), lr, momentum)
+    groups = parameter_groups(network, weight_decay, layer_decay)
+    optim = resolve(OPTIMIZERS, optimizer, "optimizer")(groups, lr, momentum)
     scaler = torch.amp.GradScaler(machine.device, enabled=machine.precision == "fp16")
-    average = averaged(network, ema, swa)
+    average = averaged(network, ema, swa, soup)
+    stages = stages_of(network) if freeze != "none" else []
     batches = Batches(lessons, batch_size, seed, epochs)
     views_of = loader(Views(images, augment, seed), batches, machine)
     # Weight and metadata are further targets, so that they mix as they do.
@@ -88,23 +98,30 @@ def fit(
         started, losses, seen = time.monotonic(), [], []
         batches.epoch = epoch
         network.train()
+        if stages:
+            thaw(network, stages, free_stages(freeze, epoch, epochs, len(stages)))
         for step, (views, picked) in enumerate(views_of, epoch * batches.steps):
-            rate = lr * factor(schedule, (step + 1) / total, warmup, swa)
+            rate = lr * factor(
+                schedule, (step + 1) / total, warmup, swa, milestones=milestones, gamma=gamma, power=power
+            )
             for group in optim.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["lr_scale"]
             with memory_advice(batch_size, accumulate, views):
                 mixing = np.random.default_rng([seed, epoch, step])
-                x, y = mix_batch(to_device(views, machine), targets[picked].to(machine.device), mixup, cutmix, mixing)
+                x, y = on_device(views, images, picked, machine), targets[picked].to(machine.device)
+                x, y = mix_batch(x, y, mixup, cutmix, mixing)
                 loss, scores = _step(network, objective, x, y, meta.shape[1], machine, optim, scaler, accumulate, clip)
             watch.see(picked, scores)
             losses.append(loss)
             seen.append(picked)
-            if average is not None and (ema or (step + 1) / total > swa):
+            if average is not None and (ema or (swa and (step + 1) / total > swa)):
                 average.update_parameters(network)
             if machine.device == "cpu" or step % 50 == 49:
                 _check_finite(losses[-50:], seen[-50:], title, epoch, names)
         numbers = torch.stack(losses).tolist()
         _check_finite(losses, seen, title, epoch, names)
+        if average is not None and epoch >= epochs - soup:
+            average.update_parameters(network)
         current = _current(network, average, ema)
         entry = {"epoch": epoch, "step": (epoch + 1) * batches.steps, "lr": rate, "train_loss": float(np.mean(numbers))}
         entry |= evaluate(current) | {"seconds": round(time.monotonic() - started, 4)}
@@ -120,9 +137,10 @@ def fit(
     if average is None:
         return network
     final: nn.Module = average.module
-    if swa:
+    if (swa or soup) and freeze != "head":
         batches.epoch = epochs
-        update_bn((to_device(views, machine) for views, _ in views_of), final, device=torch.device(machine.device))
+        seen_again = (on_device(views, images, picked, machine) for views, picked in views_of)
+        update_bn(seen_again, final, device=torch.device(machine.device))
     return final
 
 
@@ -162,7 +180,7 @@ def _step(
 
 
 def _current(network: nn.Module, average: AveragedModel | None, ema: float) -> nn.Module:
-    """Return the network that stands for this epoch: the EMA where there is one (SWA is ready only at the end)."""
+    """Return the network that stands for this epoch: the EMA where there is one (the others are ready at the end)."""
     return average.module if average is not None and ema else network
 
 

@@ -15,8 +15,10 @@ from pipeline.store.tracking import Tracker
 from pipeline.training.augment import augmenter
 from pipeline.training.engine import fit
 from pipeline.training.job import Job, Which, labelled_images, new_network
+from pipeline.training.layers import freeze_for
 from pipeline.training.lessons import plan
 from pipeline.training.models import to_prediction
+from pipeline.training.normalize import of_rows
 from pipeline.training.predict import scores
 from pipeline.training.watch import Watch
 from pipeline.training.weights import save_weights, start_from
@@ -41,6 +43,12 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
         network.center, network.spread = objective.center, objective.spread
     if network.beside is not None:
         network.beside.measure(torch.as_tensor(table.meta[course.rows[course.lessons.gold]]))
+    if config.image.normalize == "train":
+        network.mean, network.std = of_rows(course.images, course.lessons.gold, network.mean.shape[1])
+    freeze: str = config.optim.freeze
+    if freeze == "auto":
+        freeze = freeze_for(y[course.lessons.gold], len(table.classes))
+        log.info("%s %s: optim.freeze = auto is %r", job.files.run, which.title, freeze)
     if config.init:
         start_from(job, which, network)
     width = job.task.width(len(table.classes))
@@ -64,13 +72,12 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     fitted = fit(
         network, objective, images=course.images, targets=course.targets, weights=course.weights,
         lessons=course.lessons, watch=watch, names=table.ids[course.rows],
-        augment=augmenter(config.augment.recipe), machine=job.machine, evaluate=evaluate, record=tracker.log,
-        keep=keep if config.select == "best" else None, checkpoint=files.last, key=job.fit_key, log_file=files.log,
-        title=f"{job.files.run} {which.title}", seed=seed, epochs=config.epochs, batch_size=config.batch_size,
-        mixup=config.augment.mixup, cutmix=config.augment.cutmix, optimizer=config.optim.name, lr=config.optim.lr,
-        weight_decay=config.optim.weight_decay, momentum=config.optim.momentum, schedule=config.optim.schedule,
-        warmup=config.optim.warmup, clip=config.optim.clip, accumulate=config.optim.accumulate,
-        ema=config.average.ema, swa=config.average.swa,
+        augment=augmenter(config.augment.recipe, config.image.crop), machine=job.machine, evaluate=evaluate,
+        record=tracker.log, keep=keep if config.select == "best" else None, checkpoint=files.last, key=job.fit_key,
+        log_file=files.log, title=f"{job.files.run} {which.title}", seed=seed, epochs=config.epochs,
+        batch_size=job.batch_size, optimizer=config.optim.name, freeze=freeze,
+        **config.augment.model_dump(exclude={"recipe"}), **config.optim.model_dump(exclude={"name", "freeze"}),
+        **config.average.model_dump(),
     )  # fmt: skip
     learnt = np.concatenate([course.lessons.gold, course.lessons.extra])
     write_npy(files.rows, np.sort(course.rows[learnt]).astype(np.int32))

@@ -34,10 +34,13 @@ log = logging.getLogger(__name__)
 
 
 class Rows:
-    """Arrays of images (n H W C each) as one, those of the first array first; `meta` (N M) stands beside them."""
+    """Arrays of images (n H W C each) as one, those of the first array first.
 
-    def __init__(self, parts: Sequence[Array], meta: Array) -> None:
-        self.parts, self.meta = list(parts), meta.astype(np.float32)
+    Beside them stand `meta` (N M), and where they are normalised by group its mean and sd, `stats` (N 2 C).
+    """
+
+    def __init__(self, parts: Sequence[Array], meta: Array, stats: Array | None = None) -> None:
+        self.parts, self.meta, self.stats = list(parts), meta.astype(np.float32), stats
         self.starts = np.cumsum([0, *(len(part) for part in parts)])
 
     def __len__(self) -> int:
@@ -57,7 +60,8 @@ class Rows:
 
     def followed_by(self, other: Rows) -> Rows:
         """Return these rows, then those of another."""
-        return Rows([*self.parts, *other.parts], np.concatenate([self.meta, other.meta]))
+        both = None if self.stats is None or other.stats is None else np.concatenate([self.stats, other.stats])
+        return Rows([*self.parts, *other.parts], np.concatenate([self.meta, other.meta]), both)
 
 
 Images = Array | Rows

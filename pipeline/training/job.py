@@ -18,9 +18,10 @@ from pipeline.store.table import Table
 from pipeline.tasks import TASKS, Task
 from pipeline.training.augment import augmenter
 from pipeline.training.images import Rows, cached
-from pipeline.training.losses import Objective
 from pipeline.training.machine import Machine
 from pipeline.training.models import Network, build, outputs_of
+from pipeline.training.normalize import by_group
+from pipeline.training.objective import Objective
 from pipeline.training.optim import OPTIMIZERS, SCHEDULES
 from pipeline.training.predict import TTA
 
@@ -102,11 +103,25 @@ class Job:
         size = self.config.image.size
         return [size, size] if isinstance(size, int) else size
 
+    @property
+    def seen(self) -> list[int]:
+        """Return height and width of what the network sees of an image."""
+        crop = self.config.image.crop
+        return [crop, crop] if crop else self.size
+
+    @property
+    def batch_size(self) -> int:
+        """Return how many rows a step sees: what the config says or the machine chose."""
+        asked = self.config.batch_size
+        return asked if isinstance(asked, int) else self.machine.batch_size
+
     def images(self, rows: Array) -> tuple[Rows, dict[int, str]]:
         """Return decoded images of some rows of the table, and what is wrong with the unreadable ones."""
-        table, files = self.table, self.files.competition
-        found, bad = cached(files, table.paths[rows], table.digests[rows], self.competition.images, self.size)
-        return Rows([found], table.meta[rows]), bad
+        table, files, how = self.table, self.files.competition, self.competition.images
+        found, bad = cached(files, table.paths[rows], table.digests[rows], how, self.size)
+        grouped = self.config.image.normalize == "group"
+        stats = by_group(found, table.groups[rows], how.width, bad) if grouped else None
+        return Rows([found], table.meta[rows], stats), bad
 
 
 def check_names(job: Job) -> None:
@@ -118,11 +133,17 @@ def check_names(job: Job) -> None:
     for name in ("tta", "hard_tta"):
         views = getattr(config.predict, name)
         resolve(TTA, views, f"predict.{name}")
-        if views == "d4" and job.size[0] != job.size[1]:
+        if views == "d4" and job.seen[0] != job.seen[1]:
             what = f'predict.{name} = "d4" turns images by 90 degrees'
             raise UserError(f"{job.files.config}: {what}: image.size must be square")
     if config.predict.hard_tta != "none" and job.task.name == "regression":
         raise UserError(f"{job.files.config}: predict.hard_tta needs to know what is hard; one value does not tell")
+    if config.image.normalize == "group" and not job.table.groups.any():
+        raise UserError(
+            f'{job.files.config}: image.normalize = "group" needs [group] in {job.files.competition.config}'
+        )
+    if config.optim.freeze == "auto" and job.task.name == "regression":
+        raise UserError(f'{job.files.config}: optim.freeze = "auto" counts images per class; values have none')
     Objective(job.task, job.head, len(job.table.classes), y, **config.loss.model_dump())
     if config.indicators and job.task.name != "multiclass":
         raise UserError(f"{job.files.config}: indicators = true gives rows a class of their own: multiclass only")
@@ -149,12 +170,13 @@ def new_network(job: Job) -> Network:
         aggregate=model.aggregate,
         meta=job.table.meta.shape[1],
         beside=model.metadata,
-        size=job.size,
+        size=job.seen,
         outputs=outputs,
         values=outputs if job.task.name == "regression" else 1,
         pool=model.pool,
         dropout=model.dropout,
         normalize=job.config.image.normalize,
+        crop=job.config.image.crop,
         extra=int(job.config.indicators),
     )
 

@@ -17,7 +17,7 @@ from pipeline.store.files import Array, digest, read_npy
 from pipeline.store.shelves import leaves
 from pipeline.training.images import Rows
 from pipeline.training.job import Job, Which
-from pipeline.training.losses import Objective
+from pipeline.training.objective import Objective
 from pipeline.training.sampling import Lessons
 from pipeline.training.weights import start_of
 

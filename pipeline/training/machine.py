@@ -17,11 +17,15 @@ from pipeline.store.errors import UserError
 
 @dataclass(frozen=True)
 class Machine:
-    """What the machine chose: device, precision and threads; stored with the run and reused on resume."""
+    """What the machine chose: device, precision, threads, and the batch size where it is asked for (else 0).
+
+    It is stored with the run and reused on resume.
+    """
 
     device: str
     precision: str
     threads: int
+    batch_size: int = 0
 
     def autocast(self) -> Any:
         """Return the context in which forward passes run."""
@@ -53,13 +57,18 @@ def to_device(images: Tensor, machine: Machine) -> Tensor:
     return moved.to(torch.float32, memory_format=torch.channels_last) / full
 
 
+def out_of_memory(error: RuntimeError) -> bool:
+    """Say whether an error is that memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 @contextlib.contextmanager
 def memory_advice(batch_size: int, accumulate: int, views: Tensor) -> Iterator[None]:
     """Turn running out of memory into advice."""
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not out_of_memory(error):
             raise
         size = f"{views.shape[1]} x {views.shape[2]}"
         raise UserError(

@@ -11,11 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.store.errors import UserError, nearest, resolve
 from pipeline.tasks import Task
-
-MEAN_STD = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
+from pipeline.training.normalize import by_image, fixed
 
 
 class GeM(nn.Module):
@@ -40,10 +36,16 @@ def maximum(x: Tensor) -> Tensor:
     return x.flatten(2).amax(2)
 
 
+def both(x: Tensor) -> Tensor:
+    """Pool N C ... to N 2C: the mean, then the maximum."""
+    return torch.cat([average(x), maximum(x)], 1)
+
+
 POOLS: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "avg": lambda: average,
     "max": lambda: maximum,
     "gem": GeM,
+    "catavgmax": lambda: both,
 }
 
 
@@ -125,11 +127,20 @@ class SmallCNN(nn.Module):
 MODELS: dict[str, Callable[..., Any]] = {"cnn": SmallCNN}
 
 
-class Network(nn.Module):
-    """Normalise, backbone, pool, dropout, head; the normalisation of pixels happens here, on the device.
+def central(x: Tensor, side: int) -> Tensor:
+    """Return the central `side` x `side` of N C H W, 0 for all of it."""
+    if not side or x.shape[2:] == (side, side):
+        return x
+    top, left = (x.shape[2] - side) // 2, (x.shape[3] - side) // 2
+    return x[:, :, top : top + side, left : left + side]
 
-    Input N C H W in 0..1 (several views: N VC H W) and metadata N M; output N D raw scores. `center` and `spread` undo
-    the standardisation of `values` targets; `extra` last scores are of no real class.
+
+class Network(nn.Module):
+    """Crop, normalise, backbone, pool, dropout, head; the normalisation of pixels happens here, on the device.
+
+    Input N C H W in 0..1 (several views: N VC H W), of which only the central `crop` is seen (0: all), and metadata N
+    M; output N D raw scores. `center` and `spread` undo the standardisation of `values` targets; `extra` last scores
+    are of no real class.
     """
 
     center: Tensor
@@ -151,28 +162,28 @@ class Network(nn.Module):
         aggregate: str = "mean",
         meta: int = 0,
         beside: int = 32,
+        crop: int = 0,
     ) -> None:
         super().__init__()
-        self.extra, self.views = extra, views
+        self.extra, self.views, self.crop, self.normalize = extra, views, crop, normalize
         self.backbone = backbone
         self.pool = POOLS[pool]()
         self.dropout = nn.Dropout(dropout)
-        self.gather = AGGREGATES[aggregate](backbone.num_features) if views > 1 else None
+        width = backbone.num_features * (2 if pool == "catavgmax" else 1)
+        self.gather = AGGREGATES[aggregate](width) if views > 1 else None
         self.beside = Beside(meta, beside) if meta else None
-        self.head = nn.Linear(backbone.num_features + (beside if meta else 0), outputs + extra)
+        self.head = nn.Linear(width + (beside if meta else 0), outputs + extra)
         nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
         nn.init.zeros_(self.head.bias)
-        for name, rgb in zip(("mean", "std"), MEAN_STD[normalize], strict=True):
-            # A fourth channel (alpha, yellow) takes the mean of the three, and so do all where there is no colour.
-            three = list(rgb)
-            full = [*three, sum(three) / 3] if channels == 4 else [sum(three) / 3] * channels
-            full = three if channels == 3 else full
-            self.register_buffer(name, torch.tensor(full).view(1, -1, 1, 1), persistent=False)
+        for name, value in zip(("mean", "std"), fixed(normalize, channels), strict=True):
+            # What was measured on the training rows belongs to the weights.
+            self.register_buffer(name, value, persistent=normalize == "train")
         self.register_buffer("center", torch.zeros(values))
         self.register_buffer("spread", torch.ones(values))
 
     def features(self, x: Tensor) -> Tensor:
         """Return pooled features N F of the image, before dropout; the views of a row (N VC H W) become one."""
+        x = central(x, self.crop)
         if self.gather is None:
             return self.look(x)
         split = x.reshape(len(x) * self.views, -1, *x.shape[2:])
@@ -182,7 +193,8 @@ class Network(nn.Module):
 
     def look(self, x: Tensor) -> Tensor:
         """Return pooled features of single views."""
-        maps = self.backbone.forward_features((x - self.mean) / self.std)
+        x = by_image(x) if self.normalize == "image" else (x - self.mean) / self.std
+        maps = self.backbone.forward_features(x)
         if maps.ndim == 3:  # tokens N T F, the first ones not of the image
             maps = maps[:, getattr(self.backbone, "num_prefix_tokens", 0) :].transpose(1, 2)
         elif maps.shape[1] != self.backbone.num_features:  # channels last, as Swin's
@@ -277,7 +289,8 @@ def _call(builder: Callable[..., Any], name: str, /, *args: Any, **options: Any)
 def outputs_of(task: Task, head: str, classes: int) -> int:
     """Return how many raw scores the head gives."""
     if task.name == "ordinal":
-        return {"regression": 1, "classification": classes, "both": classes + 1}[head]
+        c = classes
+        return {"regression": 1, "classification": c, "both": c + 1, "cumulative": c - 1, "all": 2 * c}[head]
     return task.width(classes)
 
 
@@ -290,9 +303,14 @@ def to_prediction(task: Task, head: str, scores: Tensor, center: Tensor, spread:
         return scores.sigmoid()
     if head == "regression":
         return scores * spread + center
-    classes = scores.shape[1] - (head == "both")
+    if head == "cumulative":  # the expected grade is the sum of the probabilities to be above each
+        return scores.sigmoid().sum(1, keepdim=True)
+    classes = {"classification": scores.shape[1], "both": scores.shape[1] - 1, "all": scores.shape[1] // 2}[head]
     grades = torch.arange(classes, device=scores.device, dtype=scores.dtype)
     expected = (scores[:, :classes].softmax(1) * grades).sum(1, keepdim=True)
+    if head == "classification":
+        return expected
+    value = scores[:, -1:] * spread + center
     if head == "both":
-        return (expected + scores[:, -1:] * spread + center) / 2
-    return expected
+        return (expected + value) / 2
+    return (expected + scores[:, classes:-1].sigmoid().sum(1, keepdim=True) + value) / 3

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
 from pipeline.store.errors import resolve
+from pipeline.training.layers import rates
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -27,12 +30,19 @@ def sgd(groups: list[dict[str, object]], lr: float, momentum: float) -> torch.op
 OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Split parameters: vectors and scalars (norms, biases) are not decayed."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
+def parameter_groups(network: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, object]]:
+    """Split parameters: vectors and scalars (norms, biases) are not decayed; `lr_scale` is a layer's share of the rate.
+
+    With `layer_decay` below 1 every layer below the head has that share of the rate of the one above it.
+    """
+    scales = rates(network, layer_decay) if layer_decay != 1 else {}
+    groups: dict[tuple[float, bool], list[Tensor]] = {} if scales else {(1.0, True): [], (1.0, False): []}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((scales.get(name, 1.0), parameter.ndim > 1), []).append(parameter)
     return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": weight_decay if wide else 0.0, "lr_scale": scale}
+        for (scale, wide), parameters in groups.items()
     ]
 
 
@@ -55,19 +65,38 @@ def onecycle(progress: float, warmup: float) -> float:
     return 1e-4 + (1 - 1e-4) * cosine((progress - warmup) / max(1 - warmup, 1e-9), 0.0)
 
 
-SCHEDULES: dict[str, Callable[[float, float], float]] = {"constant": constant, "cosine": cosine, "onecycle": onecycle}
+def step(progress: float, warmup: float, milestones: Sequence[float] = (0.3, 0.6, 0.9), gamma: float = 0.1) -> float:
+    """Rise linearly over `warmup`, then stay, times `gamma` after each milestone (a share of the way)."""
+    return constant(progress, warmup) * gamma ** sum(progress > milestone for milestone in milestones)
 
 
-def factor(schedule: str, progress: float, warmup: float, swa: float) -> float:
-    """Return the share of the peak learning rate at a progress in (0, 1].
+def polynomial(progress: float, warmup: float, power: float = 1.0) -> float:
+    """Rise linearly over `warmup`, then fall to 0 as the share that is left, to a power."""
+    if progress < warmup:
+        return progress / warmup
+    return float(max(1 - (progress - warmup) / max(1 - warmup, 1e-9), 0.0) ** power)
+
+
+SCHEDULES: dict[str, Callable[..., float]] = {
+    "constant": constant,
+    "cosine": cosine,
+    "onecycle": onecycle,
+    "step": step,
+    "polynomial": polynomial,
+}
+
+
+def factor(schedule: str, progress: float, warmup: float, swa: float, **options: Any) -> float:
+    """Return the share of the peak learning rate at a progress in (0, 1]; a schedule takes the options it names.
 
     With SWA the schedule falls to a quarter of the peak where averaging begins and stays there, because an average of
     points that no longer move is the last point.
     """
     curve = resolve(SCHEDULES, schedule, "schedule")
+    own = {name: value for name, value in options.items() if name in signature(curve).parameters}
     if not swa:
-        return curve(progress, warmup)
-    return max(curve(min(progress / swa, 1.0), warmup), 0.25 if progress > warmup * swa else 0.0)
+        return curve(progress, warmup, **own)
+    return max(curve(min(progress / swa, 1.0), warmup, **own), 0.25 if progress > warmup * swa else 0.0)
 
 
 def ema_update(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
@@ -84,13 +113,14 @@ def ema_update(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]
     return update
 
 
-def averaged(network: nn.Module, ema: float, swa: float) -> AveragedModel | None:
+def averaged(network: nn.Module, ema: float, swa: float, soup: int = 0) -> AveragedModel | None:
     """Return the running average that training keeps, None for none.
 
-    EMA averages batch-norm statistics with the weights; SWA (Izmailov 2018) computes them afresh at the end.
+    EMA averages batch-norm statistics with the weights; SWA (Izmailov 2018) and a soup of the last epochs (uniform,
+    Wortsman 2022) compute them afresh at the end.
     """
     if ema:
         return AveragedModel(network, multi_avg_fn=ema_update(ema), use_buffers=True)
-    if swa:
+    if swa or soup:
         return AveragedModel(network, multi_avg_fn=get_swa_multi_avg_fn())  # type: ignore[no-untyped-call]
     return None

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.store.errors import resolve
 from pipeline.store.files import Array
 from pipeline.tasks import Task
 from pipeline.training.images import Images, metadata
-from pipeline.training.machine import Machine, to_device
-from pipeline.training.models import Network, to_prediction
+from pipeline.training.machine import Machine
+from pipeline.training.models import Network, central, to_prediction
+from pipeline.training.normalize import on_device
 
 View = Callable[[Tensor], Tensor]
 
@@ -33,11 +36,58 @@ def turned(quarter: int, flip: bool) -> View:
     return lambda x: (x.flip(3) if flip else x).rot90(quarter, (2, 3))
 
 
-TTA: dict[str, list[View]] = {
+def part(top: float, left: float, side: int, flip: bool = False) -> View:
+    """Return a `side` x `side` part that begins at a share of what is left above and beside it, mirrored or not."""
+
+    def cut(x: Tensor) -> Tensor:
+        row, column = (int(share * (whole - side)) for share, whole in zip((top, left), x.shape[2:], strict=True))
+        x = x[:, :, row : row + side, column : column + side]
+        return x.flip(3) if flip else x
+
+    return cut
+
+
+def crops(side: int, flips: Sequence[bool]) -> list[View]:
+    """Return the four corners and the centre (Krizhevsky 2012), mirrored or not."""
+    corners = [(top, left) for top in (0, 1) for left in (0, 1)]
+    return [part(top, left, side, flip) for flip in flips for top, left in (*corners, (0.5, 0.5))]
+
+
+def scaled(scale: float, side: int) -> View:
+    """Return the centre of the image at another scale, reflected where it is too small; as large as it is seen."""
+
+    def resize(x: Tensor) -> Tensor:
+        seen = (side, side) if side else (x.shape[2], x.shape[3])
+        if scale != 1:
+            size = [round(scale * whole) for whole in x.shape[2:]]
+            x = functional.interpolate(x, size, mode="bilinear", antialias=True)
+        # Half of what lacks above, half below; a negative margin cuts, as `central` does.
+        above, before = (-((have - want) // 2) for want, have in zip(seen, x.shape[2:], strict=True))
+        margins = [before, seen[1] - x.shape[3] - before, above, seen[0] - x.shape[2] - above]
+        return functional.pad(functional.pad(x, [max(m, 0) for m in margins], "reflect"), [min(m, 0) for m in margins])
+
+    return resize
+
+
+# Views of what the network sees of an image; a function of that side (0: all) gives views of the whole image.
+TTA: dict[str, list[View] | Callable[[int], list[View]]] = {
     "none": [identity],
     "hflip": [identity, hflip],
     "d4": [turned(quarter, flip) for flip in (False, True) for quarter in range(4)],
+    "5crop": lambda side: crops(side, [False]),
+    "10crop": lambda side: crops(side, [False, True]),
+    "scales": lambda side: [scaled(scale, side) for scale in (0.9, 1.0, 1.1)],
 }
+
+
+def views_of(tta: str, side: int) -> list[View]:
+    """Return the views of a TTA set for a network that sees `side` x `side` of an image (0: all of it)."""
+    found = resolve(TTA, tta, "predict.tta")
+    return found(side) if callable(found) else [partial(_of_the_centre, view, side) for view in found]
+
+
+def _of_the_centre(view: View, side: int, x: Tensor) -> Tensor:
+    return view(central(x, side))
 
 
 @torch.inference_mode()
@@ -48,7 +98,7 @@ def scores(
     network.to(machine.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     parts, meta = [], torch.from_numpy(metadata(images))
     for batch in np.split(rows, range(batch_size, len(rows), batch_size)):
-        x = to_device(torch.from_numpy(images[batch]), machine)
+        x = on_device(torch.from_numpy(images[batch]), images, batch, machine)
         beside = [meta[batch].to(machine.device)] if meta.shape[1] else []
         with machine.autocast():
             parts.append(network(view(x), *beside).float().cpu())
@@ -62,7 +112,7 @@ def predict(
 
     The spread (N, float32) is the standard deviation over the views, mean over the columns.
     """
-    views = resolve(TTA, tta, "predict.tta")
+    views = views_of(tta, network.crop)
     center, spread = network.center.cpu(), network.spread.cpu()
     seen = torch.stack(
         [
@@ -81,7 +131,7 @@ def embed(network: Network, images: Images, *, machine: Machine, batch_size: int
     meta = torch.from_numpy(metadata(images))
     for start in range(0, len(images), batch_size):
         rows = np.arange(start, min(start + batch_size, len(images)))
-        x = to_device(torch.from_numpy(images[rows]), machine)
+        x = on_device(torch.from_numpy(images[rows]), images, rows, machine)
         with machine.autocast():
             features = network.features(x)
             scored = network.classify(features, meta[rows].to(machine.device))

@@ -141,7 +141,7 @@ def sign(job: Job, which: Which, outputs: list[Path], oof: Array, facts: dict[st
         "level": job.level,
         "parents": [parent | {"files": files.get(parent["role"], {})} for parent in job.parents],
         "seed": config.seed,
-        "batch_size": config.batch_size,
+        "batch_size": job.batch_size,
         "machine": asdict(job.machine),
         "metrics": {job.metric.name: score},
     }

@@ -93,5 +93,6 @@ def start_from(job: Job, which: Which, network: Network) -> None:
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     if any(name.startswith("backbone.") and name not in fitting for name in (*own, *state)):
         raise UserError(f"init = {job.config.init!r}: {path} is of another network than {job.config.model.name!r}")
-    # How values are standardised belongs to this model's own training rows.
-    network.load_state_dict({n: v for n, v in fitting.items() if n not in ("center", "spread")}, strict=False)
+    # How values and pixels are standardised belongs to this model's own training rows.
+    own_rows = ("center", "spread", "mean", "std")
+    network.load_state_dict({n: v for n, v in fitting.items() if n not in own_rows}, strict=False)

@@ -159,6 +159,24 @@ WRONG_RUN = {
     "contradiction": ("[optim]", '[average]\nswa = 0.5\nema = 0.9\n[optim]', "ema and swa exclude each other"),
     "stage": ('stage = "train"', 'stage = "trian"', "unknown stage 'trian'; did you mean 'train'?"),
     "key": ("epochs = 3", "epoch = 3", "unknown key 'epoch'; did you mean 'epochs'?"),
+    "soup and swa": ("[optim]", '[average]\nsoup = 2\nswa = 0.5\n[optim]', "average: swa and soup exclude each other"),
+    "soup of more epochs": ("[optim]", '[average]\nsoup = 4\n[optim]', "average.soup = 4 is of more epochs than epochs = 3"),
+    "soup and best": (
+        "epochs = 3", 'epochs = 3\nselect = "best"\naverage.soup = 2', 'select = "best" and average.soup exclude each other'
+    ),
+    "crop": ("size = 12", "size = 12\ncrop = 13", "image: crop = 13 is larger than size = 12"),
+    "crop of oblong": ("size = 12", "size = [14, 12]\ncrop = 13", "crop = 13 is larger than size = [14, 12]"),
+    "crops without a crop": ("[optim]", '[predict]\ntta = "5crop"\n[optim]', "predict.tta takes crops of the image: image.crop"),
+    "hard crops": ("[optim]", '[predict]\nhard_tta = "10crop"\n[optim]', "predict.hard_tta takes crops of the image: image.crop"),
+    "frozen noise": ("[optim]", '[optim]\nfreeze = "head"', 'optim.freeze = "head" keeps what was learnt: it needs model.weights'),
+    "auto noise": ("[optim]", '[optim]\nfreeze = "auto"', 'optim.freeze = "auto" keeps what was learnt: it needs model.weights'),
+    "groups of none": ("size = 12", 'size = 12\nnormalize = "group"', 'image.normalize = "group" needs [group] in configs/toy'),
+    "batch of none": ("batch_size = 16", "batch_size = 0", "batch_size: Input should be greater than or equal to 1, got 0"),
+    "batch of a word": ("batch_size = 16", 'batch_size = "all"', "batch_size: Input should be"),
+    "cumulative of classes": ("[image]", 'head = "cumulative"\n[image]', "model.head 'cumulative' is not for a multiclass task"),
+    "asymmetric of classes": ("[optim]", '[loss]\nname = "asymmetric"\n[optim]', "unknown loss for a classification head"),
+    "quantile": ("[optim]", '[loss]\nquantile = 1.0\n[optim]', "loss.quantile: Input should be less than 1"),
+    "milestone": ("[optim]", "[optim]\nmilestones = [0.5, 1.5]", "optim.milestones.1: Input should be less than or equal to 1"),
     "fp16 on a cpu": ("epochs = 3", 'epochs = 3\nprecision = "fp16"', "needs a GPU"),
 }  # fmt: skip
 

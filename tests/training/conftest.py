@@ -14,14 +14,15 @@ from pipeline.store.files import digest_file
 from pipeline.tasks import TASKS
 from pipeline.training.augment import augmenter
 from pipeline.training.engine import fit
-from pipeline.training.losses import Objective
 from pipeline.training.machine import Machine
+from pipeline.training.objective import Objective
 from pipeline.training.sampling import Lessons
 from pipeline.training.watch import Watch
 
 DEFAULTS = {
     "epochs": 3, "batch_size": 6, "mixup": 0.0, "cutmix": 0.0, "optimizer": "adamw", "lr": 0.01, "weight_decay": 0.01,
     "momentum": 0.9, "schedule": "cosine", "warmup": 0.1, "clip": 0.0, "accumulate": 1, "ema": 0.0, "swa": 0.0,
+    "milestones": [0.3, 0.6, 0.9], "gamma": 0.1, "power": 1.0, "freeze": "none", "layer_decay": 1.0, "soup": 0,
     "seed": 3, "keep": None, "key": "k", "title": "toy fold 0", "machine": Machine("cpu", "fp32", 1),
 }  # fmt: skip
 

@@ -3,6 +3,9 @@
 import cv2
 import numpy as np
 
+from pipeline.training.images import Rows
+from pipeline.training.normalize import by_group
+
 LOSSLESS = {".webp": [cv2.IMWRITE_WEBP_QUALITY, 101]}
 TO_CV = {1: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
 
@@ -17,3 +20,8 @@ def encode(image, ext):
     done, data = cv2.imencode(ext, image if code is None else cv2.cvtColor(image, code), LOSSLESS.get(ext, []))
     assert done
     return data.tobytes()
+
+
+def grouped(images, groups, channels, unread=()):
+    """Images to be normalised by group."""
+    return Rows([images], np.zeros((len(images), 0)), by_group(images, groups, channels, unread))

@@ -94,8 +94,10 @@ def test_unknown_recipe(name, near):
 # A new version of a library that draws or renders differently must be noticed: old runs would not reproduce.
 GOLDEN = {
     "heavy": "688d0d0220d5f1f1",
+    "inception": "180e0f8e2b950f48",
     "light": "cd8db880e58f3c59",
     "medium": "8f22efb98021c9e7",
+    "resnet": "a2ba311e05a72b56",
     "upright": "4e3906712f430c2f",
 }
 
@@ -106,6 +108,65 @@ def test_golden(recipe):
     for seed in range(8):
         total.update(augment(scene(), seed).tobytes())
     assert total.hexdigest() == GOLDEN[recipe]
+
+
+@pytest.mark.parametrize("size", [(24, 24), (20, 28)])
+@pytest.mark.parametrize("channels", [1, 3, 6])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_crop_is_square(recipe, dtype, channels, size):
+    image = np.concatenate([scene(dtype, 3, size)] * 2, 2)[:, :, :channels]
+    augment = augmenter(recipe, 12)
+    views = [augment(image, seed) for seed in range(12)]
+    assert {(view.shape, view.dtype) for view in views} == {((12, 12, channels), image.dtype)}
+    assert [augment(image, seed).tobytes() for seed in range(12)] == [view.tobytes() for view in views]
+
+
+def ramp(height=48, width=64):
+    """Pixels that say where they are: row in the first channel, column in the second."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([y * 4, x * 3], -1).astype(np.uint8)
+
+
+def test_without_a_recipe_the_centre_is_cut():
+    assert (augmenter("none", 24)(ramp(), 3) == ramp()[12:36, 20:44]).all()
+
+
+def test_a_plain_recipe_cuts_anywhere():
+    views = [augmenter("light", 8)(ramp(), seed) for seed in range(200)]
+    tops = [view[:, :, 0].mean() / 4 for view in views]
+    assert min(tops) < 8
+    assert max(tops) > 40
+
+
+@pytest.mark.parametrize(
+    "recipe, least, most", [("resnet", (224 / 480) ** 2, (224 / 256) ** 2), ("inception", 0.08, 1)]
+)
+def test_how_much_of_the_image_is_cut_out(recipe, least, most, monkeypatch):
+    """Read off a ramp: resnet takes a square of 224/480 .. 224/256 of the shorter side, inception 8 % .. 100 % of all."""
+    monkeypatch.setattr("pipeline.training.augment._colour", lambda channels: [])
+    views = [augmenter(recipe, 32)(ramp(64, 64), seed).astype(float) for seed in range(300)]
+    # From the middle of the first pixel to that of the last is 31/32 of the cut.
+    sides = [(np.ptp(view[:, :, 0]) / 4 * 32 / 31, np.ptp(view[:, :, 1]) / 3 * 32 / 31) for view in views]
+    shares = [a * b / 64**2 for a, b in sides]
+    assert least * 0.85 < min(shares) < least * 1.35
+    assert most * 0.8 < max(shares) < most * 1.1
+    ratios = [b / a for a, b in sides]
+    if recipe == "resnet":
+        assert np.allclose(ratios, 1, atol=0.08)
+    else:
+        assert 0.65 < min(ratios) < 0.8
+        assert 1.25 < max(ratios) < 1.5
+    mirrored = [view[0, 0, 1] > view[0, -1, 1] for view in views]
+    assert 0.4 < np.mean(mirrored) < 0.6
+
+
+def test_colours_of_a_photograph_move():
+    flat = np.full((16, 16, 3), (200, 120, 40), np.uint8)
+    views = np.stack([augmenter("inception")(flat, seed)[0, 0] for seed in range(60)]).astype(float)
+    assert views.std(0).min() > 5
+    grey = np.stack([augmenter("inception")(flat[:, :, :1], seed)[0, 0] for seed in range(60)]).astype(float)
+    assert grey.std() > 5
 
 
 @pytest.mark.parametrize("recipe", ["light", "heavy"])

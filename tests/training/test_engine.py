@@ -7,11 +7,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from files import grouped
 from torch import nn
 
 from pipeline.store.errors import UserError
 from pipeline.training import engine
 from pipeline.training.machine import Machine, to_device
+from pipeline.training.models import build
 from pipeline.training.sampling import Batches, Lessons
 
 CPU = Machine("cpu", "fp32", 1)
@@ -21,7 +23,24 @@ WAYS = {
     "ema": {"ema": 0.9},
     "swa": {"swa": 0.3},
     "mixup": {"mixup": 1.0, "cutmix": 1.0, "accumulate": 2},
+    "soup": {"soup": 2, "schedule": "step"},
 }
+# Ways that need a backbone and a head: see `net_of`.
+LAYERED = {
+    "gradual": {"freeze": "gradual", "layer_decay": 0.5},
+    "gradual ema": {"freeze": "gradual", "ema": 0.9, "optimizer": "sgd", "schedule": "polynomial"},
+    "head swa": {"freeze": "head", "swa": 0.3},
+    "gradual soup": {"freeze": "gradual", "soup": 3},
+}
+
+
+def net_of(way, toy):
+    """The toy, or for ways that know of layers a small network; both with batch norm and dropout."""
+    if way not in LAYERED:
+        return toy(norm=True, dropout=0.3)
+    torch.manual_seed(1)
+    return build("cnn", weights="none", options={"widths": [4, 6]}, channels=1, size=(8, 8), outputs=3, pool="gem",
+                 dropout=0.3, normalize="half")  # fmt: skip
 
 
 def weights(run):
@@ -70,22 +89,23 @@ def test_twice_is_the_same(run_fit, toy, way):
 
 @pytest.mark.parametrize(
     "way, after, workers",
-    [(way, after, "0") for way in WAYS for after in (0, 2)] + [("mixup", 0, "2"), ("adamw", 2, "2")],
+    [(way, after, "0") for way in WAYS | LAYERED for after in (0, 2)]
+    + [("mixup", 0, "2"), ("adamw", 2, "2"), ("soup", 3, "0"), ("gradual ema", 4, "0")],
 )
 def test_resume_is_the_same(run_fit, toy, way, after, workers, monkeypatch):
     monkeypatch.setenv("PODIUM_CHECKPOINT_SECONDS", "0")
     monkeypatch.setenv("PODIUM_WORKERS", workers)
-    how = WAYS[way] | {"epochs": 5}
+    how = (WAYS | LAYERED)[way] | {"epochs": 5}
     torch.manual_seed(11)
-    whole = run_fit(toy(norm=True, dropout=0.3), "whole", **how)
+    whole = run_fit(net_of(way, toy), "whole", **how)
     torch.manual_seed(11)
     with pytest.raises(Killed):
-        run_fit(toy(norm=True, dropout=0.3), "cut", **how, record=killer(after))
+        run_fit(net_of(way, toy), "cut", **how, record=killer(after))
     torch.manual_seed(12345)  # a new process has another stream, and half a line in its log
     with open(whole.home.parent / "cut" / "log.jsonl", "a") as handle:
         handle.write('{"step": 99, "ep')
     seen = []
-    again = run_fit(toy(norm=True, dropout=0.3), "cut", **how, record=lambda entry: seen.append(entry["epoch"]))
+    again = run_fit(net_of(way, toy), "cut", **how, record=lambda entry: seen.append(entry["epoch"]))
     assert seen == list(range(after, 5))  # the killed epoch had not been kept
     assert same(whole, again)
     assert steps(whole.log) == steps(again.log)
@@ -205,7 +225,7 @@ def test_evaluation_is_evaluation(run_fit, toy):
     assert modes == [True, False, False, False, False] * 3  # back to training after each evaluation
 
 
-@pytest.mark.parametrize("way, averages", [("adamw", False), ("ema", True), ("swa", False)])
+@pytest.mark.parametrize("way, averages", [("adamw", False), ("ema", True), ("swa", False), ("soup", False)])
 def test_which_network_is_scored_and_returned(run_fit, toy, way, averages):
     net, scored, kept = toy(), [], []
     run = run_fit(net, **WAYS[way], evaluate=lambda current: scored.append(current) or {},
@@ -235,6 +255,45 @@ def test_swa_averages_the_end(run_fit, toy, swa, epochs):
     assert len(seen) == total
     tail = [weight for step, weight in enumerate(seen, 1) if step / total > swa]
     torch.testing.assert_close(run.net[0].weight, torch.stack(tail).mean(0), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("soup", [1, 2, 4])
+def test_a_soup_is_of_the_last_epochs(run_fit, toy, soup):
+    seen = []
+    run = run_fit(toy(norm=True), soup=soup, epochs=4, recipe="none",
+                  keep=lambda entry, net: seen.append(net[0].weight.detach().clone()))  # fmt: skip
+    torch.testing.assert_close(run.net[0].weight, torch.stack(seen[-soup:]).mean(0), atol=1e-6, rtol=1e-5)
+    # Its statistics are its own, not those of a network along the way.
+    x = run.net[0](to_device(torch.from_numpy(run.images[:20]), CPU))
+    torch.testing.assert_close(run.net[1].running_mean, x.mean((0, 2, 3)), atol=1e-5, rtol=1e-3)
+
+
+def test_the_schedule_takes_its_options(run_fit, toy):
+    rates = {}
+    for name, options in {"a": {}, "b": {"gamma": 0.5}, "c": {"milestones": [0.5]}}.items():
+        run = run_fit(toy(), name, schedule="step", warmup=0.0, epochs=10, **options)
+        rates[name] = [round(line["lr"] / 0.01, 6) for line in run.log if "lr" in line]
+    assert rates["a"] == [1] * 3 + [0.1] * 3 + [0.01] * 3 + [0.001]
+    assert rates["b"] == [1] * 3 + [0.5] * 3 + [0.25] * 3 + [0.125]
+    assert rates["c"] == [1] * 5 + [0.1] * 5
+    run = run_fit(toy(), "d", schedule="polynomial", power=2.0, warmup=0.0, epochs=4)
+    assert [line["lr"] / 0.01 for line in run.log if "lr" in line] == pytest.approx([0.5625, 0.25, 0.0625, 0])
+
+
+def test_groups_reach_the_network_normalised(run_fit, toy):
+    """The images of a group may be as bright as they like: the losses are the same."""
+    losses = []
+    for shift in (0, 40):
+        run = run_fit(toy(), str(shift), epochs=1)
+        images = run.images // 2
+        images[::2] += np.uint8(shift)
+        together = grouped(images, np.array(["a", "b"] * 12), 1, ())
+        net = toy(norm=True)
+        swa = run_fit(net, f"g{shift}", images=together, swa=0.3, recipe="none", optimizer="sgd")
+        losses.append([line["loss"] for line in swa.log if "loss" in line])
+        losses.append(swa.net[1].running_mean.tolist())
+    assert losses[0] == pytest.approx(losses[2], abs=1e-4)
+    assert losses[1] == pytest.approx(losses[3], abs=1e-4)
 
 
 def test_swa_updates_batch_norm(run_fit, toy, monkeypatch):

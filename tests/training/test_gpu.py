@@ -1,20 +1,47 @@
 import numpy as np
 import pytest
 import torch
+from files import grouped
 
 from pipeline.tasks import TASKS
 from pipeline.training.machine import Machine, choose_machine
 from pipeline.training.models import build
 from pipeline.training.predict import predict
+from pipeline.training.probe import fastest, images_per_second
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-WAYS = [{}, {"ema": 0.9, "mixup": 1.0}, {"swa": 0.3, "accumulate": 2, "optimizer": "sgd", "clip": 1.0}]
+WAYS = [{}, {"ema": 0.9, "mixup": 1.0}, {"swa": 0.3, "accumulate": 2, "optimizer": "sgd", "clip": 1.0},
+        {"freeze": "gradual", "layer_decay": 0.5, "soup": 2}]  # fmt: skip
 
 
 def network():
     torch.manual_seed(2)
     return build("cnn", weights="none", options={"widths": [8, 16]}, channels=1, size=(8, 8), outputs=3, pool="gem",
                  dropout=0.2, normalize="half")  # fmt: skip
+
+
+def test_batch_size_is_what_fits():
+    machine = choose_machine("auto")
+    net = network().to("cuda")
+
+    def speed(size):
+        if size > 64:
+            torch.empty(2**50, device="cuda")  # more than any GPU has
+        return images_per_second(net, machine, [8, 8], size) and size
+
+    assert fastest(speed, 512) == 64
+
+
+def test_groups_are_normalised_there(run_fit):
+    run = run_fit(network(), machine=choose_machine("fp32"))
+    together = grouped(run.images, np.array(["a", "b"] * 12), 1, ())
+    how = {"tta": "none", "batch_size": 7}
+    machines = [choose_machine("fp32"), Machine("cpu", "fp32", 1)]
+    there, here = (
+        predict(run.net, TASKS["multiclass"], "classification", together, np.arange(24), machine=m, **how)[0]
+        for m in machines
+    )
+    np.testing.assert_allclose(there, here, atol=1e-3)
 
 
 def look(net, run, machine, tta="hflip"):
@@ -66,7 +93,7 @@ def test_resume(run_fit, way, precision, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("tta", ["none", "hflip", "d4"])
+@pytest.mark.parametrize("tta", ["none", "hflip", "d4", "scales"])
 def test_cpu_and_gpu_agree(run_fit, tta, dtype):
     run = run_fit(network(), machine=choose_machine("fp32"))
     run.images = run.images.astype(dtype) * (np.iinfo(dtype).max // 255)

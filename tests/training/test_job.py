@@ -89,6 +89,34 @@ def test_names_are_checked_before_anything_is_trained(school, change, what):
         check_names(job_of("toy/n"))
 
 
+@pytest.mark.parametrize("change, what", [
+    ('epochs = 1\ninit = "b"\noptim.freeze = "gradual"\n', 'optim.freeze = "gradual" needs 2 epochs or more'),
+    ('epochs = 1\ninit = "b"\noptim.freeze = "auto"\n', 'optim.freeze = "auto" needs 2 epochs or more'),
+    ('optim.freeze = "gradual"\n', 'optim.freeze = "gradual" keeps what was learnt: it needs model.weights or init'),
+    ('batch_size = "auto"\noptim.accumulate = 2\n', 'batch_size = "auto" is what fits: it excludes optim.accumulate'),
+    ('pseudo = "p"\nbatch_size = 1\n', "batch_size must be 2 or more with pseudo"),
+])  # fmt: skip
+def test_contradictions(school, change, what):
+    write("n", f'base = "a"\n{change}')
+    with pytest.raises(UserError, match=what):
+        job_of("toy/n")
+
+
+def test_values_have_no_images_per_class(house):
+    make_competition(house, "regression")
+    prepare()
+    write("n", 'base = "a"\ninit = "b"\noptim.freeze = "auto"\n')
+    with pytest.raises(UserError, match=r'configs/toy/n.toml: optim.freeze = "auto" counts images per class'):
+        check_names(job_of("toy/n"))
+
+
+def test_a_square_crop_of_an_oblong_image_may_be_turned(school):
+    write("n", 'base = "a"\n[image]\nsize = [14, 12]\ncrop = 10\n[predict]\ntta = "d4"\n')
+    check_names(job_of("toy/n"))
+    job = job_of("toy/n")
+    assert (job.size, job.seen, new_network(job).crop) == ([14, 12], [10, 10], 10)
+
+
 def test_pretrained_weights_are_not_fetched_to_look_at_a_network(school):
     write("n", 'base = "a"\n[model]\nname = "resnet18"\nweights = "pretrained"\noptions = {}\n')
     job = job_of("toy/n")

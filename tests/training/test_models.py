@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import SelectAdaptivePool2d
 from torch import nn
 
 from pipeline.store.errors import UserError
@@ -71,8 +72,12 @@ def test_pool_is_used(name, pool):
     if maps.ndim == 3:
         assert maps.shape[1] == 1 + (32 // 16) ** 2
         maps = maps[:, 1:].transpose(1, 2)  # without the class token
-    wanted = {"avg": average, "max": maximum, "gem": GeM(3.0)}[pool](maps)
+    both = torch.cat([average(maps), maximum(maps)], 1)
+    wanted = both if pool == "catavgmax" else {"avg": average, "max": maximum, "gem": GeM(3.0)}[pool](maps)
+    if pool == "catavgmax" and name == "cnn":
+        torch.testing.assert_close(both, SelectAdaptivePool2d(pool_type=pool, flatten=True)(maps))
     torch.testing.assert_close(net.features(x), wanted, rtol=0, atol=1e-6)
+    assert net(x).shape == (2, 5)
 
 
 def test_gem_learns_and_survives_zeros():
@@ -98,19 +103,37 @@ def test_channels_may_come_last():
     torch.testing.assert_close(net.features(x), (x * 2 - 1).mean((2, 3)))
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 3, 4, 6])
 @pytest.mark.parametrize("normalize, mean, std", [
     ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ("half", (0.5,) * 3, (0.5,) * 3),
 ])  # fmt: skip
 def test_normalisation(normalize, mean, std, channels):
     net = make(f"{__name__}:Mirror", channels=channels, normalize=normalize)
-    center, spread = (np.array([*values, sum(values) / 3])[{1: [3], 3: [0, 1, 2], 4: [0, 1, 2, 3]}[channels]]
+    center, spread = (np.array([*values, sum(values) / 3])[{1: [3], 3: [0, 1, 2], 4: [0, 1, 2, 3], 6: [3] * 6}[channels]]
                       for values in (mean, std))  # fmt: skip
     x = torch.rand(2, channels, 4, 4)
     np.testing.assert_allclose(net.features(x), (x.mean((2, 3)) - center) / spread, rtol=1e-4, atol=1e-6)
     assert "mean" not in net.state_dict()
     assert {"center", "spread"} <= set(net.state_dict())
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 12), (13, 11)])
+def test_a_network_sees_the_centre(size):
+    net = make(f"{__name__}:Mirror", size=(7, 7), normalize="half", crop=7)
+    x = torch.rand(2, 3, *size)
+    top, left = (size[0] - 7) // 2, (size[1] - 7) // 2
+    torch.testing.assert_close(net.features(x), (x[:, :, top : top + 7, left : left + 7] * 2 - 1).mean((2, 3)))
+    assert torch.equal(net.features(x[:, :, top : top + 7, left : left + 7]), net.features(x))
+
+
+def test_what_was_measured_belongs_to_the_weights():
+    net, other = (make(f"{__name__}:Mirror", size=(4, 4), normalize="train") for _ in range(2))
+    assert (net.mean == 0).all()
+    net.mean, net.std = torch.rand(1, 3, 1, 1), torch.rand(1, 3, 1, 1) + 0.5
+    other.load_state_dict(net.state_dict())
+    x = torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(other.features(x), ((x - net.mean) / net.std).mean((2, 3)))
 
 
 def test_head_is_kaiming():
@@ -241,7 +264,8 @@ def test_random_stream_does_not_depend_on_loading(saved):
 
 @pytest.mark.parametrize("task, head, width", [
     ("binary", "classification", 1), ("multiclass", "classification", 6), ("multilabel", "classification", 6),
-    ("ordinal", "regression", 1), ("ordinal", "classification", 6), ("ordinal", "both", 7),
+    ("ordinal", "regression", 1), ("ordinal", "classification", 6), ("ordinal", "both", 7), ("ordinal", "cumulative", 5),
+    ("ordinal", "all", 12),
     ("regression", "regression", 6),
 ])  # fmt: skip
 def test_outputs_and_predictions(task, head, width):
@@ -255,6 +279,9 @@ def test_outputs_and_predictions(task, head, width):
         "binary": 1 / (1 + np.exp(-z)), "multilabel": 1 / (1 + np.exp(-z)), "multiclass": softmax,
         "regression": z * spread + center,
         "ordinal": {"regression": z * spread + center, "classification": grade,
+                    "all": (grade + (1 / (1 + np.exp(-z[:, 6:-1]))).sum(1, keepdims=True)
+                            + z[:, -1:] * spread + center) / 3,
+                    "cumulative": (1 / (1 + np.exp(-z))).sum(1, keepdims=True),
                     "both": (grade + z[:, -1:] * spread + center) / 2}[head],
     }[task]  # fmt: skip
     tensors = [torch.from_numpy(array).float() for array in (z, center, spread)]

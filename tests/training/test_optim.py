@@ -3,10 +3,13 @@ import math
 from itertools import pairwise
 
 import pytest
+import timm
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from pipeline.training.models import build
 from pipeline.training.optim import (
     OPTIMIZERS,
     SCHEDULES,
@@ -39,7 +42,7 @@ def test_without_warmup(schedule, end):
 
 
 @pytest.mark.parametrize("warmup", WARMUPS)
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "step"])
 def test_rises_then_falls(name, warmup):
     values = [SCHEDULES[name](progress, warmup) for progress in GRID]
     peak = round(warmup * 200)
@@ -73,6 +76,73 @@ def test_onecycle_is_that_of_torch(warmup):
             theirs.step()
 
 
+@pytest.mark.parametrize("milestones, gamma", [([0.3, 0.6, 0.9], 0.1), ([0.5], 0.3), ([], 0.1)])
+def test_step_is_that_of_torch(milestones, gamma):
+    total, optimizer = 50, torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(total * m) for m in milestones], gamma)
+    for at in range(total):
+        ours = factor("step", (at + 1) / total, 0.0, 0.0, milestones=milestones, gamma=gamma, power=3.0)
+        assert ours == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+    assert factor("step", 0.05, 0.1, 0.0, milestones=milestones, gamma=gamma) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("power", [0.9, 1.0, 2.0])
+def test_polynomial_is_that_of_torch(power):
+    total, optimizer = 50, torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.PolynomialLR(optimizer, total, power)
+    for at in range(total + 1):
+        assert factor("polynomial", at / total, 0.0, 0.0, power=power) == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+
+
+NAMES = ["test_resnet", "test_efficientnet", "test_convnext", "test_vit"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layer_decay_is_that_of_timm(name):
+    net = build(name, weights="none", options={}, channels=3, size=(32, 32), outputs=5, pool="avg", dropout=0.0,
+                normalize="half")  # fmt: skip
+    ours = {id(p): (g["lr_scale"], g["weight_decay"]) for g in parameter_groups(net, 0.05, 0.7) for p in g["params"]}
+    assert len(ours) == len(list(net.parameters()))
+    twin = (
+        timm.create_model(name, num_classes=5, img_size=32) if "vit" in name else timm.create_model(name, num_classes=5)
+    )
+    theirs = param_groups_layer_decay(twin, weight_decay=0.05, layer_decay=0.7)
+    scales = {id(p): (g["lr_scale"], g["weight_decay"]) for g in theirs for p in g["params"]}
+    wanted = {
+        n: scales[id(p)] for n, p in twin.named_parameters() if not n.startswith("head.") and "classifier" not in n
+    }
+    for key, parameter in net.backbone.named_parameters():
+        if key in wanted:
+            assert ours[id(parameter)] == pytest.approx(wanted[key]), key
+    known = [key for key, _ in net.backbone.named_parameters() if key in wanted]
+    assert len(known) > 0.9 * len(list(net.backbone.parameters()))
+    assert ours[id(net.head.weight)] == (1.0, 0.05)
+    assert ours[id(net.head.bias)] == (1.0, 0.0)
+
+
+def test_layer_decay_of_the_small_net():
+    net = build("cnn", weights="none", options={"widths": [2, 3]}, channels=1, size=(8, 8), outputs=5, pool="gem",
+                dropout=0.0, normalize="half")  # fmt: skip
+    scale = {id(p): g["lr_scale"] for g in parameter_groups(net, 0.05, 0.5) for p in g["params"]}
+    found = {name: scale[id(p)] for name, p in net.named_parameters()}
+    convolutions = [value for name, value in found.items() if name.startswith("backbone") and "weight" in name]
+    assert convolutions == [
+        1 / 16,
+        1 / 16,
+        1 / 8,
+        1 / 8,
+        1 / 4,
+        1 / 4,
+        1 / 2,
+        1 / 2,
+    ]  # a norm goes with its convolution
+    assert found["head.weight"] == found["head.bias"] == found["pool.p"] == 1
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_swa_floor(name):
     assert [factor(name, p, 0.1, 0.0) for p in GRID] == [SCHEDULES[name](p, 0.1) for p in GRID]
@@ -82,7 +152,7 @@ def test_swa_floor(name):
     assert tail[0] == (1 if name == "constant" else 0.25)
     assert values[1] == pytest.approx(SCHEDULES[name](0.005 / 0.6, 0.1))
     assert values[1] < 0.25  # warm-up starts from below the floor
-    assert values[60] == pytest.approx(SCHEDULES[name](0.5, 0.1))
+    assert values[60] == pytest.approx(max(SCHEDULES[name](0.5, 0.1), 0.25))
     assert all(value >= 0.25 for value in values[13:])
 
 

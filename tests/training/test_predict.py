@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
 import torch
+from files import grouped
 from torch import nn
+from torchvision.transforms.functional import five_crop, ten_crop
 
 from pipeline.store.errors import UserError
 from pipeline.tasks import TASKS
 from pipeline.training.machine import Machine
-from pipeline.training.models import build, to_prediction
-from pipeline.training.predict import TTA, predict, scores
+from pipeline.training.models import build, central, to_prediction
+from pipeline.training.predict import TTA, embed, predict, scores, views_of
 
 MANY = TASKS["multiclass"]
 
@@ -33,8 +35,8 @@ class Somewhere(Everywhere):
         return x * down * across
 
 
-def network(kind="Somewhere", size=(9, 9), outputs=4, dropout=0.5):
-    head = {"outputs": outputs, "pool": "avg", "dropout": dropout, "normalize": "half"}
+def network(kind="Somewhere", size=(9, 9), outputs=4, dropout=0.5, crop=0):
+    head = {"outputs": outputs, "pool": "avg", "dropout": dropout, "normalize": "half", "crop": crop}
     return build(f"{__name__}:{kind}", weights="none", options={}, channels=3, size=size, **head)
 
 
@@ -80,6 +82,80 @@ def test_hflip_takes_images_that_are_not_square(machine):
     net, images = network(size=(6, 9)), pictures(size=(6, 9))
     mean = (by_hand(net, images) + by_hand(net, images[:, :, ::-1])) / 2
     np.testing.assert_allclose(look(net, images, machine, "hflip"), mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("tta, views", [("none", SYMMETRIES[:1]), ("hflip", SYMMETRIES[:3:2]), ("d4", SYMMETRIES)])
+def test_views_are_of_the_centre(tta, views, machine):
+    net, images = network(crop=6, size=(6, 6)), pictures(size=(9, 12))
+    centre = images[:, 1:7, 3:9]
+    each = np.stack([by_hand(net, view(centre)) for view in views])
+    np.testing.assert_allclose(look(net, images, machine, tta), each.mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("tta", ["5crop", "10crop"])
+def test_crops_are_the_corners_and_the_centre(tta, machine):
+    net, images = network(crop=6, size=(6, 6)), pictures(size=(10, 12))
+    parts = [images[:, :6, :6], images[:, :6, -6:], images[:, -6:, :6], images[:, -6:, -6:], images[:, 2:8, 3:9]]
+    parts += [part[:, :, ::-1] for part in parts] if tta == "10crop" else []
+    each = np.stack([by_hand(net, part) for part in parts])
+    np.testing.assert_allclose(look(net, images, machine, tta), each.mean(0), atol=1e-6)
+    spread = predict(net, MANY, "classification", images, np.arange(7), machine=machine, tta=tta, batch_size=3)[1]
+    np.testing.assert_allclose(spread, each.std(0).mean(1), atol=1e-6)
+    # What TorchVision cuts out, corner by corner.
+    theirs = (five_crop if tta == "5crop" else ten_crop)(torch.from_numpy(images).permute(0, 3, 1, 2), [6, 6])
+    ours = [view(torch.from_numpy(images).permute(0, 3, 1, 2)) for view in views_of(tta, 6)]
+    assert len(ours) == len(theirs) == len(parts)
+    assert {part.numpy().tobytes() for part in ours} == {part.numpy().tobytes() for part in theirs}
+
+
+@pytest.mark.parametrize("crop, size", [(0, (20, 20)), (0, (20, 30)), (16, (20, 24)), (20, (20, 20)), (15, (20, 21))])
+def test_scales(crop, size):
+    y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
+    image = torch.from_numpy(np.stack([(y + 0.5) / size[0] - 0.5, (x + 0.5) / size[1] - 0.5]))[None]
+    seen = (crop, crop) if crop else size
+    for view, scale in zip(views_of("scales", crop), (0.9, 1.0, 1.1), strict=True):
+        out = view(image)
+        assert out.shape == (1, 2, *seen)
+        assert out.isfinite().all()
+        # Near the middle a pixel further is one over the scale of the image further, and the middle stays.
+        inner = out[0, :, seen[0] // 4 : -seen[0] // 4, seen[1] // 4 : -seen[1] // 4]
+        for axis, whole in enumerate(size):
+            steps = inner[axis].diff(dim=axis)
+            grown = round(whole * scale) / whole
+            assert steps.mean().item() == pytest.approx(1 / whole / grown, rel=0.02)
+            middle = out[0, axis].mean(1 - axis)
+            half = seen[axis] / 2 - 0.5
+            value = np.interp(half, np.arange(seen[axis]), middle.numpy())
+            assert value == pytest.approx(0, abs=0.75 / whole)
+    plain = views_of("scales", crop)[1](image)
+    assert torch.equal(plain, central(image, crop))
+
+
+def test_scales_of_any_network(machine):
+    for name in ("cnn", "test_vit"):
+        net = build(name, weights="none", options={}, channels=3, size=(32, 32), outputs=4, pool="avg", dropout=0.5,
+                    normalize="half")  # fmt: skip
+        out = look(net, pictures(size=(32, 32)), machine, "scales")
+        assert out.shape == (7, 4)
+        assert not np.allclose(out, look(net, pictures(size=(32, 32)), machine), atol=1e-7)
+
+
+def test_groups_are_normalised_row_by_row(machine):
+    """Brightness of a group is nothing to a network that is told of groups, in predictions and embeddings."""
+    images, groups = pictures() // 2, np.array(list("ababcab"))
+    brighter = images.copy()
+    brighter[groups == "a"] += 60
+    net = network()
+    plain, other = (
+        look(net, grouped(part, groups, 3, ()), machine, rows=np.array([4, 0, 6])) for part in (images, brighter)
+    )
+    np.testing.assert_allclose(plain, other, atol=1e-4)
+    assert not np.allclose(look(net, images, machine), look(net, brighter, machine), atol=1e-3)
+    features = [
+        torch.cat([part for part, _ in embed(net, grouped(part, groups, 3, ()), machine=machine, batch_size=3)])
+        for part in (images, brighter)
+    ]
+    torch.testing.assert_close(*features, atol=5e-3, rtol=1e-2)
 
 
 @pytest.mark.parametrize("tta, near", [("d5", "d4"), ("hflips", "hflip"), ("non", "none")])

@@ -8,7 +8,7 @@ import torch
 from scipy.special import expit, softmax
 
 from pipeline.tasks import TASKS
-from pipeline.training.losses import Objective
+from pipeline.training.objective import Objective
 from pipeline.training.sampling import Batches, Lessons
 from pipeline.training.watch import Watch
 
@@ -34,7 +34,7 @@ def watch_of(name, head, y, extra=0):
 
 def columns(name, head, extra=0):
     if name == "ordinal":
-        return {"regression": 1, "classification": C, "both": C + 1}[head]
+        return {"regression": 1, "classification": C, "both": C + 1, "cumulative": C - 1, "all": 2 * C}[head]
     return {"multiclass": C + extra, "multilabel": 3, "regression": 2}.get(name, 1)
 
 
@@ -50,10 +50,14 @@ def opinion(name, head, score, y, center, spread):
         return expit(score), p.mean(), margin.mean(), bool((margin > 0).all())
     if head == "regression":
         value = score * spread + center
+    elif head == "cumulative":
+        value = np.array([expit(score).sum()])
     else:
         value = np.array([softmax(score[:C]) @ np.arange(C)])
         if head == "both":
             value = (value + score[C:] * spread + center) / 2
+        if head == "all":
+            value = (value + expit(score[C:-1]).sum() + score[-1:] * spread + center) / 3
     error = np.abs(value - y)
     right = error[0] < 0.5 if name == "ordinal" else bool((error / spread < 1).all())
     return value, np.exp(-(error / spread).mean()), -(error / spread).mean(), right

@@ -1,0 +1,99 @@
+"""The batch size that a machine chooses."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from school import job_of, stage, write
+
+from pipeline.training import probe
+from pipeline.training.machine import Machine
+from pipeline.training.probe import fastest, images_per_second, with_batch_size
+
+
+@pytest.mark.parametrize("speeds, most, chosen", [
+    ({8: 100, 16: 180, 32: 300, 64: 310}, 512, 32),  # no tenth more: not worth the memory
+    ({8: 100, 16: 105}, 512, 8),
+    ({8: 1, 16: 2, 32: 4, 64: 8}, 64, 64),
+    ({8: 1, 16: 2, 32: 4}, 63, 32),
+    ({8: 1}, 3, 8),
+])  # fmt: skip
+def test_doubled_while_it_pays(speeds, most, chosen):
+    seen = []
+    assert fastest(lambda size: seen.append(size) or speeds[size], most) == chosen
+    assert seen == sorted(speeds)
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+])  # fmt: skip
+def test_what_does_not_fit_is_not_taken(error):
+    def speed(size):
+        if size > 16:
+            raise error
+        return size
+
+    assert fastest(speed, 512) == 16
+
+
+def test_other_errors_pass():
+    def speed(size):
+        if size > 8:
+            raise RuntimeError("shapes differ")
+        return size
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        fastest(speed, 512)
+
+
+def test_a_real_step_is_timed(school, monkeypatch):
+    from pipeline.training.job import new_network
+
+    ticks = iter([0, 100, 100, 101, 101, 105, 105, 107])  # the first step warms up; the best of the others takes 1 s
+    monkeypatch.setattr(probe.time, "perf_counter", lambda: next(ticks))
+    net, seen = new_network(job_of("toy/a")), []
+    before = net.head.weight.detach().clone()
+    net.register_forward_hook(lambda module, args, out: seen.append((args[0].shape, module.training)))
+    assert images_per_second(net, Machine("cpu", "fp32", 1), [12, 12], 16) == 16
+    assert seen == [((16, 1, 12, 12), True)] * 4
+    assert not torch.equal(net.head.weight, before)
+
+
+def test_it_is_chosen_once_stored_and_told(school, monkeypatch):
+    write("auto", 'base = "a"\nbatch_size = "auto"\n')
+    calls = []
+    monkeypatch.setattr(probe, "fastest", lambda speed, most: calls.append(most) or 16)
+    stage("train", "toy/auto")
+    assert calls == [6]  # a tenth of 60 rows
+    run = json.loads((school / "runs/toy/auto/cv.json").read_text())
+    fold = json.loads((school / "runs/toy/auto/fold1/fold.json").read_text())
+    state = json.loads((school / "runs/toy/auto/state.json").read_text())
+    assert run["machine"]["batch_size"] == state["machine"]["batch_size"] == fold["batch_size"] == 16
+    # 16 is what "a" says: the same weights.
+    weights = [(school / f"runs/toy/{name}/fold1/oof.npy").read_bytes() for name in ("a", "auto")]
+    assert weights[0] == weights[1]
+    # A run that goes on does not ask again, whatever the machine would say now.
+    (school / "runs/toy/auto/cv.json").unlink()
+    for path in (school / "runs/toy/auto/fold2").iterdir():
+        path.unlink()
+    stage("train", "toy/auto")
+    assert calls == [6]
+    again = json.loads((school / "runs/toy/auto/fold2/fold.json").read_text())
+    assert again["batch_size"] == 16
+
+
+def test_what_is_said_is_not_probed(school, monkeypatch):
+    monkeypatch.setattr(probe, "fastest", lambda speed, most: pytest.fail("probed"))
+    job = job_of("toy/a")
+    assert with_batch_size(job) is job
+    assert job.batch_size == 16
+    write("auto", 'base = "a"\nbatch_size = "auto"\n')
+    known = dataclasses.replace(job_of("toy/auto"), machine=Machine("cpu", "fp32", 1, 24))
+    assert with_batch_size(known) is known
+    assert known.batch_size == 24
+
+
+def test_a_toy_is_really_probed(school):
+    write("auto", 'base = "a"\nbatch_size = "auto"\n')
+    assert with_batch_size(job_of("toy/auto")).batch_size == 8  # 60 rows allow no more
