@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from pipeline.competitions import look_groups, look_images, look_paths, look_target
 from pipeline.competitions.look_folder import Folder, class_folder_root, find_roles, read_folder
@@ -172,7 +173,7 @@ def divide(folder: Folder, tables: Tables) -> tuple[list[str], list[Finding], li
     ]
     sure = bool(spare) and re.search("unlabel|extra|external", spare[0], re.I) is not None
     words = f"{left[spare[0]]} images that no table names" if spare else ""
-    found = [Finding("unlabelled", f"{spare[0]}/*", words, sure)] if spare else []
+    found = [Finding("unlabelled", os.path.join(spare[0], "*"), words, sure)] if spare else []
     return [p for p in folder.images if p in used], found, notes
 
 
@@ -182,8 +183,9 @@ def prove(found: Look, path: Path) -> bool:
     Return False where the contract has keys, of several images a row, that this version does not know.
     """
     contract: dict[str, Any] = settings(found.findings)
-    images = {key: value for key, value in contract.get("images", {}).items() if key in Images.model_fields}
-    if images != contract["images"] or not isinstance(images.get("channels", ""), str):
+    try:
+        Images.model_validate(contract["images"])
+    except ValidationError:
         return False
     config = validate(Competition, {k: v for k, v in contract.items() if k in Competition.model_fields}, path)
     task = TASKS[config.task]

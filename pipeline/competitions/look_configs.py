@@ -88,7 +88,7 @@ def starters(name: str, found: Look, weights: str) -> dict[str, str]:
     return {
         "baseline": _text([*title, f"make train COMP={name} NAME=baseline"], {"stage": "train", **first}),
         "second": _text(
-            ["baseline with another network: it errs elsewhere, which is what a blend lives on.",
+            ["baseline with another network, in about its time: it errs elsewhere, which is what a blend lives on.",
              f"make train COMP={name} NAME=second"],
             {"base": "baseline", **second},
         ),

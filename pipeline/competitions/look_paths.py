@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import product
@@ -37,22 +37,21 @@ class Pattern:
     note: str = ""
 
 
-def id_of(path: str, ids: set[str]) -> tuple[str, str] | None:
-    """Return the id that an image path holds and the path with `{id}` in its place; the longest match in the name."""
-    parts = path.split("/")
-    name = parts[-1]
-    cuts = [len(name), *reversed([m.start() for m in re.finditer(r"[ ._-]", name)])]
-    for cut in cuts:
-        for start in range(len(parts) - 1, -1, -1):
-            found = "/".join([*parts[start:-1], name[:cut]])
-            if found in ids:
-                return found, "/".join([*parts[:start], "{id}"]) + name[cut:]
-    for end in range(len(parts) - 1, 0, -1):
-        for start in range(end - 1, -1, -1):
-            found = "/".join(parts[start:end])
-            if found in ids:
-                return found, "/".join([*parts[:start], "{id}", *parts[end:]])
-    return None
+def ids_of(path: str, ids: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield the id in an image's name (the longest), and the one among its folders, each with `{id}` in its place."""
+    *folders, name = path.split("/")
+    for cut in [len(name), *reversed([m.start() for m in re.finditer(r"[ ._-]", name)])]:
+        starts = [s for s in range(len(folders), -1, -1) if "/".join([*folders[s:], name[:cut]]) in ids]
+        if starts:
+            held = "/".join([*folders[starts[0] :], name[:cut]])
+            before = ["{id}" if folder == held else folder for folder in folders[: starts[0]]]
+            yield held, "/".join([*before, "{id}"]) + name[cut:]
+            break
+    for end in range(len(folders), 0, -1):
+        starts = [s for s in range(end - 1, -1, -1) if "/".join(folders[s:end]) in ids]
+        if starts:
+            yield "/".join(folders[starts[0] : end]), "/".join([*folders[: starts[0]], "{id}", *folders[end:], name])
+            break
 
 
 def match(images: Sequence[str], ids: Iterable[str]) -> Found:
@@ -60,9 +59,8 @@ def match(images: Sequence[str], ids: Iterable[str]) -> Found:
     known = {i for i in ids if i}
     found: Found = defaultdict(dict)
     for path in images:
-        held = id_of(path, known)
-        if held is not None:
-            found[held[1]][held[0]] = path
+        for i, template in ids_of(path, known):
+            found[template][i] = path
     return dict(found)
 
 
@@ -98,7 +96,7 @@ def find_pattern(images: Sequence[str], train: Sequence[str], test: Sequence[str
     pairs = _pairs(*sides) or _pairs(*([any_ending(t) for t in side] for side in sides))
     if not pairs:
         raise UserError(f"one images.pattern cannot lead to both train ({sides[0][0]}) and test images ({sides[1][0]})")
-    named = [p for p in pairs if p.train != p.test and p.test == re.sub("(?i)train", "test", p.train)]
+    named = [p for p in pairs if "{split}" in p.text and p.test == re.sub("(?i)train", "test", p.train) != p.train]
     usual = named or [p for p in pairs if "{split}" not in p.text] or pairs
     usual = [p for p in usual if not NOT_IMAGES.search(p.text.split("{id}")[0])] or usual
     if len(usual) == 1:
@@ -222,4 +220,4 @@ def _no_image(table: pd.DataFrame, images: Sequence[str], name: str) -> str:
 
 def _nearest(i: str, images: Sequence[str]) -> str:
     names = list(dict.fromkeys(PurePosixPath(path).name for path in images))
-    return get_close_matches(i, names[:20000], n=1, cutoff=0.0)[0]
+    return get_close_matches(i, names[:5000], n=1, cutoff=0.0)[0]

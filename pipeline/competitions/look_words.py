@@ -44,7 +44,7 @@ def settings(findings: Sequence[Finding]) -> dict[str, Any]:
 
 def to_toml(title: Sequence[str], findings: Sequence[Finding]) -> str:
     """Return the contract: every key under the words that explain it."""
-    lines = [f"# {line}" for line in title]
+    lines = [f"# {part}" for line in title for part in textwrap.wrap(line, WIDTH)]
     by_section: dict[str, list[Finding]] = {}
     for finding in findings:
         by_section.setdefault(finding.key.rpartition(".")[0], []).append(finding)

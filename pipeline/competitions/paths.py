@@ -10,9 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.store.errors import UserError
 
-ENDINGS = frozenset(
-    [".bmp", ".dcm", ".gif", ".jp2", ".jpeg", ".jpg", ".npy", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]
-)
+ENDINGS = {"bmp", "dcm", "gif", "jp2", "jpeg", "jpg", "npy", "pgm", "png", "ppm", "tif", "tiff", "webp"}
 
 
 def ending(name: str) -> str:
@@ -47,13 +45,12 @@ def locate(data: Path, ids: Sequence[str], paths: Sequence[str]) -> list[str]:
         if "**/" not in path and not path.endswith(".*"):
             found.append(path)
             continue
-        root, _, rest = path.rpartition("**/") if "**/" in path else ("", "", path)
-        below = root.split("**/")[0] if root else str(PurePosixPath(path).parent)
+        below = path.split("**/")[0] if "**/" in path else str(PurePosixPath(path).parent)
         index = indices.setdefault(below, {})
         if not index:
             index.update(_by_name(data, below))
         fits = re.compile(regex(path))
-        hits = [p for p in index.get(PurePosixPath(rest).name, []) if fits.fullmatch(p)]
+        hits = [p for p in index.get(PurePosixPath(path).name, []) if fits.fullmatch(p)]
         if len(hits) != 1:
             what = f"{len(hits)} images ({hits[0]}, {hits[1]})" if hits else "no image"
             raise UserError(f"id {i!r} has {what} that fits {data / path}: check images.pattern")
@@ -65,7 +62,7 @@ def regex(pattern: str) -> str:
     """Return an image pattern as a regular expression; `{id}` becomes the group `id`."""
     text = re.escape(pattern).replace(r"\*\*/", "(?:.*/)?")
     text = re.sub(r"\\\.\\\*$", r"\\.[^./]+", text)
-    return text.replace(r"\{id\}", "(?P<id>.+)")
+    return text.replace(r"\{id\}", "(?P<id>.+)", 1).replace(r"\{id\}", "(?P=id)")
 
 
 def class_folders(data: Path, glob: str, pattern: str) -> tuple[list[str], list[str]]:

@@ -1,0 +1,327 @@
+"""Whole folders: the contract that comes out, proved by reading it."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from folders import IDS, competition, picture, table
+
+from pipeline.competitions.look import look, prove
+from pipeline.competitions.look_words import settings, to_toml
+from pipeline.competitions.table_of_images import read
+from pipeline.store.config import Competition, Images
+from pipeline.store.errors import UserError
+from pipeline.store.section import validate
+from pipeline.store.toml import read_toml
+
+AB = ["a", "b", "c"] * 20
+
+
+def contract(root, readable=True):
+    """Look, prove, and return the contract as it is read back from its text."""
+    found = look(root)
+    assert prove(found, Path("competition.toml")) is readable
+    path = root.parent / "written.toml"
+    path.write_text(to_toml(["what"], found.findings))
+    assert read_toml(path) == settings(found.findings)
+    return settings(found.findings), found
+
+
+def raw(root, **more):
+    config = validate(Competition, contract(root)[0] | more, root)
+    return read(config, root)
+
+
+DIALECTS = {
+    "comma": {},
+    "semicolon": {"sign": ";"},
+    "tab": {"sign": "\t"},
+    "bom": {"bom": True},
+    "quoted": {"quote": True},
+    "crlf": {"end": "\r\n"},
+    "all at once": {"sign": ";", "bom": True, "quote": True, "end": "\r\n"},
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("ending, pattern", [("", "{split}/{id}.png"), (".png", "{split}/{id}")])
+def test_dialects(dialect, ending, pattern, tmp_path):
+    root = competition(tmp_path / "c", AB, ending=ending, **DIALECTS[dialect])
+    found, _ = contract(root)
+    assert found["images"] == {"pattern": pattern, "channels": "rgb"}
+    assert {k: v for k, v in found.items() if isinstance(v, str)} == {
+        "task": "multiclass", "metric": "accuracy", "id": "id", "target": "label",
+    }  # fmt: skip
+    rows = raw(root)
+    assert rows.ids.tolist() == [i + ending for i in IDS[:90]]
+    assert rows.classes == ["a", "b", "c"]
+    assert rows.y[:60, 0].tolist() == [0, 1, 2] * 20
+
+
+@pytest.mark.parametrize("name", ["Id", "image", "filename", "image_id", "StudyInstanceUID"])
+def test_id_columns(name, tmp_path):
+    root = competition(tmp_path / "c", AB, header=(name, "label"))
+    assert contract(root)[0]["id"] == name
+
+
+def test_index_column_and_others_are_no_target(tmp_path):
+    root = competition(tmp_path / "c", AB)
+    rows = [(n, i, label) for n, (i, label) in enumerate(zip(IDS[:60], AB, strict=True))]
+    table(root / "train.csv", ("", "id", "label"), rows)
+    found, _ = contract(root)
+    assert (found["id"], found["target"]) == ("id", "label")
+    assert "metadata" not in found
+
+
+PLACES = {
+    "flat": ("{split}/{id}.png", {"pattern": "{split}/{id}.png"}),
+    "folders named like Kaggle's": ("{split}_images/{id}.jpg", {"pattern": "{split}_images/{id}.jpg"}),
+    "images inside": ("{split}/images/{id}.jpg", {"pattern": "{split}/images/{id}.jpg"}),
+    "one folder": ("images/{id}.jpg", {"pattern": "images/{id}.jpg"}),
+    "nested by the id": ("{split}/{a}/{b}/{id}.png", {"pattern": "{split}/**/{id}.png"}),
+    "a folder a row": ("{split}/{id}/scan.png", {"pattern": "{split}/{id}/scan.png"}),
+    "suffix": ("{split}/{id}_x.png", {"pattern": "{split}/{id}_x.png"}),
+    "the id twice": ("stage1_{split}/{id}/images/{id}.png", {"pattern": "stage1_{split}/{id}/images/{id}.png"}),
+    "colours": (
+        ["{split}/{id}_green.png", "{split}/{id}_red.png", "{split}/{id}_blue.png"],
+        {"pattern": "{split}/{id}_{channel}.png", "channel": ["red", "green", "blue"]},
+    ),
+    "sites and channels": (
+        [f"{{split}}/{{id}}_s{s}_w{w}.png" for s in (1, 2) for w in (1, 2, 10)],
+        {"pattern": "{split}/{id}_s{view}_w{channel}.png", "view": ["1", "2"], "channel": ["1", "2", "10"]},
+    ),
+    "slices": (
+        [f"{{split}}/{{id}}/{s}.png" for s in range(1, 12)],
+        {"pattern": "{split}/{id}/{view}.png", "view": [str(s) for s in range(1, 12)]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_places(place, tmp_path):
+    image, want = PLACES[place]
+    root = competition(tmp_path / "c", AB, image=image)
+    several = isinstance(image, list)
+    found, _ = contract(root, readable=not several or "view" in Images.model_fields)
+    assert {k: v for k, v in found["images"].items() if k != "channels"} == want
+    if not several:
+        want_paths = [
+            image.format(split="test" if n >= 60 else "train", id=i, a=i[:2], b=i[2:4]) for n, i in enumerate(IDS[:90])
+        ]
+        assert raw(root).paths.tolist() == want_paths
+
+
+def test_other_names_of_the_splits(tmp_path):
+    root = competition(tmp_path / "c", AB)
+    (root / "train").rename(root / "learn")
+    (root / "test").rename(root / "evaluate")
+    found, _ = contract(root)
+    assert found["images"] == {"pattern": "{split}/{id}.png", "train": "learn", "test": "evaluate", "channels": "rgb"}
+
+
+def test_same_numbers_in_train_and_test(tmp_path):
+    numbers = [str(n) for n in range(1, 61)]
+    root = competition(tmp_path / "c", AB, ids=numbers * 2, test=60)
+    assert contract(root)[0]["images"]["pattern"] == "{split}/{id}.png"
+    rows = raw(root)
+    assert rows.paths.tolist() == [f"{split}/{n}.png" for split in ("train", "test") for n in numbers]
+
+
+def test_numbered_slices_of_numbered_rows(tmp_path):
+    numbers = [str(n) for n in range(1, 91)]
+    root = competition(tmp_path / "c", AB, ids=numbers, image=["{split}/{id}/1.png", "{split}/{id}/2.png"])
+    found, _ = contract(root, readable="view" in Images.model_fields)
+    assert found["images"] == {"pattern": "{split}/{id}/{view}.png", "view": ["1", "2"], "channels": "rgb"}
+
+
+def test_slices_that_some_rows_lack_are_told(tmp_path):
+    root = competition(tmp_path / "c", AB, image=["{split}/{id}/1.png", "{split}/{id}/2.png"])
+    picture(root / "train" / IDS[3] / "3.png")
+    found, looked = contract(root, readable="view" in Images.model_fields)
+    assert found["images"]["view"] == ["1", "2"]
+    pattern = next(f for f in looked.findings if f.key == "images.pattern")
+    assert "some rows have more files than these" in pattern.words
+    assert not pattern.sure
+
+
+def test_copies_in_another_folder_are_no_views(tmp_path):
+    root = competition(tmp_path / "c", AB, image=["{split}_512/{id}.png", "{split}_1024/{id}.png"])
+    found, looked = contract(root)
+    assert found["images"]["pattern"] in ("{split}_512/{id}.png", "{split}_1024/{id}.png")
+    pattern = next(f for f in looked.findings if f.key == "images.pattern")
+    assert "every id has 2 images" in pattern.words
+    assert not pattern.sure
+
+
+def test_masks_beside_the_images_are_no_channel(tmp_path):
+    root = competition(tmp_path / "c", AB, image=["{split}/images/{id}.png", "{split}/masks/{id}.png"])
+    assert contract(root)[0]["images"]["pattern"] == "{split}/images/{id}.png"
+
+
+def test_mixed_endings(tmp_path):
+    root = competition(tmp_path / "c", AB)
+    for i in IDS[:90:3]:
+        for split in ("train", "test"):
+            if (root / split / f"{i}.png").exists():
+                (root / split / f"{i}.png").rename(root / split / f"{i}.jpeg")
+    (root / "train" / f"{IDS[0]}.json").write_text("{}")
+    assert contract(root)[0]["images"]["pattern"] == "{split}/{id}.*"
+    assert raw(root).paths[0] == f"train/{IDS[0]}.jpeg"
+    picture(root / "train" / f"{IDS[1]}.jpg")
+    with pytest.raises(UserError, match=rf"id '{IDS[1]}' has 2 images .* that fits .*train/{IDS[1]}\.\*"):
+        prove(look(root), Path("competition.toml"))
+
+
+@pytest.mark.parametrize("ending", ["", ".png"])
+def test_class_folders(ending, tmp_path):
+    root = tmp_path / "c"
+    for name in ("cat", "big dog"):
+        for n in range(20):
+            picture(root / "train" / name / f"{n}.png", channels=1)
+    for n in range(10):
+        picture(root / "test" / f"{n}.png", channels=1)
+    table(root / "sample_submission.csv", ("file", "kind"), [(f"{n}{ending}", "cat") for n in range(10)])
+    found, looked = contract(root)
+    assert found == {
+        "id": "file", "train": "train/*/*", "target": "kind", "task": "binary", "metric": "accuracy",
+        "images": {"pattern": "{split}/{id}" + ("" if ending else ".png"), "channels": "grey"}, "folds": {"n": 5},
+    }  # fmt: skip
+    rows = raw(root)
+    assert rows.classes == ["big dog", "cat"]
+    assert len(rows.ids) == 50
+    assert rows.ids[0] == f"big dog/0{ending}"
+    assert [path.split("/")[1] for path in rows.paths[:40]] == ["big dog"] * 20 + ["cat"] * 20
+    assert rows.y[:40, 0].tolist() == [0] * 20 + [1] * 20
+    assert looked.rows == 40
+
+
+def test_unlabelled_images_masks_and_rows_that_are_missing(tmp_path):
+    root = competition(tmp_path / "c", AB)
+    for n in range(7):
+        picture(root / "unlabelled_images" / f"u{n}.png")
+    picture(root / "masks" / f"{IDS[0]}.png")
+    picture(root / "train" / "nobody.png")
+    found, looked = contract(root)
+    assert found["unlabelled"] == "unlabelled_images/*"
+    assert "1 images in train/ have no row in any table: left alone" in looked.notes
+    assert "1 images in masks/ look like masks: left alone" in looked.notes
+
+
+@pytest.mark.parametrize(
+    "channels, ending, dtype, want",
+    [
+        (1, ".png", np.uint8, {"channels": "grey"}),
+        (3, ".png", np.uint8, {"channels": "rgb"}),
+        (4, ".png", np.uint8, {"channels": "rgba"}),
+        (1, ".png", np.uint16, {"channels": "grey", "depth": 16}),
+        (3, ".tif", np.uint16, {"channels": "rgb", "depth": 16}),
+        (5, ".npy", np.uint8, {"channels": 5}),
+    ],
+)
+def test_kinds_of_images(channels, ending, dtype, want, tmp_path):
+    root = competition(tmp_path / "c", AB, image=[])
+    for n, i in enumerate(IDS[:90]):
+        picture(root / ("test" if n >= 60 else "train") / f"{i}{ending}", channels, 16 + n % 3, dtype)
+    found, looked = contract(root, readable=ending != ".npy")
+    assert {k: v for k, v in found["images"].items() if k != "pattern"} == want
+    words = " ".join(str(f) for f in looked.findings if f.key == "images.size")
+    assert "smallest has 16 x 16 pixels, the median 17 x 17, the largest 18 x 18" in words
+
+
+def test_test_table_and_metadata(tmp_path):
+    root = competition(tmp_path / "c", AB)
+    rng = np.random.default_rng(0)
+    for name, ids in (("train", IDS[:60]), ("test", IDS[60:90])):
+        frame = pd.DataFrame(
+            {"id": ids, "age": rng.normal(50, 9, len(ids)).round(1), "sex": rng.choice(["f", "m"], len(ids))}
+        )
+        frame["text"] = [f"words {n}" for n in range(len(ids))]
+        if name == "train":
+            frame = frame.assign(label=AB, weight=rng.random(60) + 0.1, secret=1, fold=np.arange(60) % 3)
+        frame.to_csv(root / f"{name}.csv", index=False)
+    found, looked = contract(root)
+    assert found["test"] == "test.csv"
+    assert found["metadata"] == {"numeric": ["age"], "categorical": ["sex"]}
+    assert found["weight"] == "weight"
+    assert found["folds"] == {"column": "fold", "n": 5}
+    assert any("left alone: 'secret'" in f.words for f in looked.findings)
+
+
+def test_metadata_of_a_second_table(tmp_path):
+    root = competition(tmp_path / "c", AB)
+    rows = [(i, "fluo" if n % 2 else "bright") for n, i in enumerate(IDS[:90])]
+    table(root / "plates.csv", ("file", "modality"), rows)
+    assert contract(root)[0]["metadata"] == {"categorical": ["modality"], "table": "plates.csv", "id": "file"}
+
+
+def test_group_of_ids_with_a_side(tmp_path):
+    ids = [f"{n}{side}" for n in range(9001000, 9001045) for side in "LR"]
+    root = competition(tmp_path / "c", ["0", "1", "2"] * 20, ids=ids, blank="0", header=("id_code", "diagnosis"))
+    found, looked = contract(root)
+    assert found["group"] == {"pattern": r"^(\d+)[LR]$"}
+    assert (found["task"], found["metric"]) == ("ordinal", "quadratic_kappa")
+    group = next(f for f in looked.findings if f.key == "group.pattern")
+    assert group.sure
+    assert "30 groups of 60 train rows, the largest has 2; no group is in train and test both" in group.words
+    assert len(set(raw(root).groups)) == 45
+
+
+def test_group_of_file_names_with_a_side(tmp_path):
+    ids = [f"{n}_{side}.png" for n in range(45) for side in ("left", "right")]
+    root = competition(tmp_path / "c", AB, ids=ids, image="{split}/{id}")
+    assert contract(root)[0]["group"] == {"pattern": r"^(.+)[ _-](?i:left|right|l|r)\.\w+$"}
+    assert sorted(set(raw(root).groups)) == sorted(str(n) for n in range(45))
+
+
+def test_group_of_a_second_table_and_of_a_column(tmp_path):
+    root = competition(tmp_path / "c", AB)
+    rows = [(i, f"slide{n % 12}") for n, i in enumerate(IDS[:90])]
+    table(root / "sources.csv", ("image", "source_image"), rows)
+    found, looked = contract(root)
+    assert found["group"] == {"table": "sources.csv", "column": "source_image", "id": "image"}
+    assert next(f for f in looked.findings if f.key == "group.table").sure is False  # train and test share slides
+    frame = pd.read_csv(root / "train.csv", dtype=str).assign(patient_id=[f"p{n // 3}" for n in range(60)])
+    frame.to_csv(root / "train.csv", index=False)
+    (root / "sources.csv").unlink()
+    found, looked = contract(root)
+    assert found["group"] == {"column": "patient_id"}
+    assert not next(f for f in looked.findings if f.key == "group.column").sure
+
+
+def test_the_class_is_no_group(tmp_path):
+    ids = [f"kind{n % 12}_{n}" for n in range(90)]
+    root = competition(tmp_path / "c", [f"k{n % 12}" for n in range(60)], ids=ids, blank="k0")
+    assert "group" not in contract(root)[0]
+
+
+REAL = {
+    "seedlings": {"task": "multiclass", "id": "file", "target": "species", "unlabelled": "unlabelled_images/*",
+                  "images": {"pattern": "{split}_images/{id}", "channels": "rgb"}},
+    "knee-mini": {"task": "ordinal", "id": "id_code", "target": "diagnosis", "metric": "quadratic_kappa",
+                  "images": {"pattern": "{split}_images/{id}.png", "channels": "grey"},
+                  "group": {"pattern": r"^(\d+)[LR]$"}},
+    "blood-tiles": {"task": "multilabel", "id": "image", "target": "labels", "separator": " ",
+                    "images": {"pattern": "{split}_images/{id}", "channels": "rgb"},
+                    "group": {"table": "sources.csv", "column": "source_image"}},
+}  # fmt: skip
+
+
+@pytest.mark.skipif("PODIUM_DATA" not in os.environ, reason="PODIUM_DATA is not set")
+@pytest.mark.parametrize("name", [*REAL, "nuclei-tiles", "omniglot-small1"])
+def test_real_folders(name, tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(Path(os.environ["PODIUM_DATA"]) / f"{name}.zip") as archive:
+        archive.extractall(tmp_path)
+    if name in REAL:
+        found, looked = contract(tmp_path / name)
+        assert {key: found[key] for key in REAL[name]} == REAL[name]
+        assert looked.symmetry == ("hflip" if name == "knee-mini" else "d4")
+        return
+    said = (
+        "run-length codes of masks" if name == "nuclei-tiles" else r"has no train.csv .* found images.csv \(image, alph"
+    )
+    with pytest.raises(UserError, match=said):
+        look(tmp_path / name)
