@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipeline.competitions.look_folder import Folder, class_folder_root, find_ro
 from pipeline.competitions.look_paths import NOT_IMAGES, Pattern
 from pipeline.competitions.look_words import Finding, listed, settings, value_of
 from pipeline.competitions.paths import class_folders, regex
-from pipeline.competitions.submission import read_format
+from pipeline.competitions.submission import Format, read_format
 from pipeline.competitions.table_of_images import read
 from pipeline.scoring.metrics import get_metric
 from pipeline.store.config import Competition, Images
@@ -177,19 +177,39 @@ def divide(folder: Folder, tables: Tables) -> tuple[list[str], list[Finding], li
     return [p for p in folder.images if p in used], found, notes
 
 
-def prove(found: Look, path: Path) -> bool:
+def prove(found: Look, path: Path) -> Look:
     """Read tables, images and sample by the contract as later stages will; raise UserError where that fails.
 
-    Return False where the contract has keys, of several images a row, that this version does not know.
+    Return what was found and what a submission will hold; where this version does not know the keys of several images
+    a row, a note that they were not read.
     """
     contract: dict[str, Any] = settings(found.findings)
     try:
         Images.model_validate(contract["images"])
     except ValidationError:
-        return False
+        note = "this version does not read such images yet, so that the contract was not proved"
+        return replace(found, notes=[*found.notes, note])
     config = validate(Competition, {k: v for k, v in contract.items() if k in Competition.model_fields}, path)
     task = TASKS[config.task]
     metric = get_metric(config.metric, task)
     raw = read(config, found.path)
-    read_format(config, task, metric, raw.classes, found.path)
-    return True
+    form = read_format(config, task, metric, raw.classes, found.path)
+    return replace(found, findings=[*found.findings, submission(form)])
+
+
+def submission(form: Format) -> Finding:
+    """Return in words what the file for Kaggle will hold, uncertain where the sample's cells look otherwise."""
+    cells = np.unique(form.sample[form.columns].to_numpy(str))
+    points = any(re.fullmatch(r"-?\d*\.\d+(e-?\d+)?", cell) for cell in cells.tolist())
+    what = "a value" if form.task.name in ("regression", "ordinal") else "a probability"
+    if form.joined:
+        words = f"each cell will hold the labels of a row, joined by {form.config.separator!r}"
+    elif len(form.columns) > 1:
+        words = f"each row will hold {'0 or 1' if form.labels else what} in {len(form.columns)} columns"
+    elif form.labels:
+        words = f"each cell will hold one of {listed(form.classes)}"
+    else:
+        words = f"each cell will hold {what}" + (f", that of {form.classes[1]!r}" if form.task.name == "binary" else "")
+    return Finding(
+        "submission.format", None, f"{words}; the sample has {listed(cells.tolist(), 3)}", points != form.labels
+    )

@@ -39,7 +39,7 @@ def look_at(data: Path, images: Sequence[str], size: int = LOOKED_AT) -> Kinds:
     if not found:
         words = f"no image could be read as such ({names[0]}): they need images.decoder, a function of your own"
         return Kinds([Finding("images.channels", None, words, False)], np.zeros((0, 2)), "upright", "not looked at")
-    findings = [_channels(found, ending(names[0]) == "npy"), *_depth(found)]
+    findings = [_channels(found, ending(names[0]) == "npy"), _depth(found)]
     sides = np.array([image.shape[:2] for image in found])
     short, long = sides.min(1), sides.max(1)
     low, high = short.argmin(), long.argmax()
@@ -113,12 +113,11 @@ def _kind(image: Array) -> str:
     return "grey"
 
 
-def _depth(images: Sequence[Array]) -> list[Finding]:
+def _depth(images: Sequence[Array]) -> Finding:
     bits = Counter(image.dtype.itemsize * 8 for image in images)
-    if set(bits) == {8}:
-        return []
-    told = ", ".join(f"{b} bit {n}" for b, n in sorted(bits.items()))
-    return [Finding("images.depth", max(bits), f"bits of a pixel: {told}", len(bits) == 1)]
+    told = ", ".join(f"{b} bits in {n}" for b, n in sorted(bits.items()))
+    depth = max(bits) if max(bits) > 8 else None
+    return Finding("images.depth", depth, f"bits of a pixel and channel, of images looked at: {told}", len(bits) == 1)
 
 
 def _read(path: Path) -> Array | None:

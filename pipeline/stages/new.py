@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
 
     if weights not in WEIGHTS:
         raise UserError(f"WEIGHTS={weights!r}; {nearest(weights, WEIGHTS)}")
-    found = look(data)
+    found = prove(look(data), files.config)
     refuse_to_overwrite(files, found.path)
     title = [
         f"{name}: written by `make new`; each line tells what was seen and why, those marked uncertain want a look.",
@@ -42,15 +42,12 @@ def run(args: argparse.Namespace) -> None:
     ]
     texts = {files.config: to_toml([*title, *found.notes], found.findings)}
     texts |= {RunFiles(f"{name}/{run}").config: text for run, text in starters(name, found, weights).items()}
-    proved = prove(found, files.config)
     put_in_place(files, found.path, texts)
 
     for finding in found.findings:
         print(f"{finding.key + ('' if finding.value is None else f' = {literal(finding.value)}')}\n    {finding}")
     for note in found.notes:
         print(f"note: {note}")
-    if not proved:
-        print("note: the images of this contract were not read back: look at the first lines of `make folds`")
     say_next(name, files, list(texts))
 
 

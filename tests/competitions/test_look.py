@@ -10,19 +10,23 @@ from folders import IDS, competition, picture, table
 
 from pipeline.competitions.look import look, prove
 from pipeline.competitions.look_words import settings, to_toml
+from pipeline.competitions.submission import fill, read_back, read_format
 from pipeline.competitions.table_of_images import read
+from pipeline.scoring.metrics import METRICS
 from pipeline.store.config import Competition, Images
 from pipeline.store.errors import UserError
 from pipeline.store.section import validate
 from pipeline.store.toml import read_toml
+from pipeline.tasks import TASKS
 
 AB = ["a", "b", "c"] * 20
 
 
 def contract(root, readable=True):
     """Look, prove, and return the contract as it is read back from its text."""
-    found = look(root)
-    assert prove(found, Path("competition.toml")) is readable
+    found = prove(look(root), Path("competition.toml"))
+    assert ("submission.format" in {f.key for f in found.findings}) is readable
+    assert any("was not proved" in note for note in found.notes) is not readable
     path = root.parent / "written.toml"
     path.write_text(to_toml(["what"], found.findings))
     assert read_toml(path) == settings(found.findings)
@@ -294,6 +298,64 @@ def test_the_class_is_no_group(tmp_path):
     ids = [f"kind{n % 12}_{n}" for n in range(90)]
     root = competition(tmp_path / "c", [f"k{n % 12}" for n in range(60)], ids=ids, blank="k0")
     assert "group" not in contract(root)[0]
+
+
+SENT = {
+    "label": (AB, ("id", "y"), "a", "each cell will hold one of 'a', 'b', 'c'; the sample has 'a'", True),
+    "value": (
+        [str(v / 7) for v in range(60)],
+        ("id", "y"),
+        "0.0",
+        "each cell will hold a value; the sample has '0.0'",
+        True,
+    ),
+    "probability": (
+        ["no", "yes"] * 30,
+        ("id", "y"),
+        "0.5",
+        "each cell will hold a probability, that of 'yes'; the",
+        True,
+    ),
+    "joined": (["a", "b", "a|b"] * 20, ("id", "y"), "a", "labels of a row, joined by '|'", True),
+    "a column a label": ([("0", "1"), ("1", "1")] * 30, ("id", "u", "v"), "0.5", "a probability in 2 columns", True),
+    "whole numbers in the sample": (
+        [("0", "1"), ("1", "1")] * 30,
+        ("id", "u", "v"),
+        "0",
+        "a probability in 2 columns",
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SENT)
+@pytest.mark.parametrize("sign", ",;")
+def test_what_a_submission_will_hold(case, sign, tmp_path):
+    labels, header, blank, said, sure = SENT[case]
+    _, looked = contract(competition(tmp_path / "c", labels, header=header, blank=blank, sign=sign))
+    sent = next(f for f in looked.findings if f.key == "submission.format")
+    assert said in sent.words
+    assert sent.sure is sure
+
+
+def test_a_column_a_class_is_sent(tmp_path):
+    root = competition(tmp_path / "c", AB)
+    table(root / "sample_submission.csv", ("id", "c", "a", "b"), [(i, 0.3, 0.3, 0.3) for i in IDS[60:90]])
+    found, looked = contract(root)
+    assert (found["target"], found["metric"]) == ("label", "log_loss")
+    assert any("a probability in 3 columns" in f.words for f in looked.findings)
+
+
+def test_a_submission_keeps_header_and_ids_of_a_semicolon_sample(tmp_path):
+    root = competition(tmp_path / "c", AB, sign=";", bom=True, end="\r\n", header=("Id", "the label"), ending=".png")
+    config = validate(Competition, contract(root)[0], root)
+    form = read_format(config, TASKS["multiclass"], METRICS["accuracy"], ["a", "b", "c"], root)
+    ids = np.array([i + ".png" for i in IDS[60:90]])
+    want = np.arange(30) % 3
+    fill(form, ids, np.eye(3)[want], want).to_csv(tmp_path / "sent.csv", index=False)
+    lines = (tmp_path / "sent.csv").read_text().splitlines()
+    assert lines[:2] == ["Id,the label", f"{ids[0]},a"]
+    assert read_back(form, tmp_path / "sent.csv", tmp_path / "sent.csv").tolist() == want.tolist()
 
 
 REAL = {
