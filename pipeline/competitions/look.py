@@ -95,7 +95,8 @@ def read_tables(folder: Folder) -> Tables:
     ids = look_paths.find_id(train, folder.images, roles.train, [str(c) for c in sample.columns])
     found.append(ids)
     if roles.train != "train.csv":
-        found.append(Finding("train", roles.train, f"{len(train)} labelled rows", False))
+        words = f"there is no train.csv; this table has {len(train)} rows and a column that names images"
+        found.append(Finding("train", roles.train, words, False))
     test, table = sample, folder.tables.get(roles.test)
     words = f"{len(sample)} test rows, named by {roles.sample}"
     if table is not None and ids.value in table.columns and sample[ids.value].isin(set(table[ids.value])).all():
@@ -137,8 +138,8 @@ def from_class_folders(folder: Folder, sample: pd.DataFrame, name: str) -> tuple
 def image_findings(tables: Tables) -> list[Finding]:
     """Return the keys of the image pattern."""
     pattern = tables.pattern
-    where = "with" if re.search(r"\{id\}(_|/|$)", pattern.text) is None else "without"
-    words = f"every train and test id has its image there, {where} an ending after the id"
+    held = "hold the file's ending" if pattern.text.endswith("{id}") else "do not hold the file's ending"
+    words = f"every train and test id has its image there; ids {held}"
     if pattern.channels or pattern.views:
         words = f"every id has {max(len(pattern.channels), 1) * max(len(pattern.views), 1)} images"
     found = [Finding("images.pattern", pattern.text, f"{words}; {pattern.note}".rstrip("; "), pattern.sure)]
@@ -210,6 +211,6 @@ def submission(form: Format) -> Finding:
         words = f"each cell will hold one of {listed(form.classes)}"
     else:
         words = f"each cell will hold {what}" + (f", that of {form.classes[1]!r}" if form.task.name == "binary" else "")
-    return Finding(
-        "submission.format", None, f"{words}; the sample has {listed(cells.tolist(), 3)}", points != form.labels
-    )
+    known = not form.labels or form.joined or len(form.columns) > 1 or set(cells.tolist()) <= set(form.classes)
+    words += f"; the sample has {listed(cells.tolist(), 3)}"
+    return Finding("submission.format", None, words, known and points != form.labels)

@@ -54,7 +54,7 @@ def find_groups(
         words += "; no group is in train and test both, so the test set was divided by it"
     elif len(shared):
         words += f"; {len(shared)} of {len(best.test)} test rows share a group with train rows"
-    rest = [c.words for c in found if c is not best]
+    rest = [c.words for c in found if c.train.nunique() != best.train.nunique()]
     if rest:
         words += f" (other candidates: {'; '.join(rest)})"
     sure = len(best.test) >= 20 and len(shared) == 0
@@ -127,6 +127,7 @@ def find_columns(
         where = source or "the train and the test table"
         words = f"{where} have it for train and test rows: {listed([*numeric, *categorical])}"
         found += [Finding("metadata.numeric", numeric, words, False)] if numeric else []
+        words = "as above, with few values" if numeric else words
         found += [Finding("metadata.categorical", categorical, words, False)] if categorical else []
         found += [Finding("metadata.table", source, "where these columns lie", False)] if source else []
         found += [Finding("metadata.id", key, "the column of ids there")] if source and key != id_name else []

@@ -78,7 +78,8 @@ def find_id(table: pd.DataFrame, images: Sequence[str], name: str, also: Sequenc
     if not table[best].is_unique:
         many = str(table[best][table[best].duplicated()].iloc[0])
         raise UserError(
-            f"{name}: column {best!r} names the images, but {many!r} has several rows: keep one row an image"
+            f"{name}: column {best!r} names the images, but {many!r} has several rows: keep one row an id, or link "
+            f"the images under names that hold an id of one row"
         )
     if best not in also:
         raise UserError(

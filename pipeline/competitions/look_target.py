@@ -55,7 +55,7 @@ def find_task(train: pd.DataFrame, sample: pd.DataFrame, target: str | list[str]
     given = np.unique(sample[asked].to_numpy(str))
     floats = any(re.fullmatch(r"-?\d*\.\d*(e-?\d+)?", cell.strip()) for cell in given.tolist())
     if isinstance(target, list):
-        return _columns(train[target], target)
+        return _columns(train[target], target, len(asked) > 1)
     cells = train[target].str.strip()
     full = cells[cells != ""]
     if full.empty:
@@ -90,7 +90,7 @@ def find_separator(cells: pd.Series) -> str | None:
     return None
 
 
-def _columns(table: pd.DataFrame, target: list[str]) -> list[Finding]:
+def _columns(table: pd.DataFrame, target: list[str], wide: bool) -> list[Finding]:
     values = table.apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if not np.isfinite(values).all():
         odd = target[int(np.argwhere(~np.isfinite(values).all(0))[0][0])]
@@ -108,6 +108,12 @@ def _columns(table: pd.DataFrame, target: list[str]) -> list[Finding]:
             Finding("task", "regression", words, "may be" not in words),
             Finding("metric", "rmse", "usual for numbers; the competition's page says what is scored", False),
         ]
+    if not wide:
+        one = bool((values.sum(1) == 1).all())
+        words = f"{len(target)} columns of 0 and 1, {'exactly one 1 in every row' if one else 'several ones a row'}"
+        metric = "accuracy" if one else "f1_macro"
+        why = Finding("metric", metric, "the sample submission has one column, of labels", False)
+        return [Finding("task", "multiclass" if one else "multilabel", words), why]
     if (values.sum(1) == 1).all():
         return [
             Finding("task", "multiclass", f"{len(target)} columns of 0 and 1, exactly one 1 in every row"),

@@ -358,6 +358,121 @@ def test_a_submission_keeps_header_and_ids_of_a_semicolon_sample(tmp_path):
     assert read_back(form, tmp_path / "sent.csv", tmp_path / "sent.csv").tolist() == want.tolist()
 
 
+def test_a_sample_that_holds_no_class_is_told(tmp_path):
+    _, looked = contract(competition(tmp_path / "c", AB, blank="a 0.5"))
+    assert next(f for f in looked.findings if f.key == "submission.format").sure is False
+
+
+def test_images_named_by_several_columns_are_refused(tmp_path):
+    root = competition(tmp_path / "c", AB)
+    frame = pd.read_csv(root / "train.csv").assign(
+        id=[f"e{n // 10}_{n % 10}" for n in range(60)], plate=[f"e{n // 10}" for n in range(60)]
+    )
+    for n, i in enumerate(IDS[:60]):
+        (root / f"train/e{n // 10}").mkdir(exist_ok=True)
+        (root / f"train/{i}.png").rename(root / f"train/e{n // 10}/{n % 10}.png")
+    frame.to_csv(root / "train.csv", index=False)
+    with pytest.raises(
+        UserError, match="'plate' names the images, but 'e0' has several rows: keep one row an id, or link"
+    ):
+        look(root)
+
+
+def test_images_that_nothing_reads_want_a_decoder(tmp_path):
+    root = competition(tmp_path / "c", AB, image=[])
+    for n, i in enumerate(IDS[:90]):
+        path = root / ("test" if n >= 60 else "train") / f"{i}.dcm"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"DICM")
+    found, looked = contract(root)
+    assert found["images"] == {"pattern": "{split}/{id}.dcm"}
+    assert "they need images.decoder" in next(f for f in looked.findings if f.key == "images.channels").words
+
+
+def test_some_images_that_cannot_be_read_are_told(tmp_path):
+    root = competition(tmp_path / "c", AB)
+    (root / "train" / f"{IDS[0]}.png").write_bytes(b"no")
+    _, looked = contract(root)
+    assert any("1 of 90 images looked at cannot be read" in f.words and not f.sure for f in looked.findings)
+
+
+def test_train_and_test_of_other_endings(tmp_path):
+    root = competition(tmp_path / "c", AB)
+    for path in [*(root / "test").iterdir()]:
+        path.rename(path.with_suffix(".jpg"))
+    assert contract(root)[0]["images"]["pattern"] == "{split}/{id}.*"
+    assert raw(root).paths[-1] == f"test/{IDS[89]}.jpg"
+
+
+def test_places_that_no_pattern_leads_to_are_refused(tmp_path):
+    root = competition(tmp_path / "c", AB)
+    for path in [*(root / "test").iterdir()]:
+        path.rename(root / path.name)
+    with pytest.raises(UserError, match="one images.pattern cannot lead to both"):
+        look(root)
+    for path in [*(root / "train").iterdir()][:30]:
+        path.rename(path.with_stem(path.stem + "_x"))
+    with pytest.raises(UserError, match=r"no one pattern gives every id an image: '.* \(30 ids\)'"):
+        look(root)
+
+
+@pytest.mark.parametrize(
+    "places, said",
+    [
+        (["{split}/{id}_a1x_b2y_c3z.png"] * 1, None),
+        ([f"{{split}}/{{id}}_{a}_{b}_{c}.png" for a in "12" for b in "34" for c in "56"], "every id has 8 images"),
+        ([f"{{split}}/{{id}}_{x}.png" for x in ("1_1", "1_2", "2_1")], "every id has 3 images"),
+        ([f"{{split}}/{{id}}{x}.png" for x in ("_front", "_left_side")], None),
+    ],
+)
+def test_files_a_row_that_are_no_grid_are_told(places, said, tmp_path):
+    root = competition(tmp_path / "c", AB, image=places)
+    looked = look(root)
+    pattern = next(f for f in looked.findings if f.key == "images.pattern")
+    if said:
+        assert said in pattern.words
+        assert not pattern.sure
+        assert "{view}" not in pattern.value
+    else:
+        assert pattern.value in (places[0], "{split}/{id}_{view}.png")
+
+
+def test_class_folders_without_test_images(tmp_path):
+    root = tmp_path / "c"
+    for name in ("cat", "dog"):
+        picture(root / "train" / name / "1.png")
+    table(root / "sample_submission.csv", ("id", "label"), [(5, "cat")])
+    with pytest.raises(UserError, match="has no images outside train: the test images are missing"):
+        look(root)
+    table(root / "sample_submission.csv", ("id", "label"), [])
+    with pytest.raises(UserError, match="has no rows: there is nothing to predict"):
+        look(root)
+
+
+def test_class_folders_of_mixed_endings(tmp_path):
+    root = tmp_path / "c"
+    for n in range(20):
+        picture(root / "train" / ("cat", "dog")[n % 2] / f"{n}.{('png', 'jpg')[n % 3 == 0]}")
+    picture(root / "test/5.png")
+    table(root / "sample_submission.csv", ("id", "label"), [(5, "cat")])
+    assert contract(root)[0]["images"]["pattern"] == "{split}/{id}.*"
+    assert raw(root).ids.tolist()[:2] == ["cat/0", "cat/10"]
+
+
+def test_a_sample_with_another_header_and_name(tmp_path):
+    root = competition(
+        tmp_path / "c", [("1", "0", "0"), ("0", "1", "0"), ("0", "0", "1")] * 20, header=("id", "u", "v", "w")
+    )
+    (root / "sample_submission.csv").unlink()
+    table(root / "sampleSubmission.csv", ("id", "predicted"), [(i, "u") for i in IDS[60:90]])
+    found, looked = contract(root)
+    assert found["target"] == ["u", "v", "w"]
+    assert found["submission"] == {"sample": "sampleSubmission.csv"}
+    assert not next(f for f in looked.findings if f.key == "target").sure
+    assert (found["task"], found["metric"]) == ("multiclass", "accuracy")
+    assert any("each cell will hold one of 'u', 'v', 'w'" in f.words for f in looked.findings)
+
+
 REAL = {
     "seedlings": {"task": "multiclass", "id": "file", "target": "species", "unlabelled": "unlabelled_images/*",
                   "images": {"pattern": "{split}_images/{id}", "channels": "rgb"}},

@@ -231,6 +231,27 @@ def test_class_folders_to_folds(house, new):
     assert (split["fold"] != "-1").sum() == len(list((house / "raw/train").rglob("*.jpg")))
 
 
+def test_to_a_submission(house, new):
+    root = competition(house / "raw", ["u", "v", "u v", ""] * 15, sign=";", blank="u", ending=".png")
+    new(root)
+    for name, base in (("one", "baseline"), ("two", "second")):
+        (house / f"configs/toy/{name}.toml").write_text(f'base = "{base}"\nepochs = 1\nmodel.options.widths = [8, 8]\n')
+    blend = house / "configs/toy/blend.toml"
+    blend.write_text(blend.read_text().replace('"baseline", "second"', '"one", "two"'))
+    for name, run in (
+        ("data", "toy"),
+        ("folds", "toy"),
+        ("train", "toy/one"),
+        ("train", "toy/two"),
+        ("ensemble", "toy/blend"),
+    ):
+        stage(name, run)
+    stage("submit", "toy/blend")
+    sent = pd.read_csv("submissions/toy/blend.csv", dtype=str, keep_default_na=False)
+    assert sent["id"].tolist() == [i + ".png" for i in IDS[60:90]]
+    assert set(sent["label"]) <= {"", "u", "v", "u v"}
+
+
 def test_through_make(house, make):
     root = competition(house / "raw", AB)
     for arguments, said in (
