@@ -5,8 +5,8 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules --check-symlink-times
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-$(foreach name,COMP NAME FROM SET PUBLIC PRIVATE,$(eval $(name) ?=))
-export SET PUBLIC PRIVATE
+$(foreach name,COMP NAME FROM SET PUBLIC PRIVATE DATA WEIGHTS,$(eval $(name) ?=))
+export SET PUBLIC PRIVATE DATA WEIGHTS
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 PY := .venv/bin/python
 SETUP := .venv/.ready
@@ -49,10 +49,12 @@ $(RUNS): runs/%/cv.json: | $(SETUP)
 submissions/%.csv: runs/%/cv.json | $(SETUP)
 	$(PY) -m pipeline.stages.submit $*
 
-.PHONY: help setup data folds vary $(OF_RUN) ledger status demo test lint
+.PHONY: help setup new data folds vary $(OF_RUN) ledger status demo test lint
 help: ## every target, in stage order
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 setup: $(SETUP) ## .venv with every dependency (the other targets do it when they need it)
+new: | $(SETUP) ## COMP= DATA=folder [WEIGHTS=none|pretrained] | look at a folder; write its contract and first configs
+	@$(PY) -m pipeline.stages.new "$(COMP)"
 data: cache/$(COMP)/data.json ## COMP= | make or confirm the raw data
 folds: cache/$(COMP)/table.csv ## COMP= | split once: folds/<comp>.csv and the table of record
 vary: | $(SETUP) ## COMP= FROM= NAME= SET='optim.lr=3e-4' | write the three-line config of a variation

@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
+from pipeline.competitions.dialect import delimiter
 from pipeline.competitions.metadata import read_metadata
-from pipeline.competitions.paths import find, unlabelled
+from pipeline.competitions.paths import class_folders, find, unlabelled
 from pipeline.store.config import Competition, Extra, Group
 from pipeline.store.errors import UserError, nearest
 from pipeline.store.files import Array
@@ -47,13 +48,27 @@ class Raw:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Read a CSV as text: no guessing of types, an empty cell stays an empty cell."""
+    """Read a table as text, divided by ',', ';' or tabs: no guessing of types, an empty cell stays an empty cell."""
     if not path.exists():
         raise UserError(f"{path} does not exist: put or link the competition's files into {path.parent}")
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        frame = pd.read_csv(path, sep=delimiter(path), dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} cannot be read as CSV: {str(error).strip()}") from error
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas would shift every cell by one column
+        raise UserError(f"{path}: rows have more cells than the header: remove closing delimiters, or name the column")
+    return frame
+
+
+def read_train(config: Competition, data: Path) -> pd.DataFrame:
+    """Read the labelled rows: a table, or with `*` in `train` a glob of images whose folder is the class."""
+    if "*" not in config.train:
+        return read_csv(data / config.train)
+    if not isinstance(config.target, str):
+        raise UserError(f"target: class folders (train = {config.train!r}) give one target, not {config.target}")
+    pattern = config.images.pattern.replace("{split}", config.images.train)
+    ids, classes = class_folders(data, config.train, pattern)
+    return pd.DataFrame({config.id: ids, config.target: classes}, dtype=str)
 
 
 def column(frame: pd.DataFrame, name: str, path: Path) -> Array:
@@ -82,7 +97,7 @@ def read_ids(frame: pd.DataFrame, name: str, path: Path) -> Array:
 def read(config: Competition, data: Path) -> Raw:
     """Read the tables of a competition and find every image."""
     train_path, test_path = data / config.train, data / (config.test or config.submission.sample)
-    frame, test_frame = read_csv(train_path), read_csv(test_path)
+    frame, test_frame = read_train(config, data), read_csv(test_path)
     if not len(frame):
         raise UserError(f"{train_path} has no rows")
     if not len(test_frame):

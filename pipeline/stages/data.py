@@ -42,6 +42,8 @@ def contents(config: Competition, files: CompetitionFiles) -> dict[str, str]:
     names = [config.train, config.test, *others, config.submission.sample]
     tables = [files.data / name for name in names if name is not None]
     folders = [path for path in sorted(files.data.iterdir()) if path.is_dir()]
+    if "*" in config.train:  # class folders
+        folders += [path for path in sorted(files.data.glob(config.train.rpartition("/")[0])) if path.is_dir()]
     times = {str(path): str(path.stat().st_mtime_ns) for path in folders}
     return {str(path): digest_file(path) for path in tables if path.is_file()} | times
 

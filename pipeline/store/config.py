@@ -56,6 +56,8 @@ class Images(Section):
                 raise ValueError(
                     f"images.{name} lists the values of {{{name}}} in images.pattern: give both or neither"
                 )
+        if (self.channel or self.view) and ("**/" in self.pattern or self.pattern.endswith(".*")):
+            raise ValueError("images.pattern: `**/` and `.*` do not go with {channel} and {view}: spell the path out")
         if self.missing == "skip" and self.view is None:
             raise ValueError('images.missing = "skip" is about views: give images.view')
         return self

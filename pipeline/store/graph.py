@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.store.artifacts import CONFIGS, CompetitionFiles, RunFiles
 from pipeline.store.errors import UserError
-from pipeline.store.toml import RUN_STAGES, parents, read_run
+from pipeline.store.toml import RUN_STAGES, parents, read_run, read_toml
 
 # Anything else would be syntax to Make.
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -27,6 +27,15 @@ def runs() -> list[str]:
 def competitions() -> list[str]:
     """Return every competition that has a contract."""
     return sorted(path.parent.name for path in CONFIGS.glob("*/competition.toml"))
+
+
+def class_folders(files: CompetitionFiles) -> str:
+    """Return the class folders of a contract whose `train` is a glob of images, after a space."""
+    try:
+        train = str(read_toml(files.config).get("train", ""))
+    except UserError:
+        return ""  # its own target reports it
+    return f" {files.data}/{train.rpartition('/')[0]}" if "*" in train else ""
 
 
 def check_cycles(edges: dict[str, list[str]]) -> None:
@@ -55,7 +64,8 @@ def draw() -> str:
     lines = ["# written by pipeline/store/graph.py from configs/; do not edit"]
     for name in competitions():
         files = CompetitionFiles(name)
-        lines.append(f"{files.data_receipt}: {files.config} $(wildcard {files.data} {files.data}/*)")
+        raw = f"{files.data} {files.data}/*{class_folders(files)}"
+        lines.append(f"{files.data_receipt}: {files.config} $(wildcard {raw})")
         lines.append(f"{files.table}: {files.config} {files.data_receipt} $(wildcard {files.folds})")
     found: dict[str, dict[str, Any]] = {}
     for run in runs():

@@ -168,7 +168,7 @@ def test_groups_from_config_to_shelf(house):
         for group in np.unique(groups[groups != ""]):
             at = np.flatnonzero(groups == group)
             np.testing.assert_allclose(images.stats[at, 0], (images[at] / 255).mean(), rtol=1e-5)
-            np.testing.assert_allclose(images.std[at], (images[at] / 255).std(), rtol=1e-5)
+            np.testing.assert_allclose(images.stats[at, 1], (images[at] / 255).std(), rtol=1e-5)
     assert json.loads(RunFiles("toy/n").receipt.read_text())["metrics"]["score"] > 0.4
     # The group of a test row is part of its prediction, and of nothing that is fitted.
     config, contract = load_run("toy/n"), load_competition("toy")

@@ -1,0 +1,105 @@
+"""Look at a competition folder: its tables, its images, and which table is which."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from pipeline.competitions.paths import ENDINGS, walk
+from pipeline.competitions.table_of_images import read_csv
+from pipeline.store.errors import UserError, nearest
+
+ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A competition folder: tables by file name (cells as text), images as paths relative to it, what to tell."""
+
+    path: Path
+    tables: dict[str, pd.DataFrame]
+    images: list[str]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which table is which; `train` is "" where images lie in class folders, `test` where only the sample names ids."""
+
+    train: str
+    test: str
+    sample: str
+    others: list[str]
+
+
+def read_folder(data: Path) -> Folder:
+    """Read a competition folder, or the one folder inside it; what cannot be one is refused with what to do."""
+    data, notes = descend(data)
+    tables = sorted(p for p in data.iterdir() if p.suffix.lower() in (".csv", ".tsv") and not p.name.startswith("."))
+    images = list(walk(data))
+    if not images:
+        packed = sorted(p.name for p in data.iterdir() if p.suffix.lower() in ARCHIVES)
+        hint = f": unpack {packed[0]} there first" if packed else f" (sought: {', '.join(sorted(ENDINGS))})"
+        raise UserError(f"{data} holds no images{hint}")
+    return Folder(data, {p.name: read_csv(p) for p in tables if p.stat().st_size}, images, notes)
+
+
+def descend(data: Path) -> tuple[Path, list[str]]:
+    """Return the folder that holds the competition, and a line where it is not `data` itself."""
+    if not data.exists():
+        beside = [p.name for p in data.parent.iterdir()] if data.parent.is_dir() else []
+        raise UserError(f"DATA={data} does not exist" + (f"; {nearest(data.name, beside)}" if beside else ""))
+    if data.is_file():
+        if data.suffix.lower() in ARCHIVES:
+            raise UserError(f"DATA={data} is an archive: unpack it, and give the folder")
+        raise UserError(f"DATA={data} is a file: give the folder that holds train.csv, the images and the sample")
+    inside = [p for p in data.iterdir() if not p.name.startswith((".", "__MACOSX"))]
+    if not inside:
+        raise UserError(f"DATA={data} is empty: unpack the competition there")
+    if len(inside) > 1 or not inside[0].is_dir() or not [*inside[0].glob("*.[ct]sv")]:
+        return data, []
+    return inside[0], [f"{data} holds nothing but the folder {inside[0].name}, so that is the competition folder"]
+
+
+def find_roles(folder: Folder) -> Roles:
+    """Return which table is which, by their names; a missing one is told with what was found instead."""
+    plain = {name: re.sub(r"[^a-z0-9]", "", PurePosixPath(name).stem.lower()) for name in folder.tables}
+    samples = [name for name, p in plain.items() if re.search("sample.*sub|sub.*sample|^submission$", p)]
+    rest = {name: p for name, p in plain.items() if name not in samples and "solution" not in p}
+    trains = sorted((n for n, p in rest.items() if p.startswith("train")), key=lambda n: (plain[n] != "train", n))
+    trains += [n for n, p in rest.items() if p == "labels"]
+    tests = sorted((n for n, p in rest.items() if p.startswith("test")), key=lambda n: (plain[n] != "test", n))
+    missing = []
+    if not trains and not class_folder_root(folder.images):
+        missing.append("train.csv (ids and targets; or class folders train/<class>/...)")
+    if not samples:
+        missing.append("sample_submission.csv (its header, and one row for each test image)")
+    if missing:
+        raise UserError(
+            f"{folder.path} has no {' and no '.join(missing)}; found {contents(folder)}: add what is missing"
+        )
+    train, test = trains[0] if trains else "", tests[0] if tests else ""
+    return Roles(train, test, samples[0], [name for name in rest if name not in (train, test)])
+
+
+def class_folder_root(images: list[str]) -> str:
+    """Return the folder `train...` whose folders, two or more, hold images directly: the classes ("": none)."""
+    classes: dict[str, set[str]] = {}
+    for path in images:
+        parts = path.split("/")
+        if len(parts) == 3 and parts[0].lower().startswith("train"):
+            classes.setdefault(parts[0], set()).add(parts[1])
+    found = [root for root, names in classes.items() if len(names) > 1 and not names & {"images", "masks"}]
+    return found[0] if found else ""
+
+
+def contents(folder: Folder) -> str:
+    """Return in words which tables and images a folder holds."""
+    tables = [f"{name} ({', '.join(map(str, t.columns[:6]))}; {len(t)} rows)" for name, t in folder.tables.items()]
+    where = Counter(os.path.dirname(path) or "." for path in folder.images)
+    return ", ".join([*tables[:5], *(f"{n} images in {name}/" for name, n in where.most_common(4))])
