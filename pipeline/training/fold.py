@@ -86,7 +86,8 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     seen[marked] = np.nan
     write_npy(files.epochs, seen)
     if config.select == "last":
-        facts = {"indicators": float(np.quantile(aum, 0.99))} if config.indicators else {}
+        facts: dict[str, Any] = {"indicators": float(np.quantile(aum, 0.99))} if config.indicators else {}
+        facts |= {"freeze": freeze} if config.optim.freeze == "auto" else {}
         save_weights(files.model, fitted, key=job.fit_key, epoch=config.epochs - 1, **facts)
     files.last.unlink(missing_ok=True)
     took = time.monotonic() - started

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from pipeline.store.errors import UserError
 from pipeline.training.job import Job, new_network, without_weights
 from pipeline.training.machine import Machine, out_of_memory
 from pipeline.training.models import Network
@@ -17,7 +18,8 @@ from pipeline.training.optim import adamw, parameter_groups
 
 log = logging.getLogger(__name__)
 
-SMALLEST = 8
+# Batch norm is noisy below it, however fast it may be.
+SMALLEST = 16
 LARGEST = {"cpu": 64, "cuda": 512}
 
 
@@ -28,7 +30,15 @@ def with_batch_size(job: Job) -> Job:
     network = new_network(without_weights(job)).to(job.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # An epoch of fewer than about ten steps moves too little, however fast they are.
     most = min(LARGEST[job.machine.device], len(job.table.scored) // 10)
-    size = fastest(partial(images_per_second, network, job.machine, job.seen), most)
+    try:
+        size = fastest(partial(images_per_second, network, job.machine, job.seen), most)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        what = f"{SMALLEST} images of {job.seen[0]} x {job.seen[1]} do not fit"
+        raise UserError(
+            f'{job.files.config}: batch_size = "auto": {what}: set batch_size, or a smaller image'
+        ) from error
     log.info("%s: batch_size = auto is %d on this machine", job.files.run, size)
     return replace(job, machine=replace(job.machine, batch_size=size))
 

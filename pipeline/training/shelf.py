@@ -58,6 +58,8 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
         "bad_images": len(bad),
         "predict_seconds": round(time.monotonic() - started, 3),
     }
+    if "freeze" in header:
+        facts["freeze"] = header["freeze"]
     if "indicators" in header:
         facts["indicators"] = {"threshold": header["indicators"]}
     outputs = [

@@ -116,6 +116,14 @@ def test_images_per_class_choose_what_is_frozen(count, chosen, school, begin, mo
     assert settings["freeze"] == {10: "head", 50: "head", 1: "none"}.get(600 // count, chosen)
 
 
+def test_the_receipt_tells_what_was_chosen_to_be_frozen(school):
+    write("n", 'base = "a"\ninit = "b"\noptim.freeze = "auto"\n')
+    stage("train", "toy/n")
+    for k in range(3):
+        assert json.loads((school / f"runs/toy/n/fold{k}/fold.json").read_text())["freeze"] == "gradual"
+    assert "freeze" not in json.loads((school / "runs/toy/a/fold0/fold.json").read_text())
+
+
 def test_settings_reach_the_loop(school, begin):
     write("n", 'base = "a"\ninit = "b"\n[optim]\nfreeze = "gradual"\nlayer_decay = 0.7\nschedule = "step"\n'
           'milestones = [0.5]\ngamma = 0.2\npower = 3.0\n[average]\nsoup = 2\n[augment]\nmixup = 0.3\n')  # fmt: skip

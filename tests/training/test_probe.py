@@ -7,17 +7,18 @@ import pytest
 import torch
 from school import job_of, stage, write
 
+from pipeline.store.errors import UserError
 from pipeline.training import probe
 from pipeline.training.machine import Machine
 from pipeline.training.probe import fastest, images_per_second, with_batch_size
 
 
 @pytest.mark.parametrize("speeds, most, chosen", [
-    ({8: 100, 16: 180, 32: 300, 64: 310}, 512, 32),  # no tenth more: not worth the memory
-    ({8: 100, 16: 105}, 512, 8),
-    ({8: 1, 16: 2, 32: 4, 64: 8}, 64, 64),
-    ({8: 1, 16: 2, 32: 4}, 63, 32),
-    ({8: 1}, 3, 8),
+    ({16: 100, 32: 180, 64: 300, 128: 310}, 512, 64),  # no tenth more: not worth the memory
+    ({16: 100, 32: 105}, 512, 16),
+    ({16: 2, 32: 4, 64: 8}, 64, 64),
+    ({16: 2, 32: 4}, 63, 32),
+    ({16: 1}, 3, 16),
 ])  # fmt: skip
 def test_doubled_while_it_pays(speeds, most, chosen):
     seen = []
@@ -30,16 +31,28 @@ def test_doubled_while_it_pays(speeds, most, chosen):
 ])  # fmt: skip
 def test_what_does_not_fit_is_not_taken(error):
     def speed(size):
-        if size > 16:
+        if size > 32:
             raise error
         return size
 
-    assert fastest(speed, 512) == 16
+    assert fastest(speed, 512) == 32
+
+
+def test_nothing_fits(school, monkeypatch):
+    write("auto", 'base = "a"\nbatch_size = "auto"\n')
+
+    def speed(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(probe, "images_per_second", speed)
+    with pytest.raises(UserError, match=r'configs/toy/auto.toml: batch_size = "auto": 16 images of 12 x 12 do not fit'):
+        stage("train", "toy/auto")
+    assert not (school / "runs/toy/auto/state.json").exists()
 
 
 def test_other_errors_pass():
     def speed(size):
-        if size > 8:
+        if size > 16:
             raise RuntimeError("shapes differ")
         return size
 
@@ -96,4 +109,4 @@ def test_what_is_said_is_not_probed(school, monkeypatch):
 
 def test_a_toy_is_really_probed(school):
     write("auto", 'base = "a"\nbatch_size = "auto"\n')
-    assert with_batch_size(job_of("toy/auto")).batch_size == 8  # 60 rows allow no more
+    assert with_batch_size(job_of("toy/auto")).batch_size == 16  # 60 rows allow no more
