@@ -24,7 +24,8 @@ TEST, HOLDOUT, EXTRA, UNLABELLED = -1, -2, -3, -4
 class Table:
     """Rows of a competition: N ids, folds, groups ("" for none), image paths, byte digests, targets (N T).
 
-    `units` names what is drawn together in a bootstrap: rows of one group, and identical images.
+    `units` names what is drawn together in a bootstrap: rows of one group, and copies of an image. `further` (N R-1)
+    holds the folds of repeats 1, 2, ...: the same rows split again.
     """
 
     ids: Array
@@ -35,6 +36,12 @@ class Table:
     digests: Array
     y: Array
     classes: list[str]
+    further: Array | None = None
+
+    @property
+    def repeats(self) -> Array:
+        """Return the folds of every repeat (N R); those of repeat 0 are `folds`, whose codes below 0 hold for all."""
+        return self.folds[:, None] if self.further is None else np.column_stack([self.folds, self.further])
 
     @property
     def scored(self) -> Array:
@@ -47,6 +54,11 @@ class Table:
         return np.concatenate([np.flatnonzero(self.folds == TEST), np.flatnonzero(self.folds == UNLABELLED)])
 
     @property
+    def holdout(self) -> Array:
+        """Return the positions of the rows of `holdout.npy`: labelled, never learnt from nor tuned on."""
+        return np.asarray(np.flatnonzero(self.folds == HOLDOUT))
+
+    @property
     def group(self) -> Array | None:
         """Return the units of the scored rows; None where every row stands alone."""
         units = self.units[self.scored]
@@ -55,7 +67,8 @@ class Table:
     def fold_map(self) -> str:
         """Return the hash of every row that is trained on or scored: ids, folds and groups."""
         rows = ~np.isin(self.folds, (TEST, UNLABELLED))
-        return digest(*self.ids[rows], *self.folds[rows].astype(str), *self.groups[rows])
+        further: Array | list[str] = [] if self.further is None else self.further[rows].astype(str).ravel()
+        return digest(*self.ids[rows], *self.folds[rows].astype(str), *self.groups[rows], *further)
 
     def content(self, rows: Array) -> str:
         """Return the hash of the images and targets of some rows."""
@@ -76,10 +89,15 @@ TEXT = ("id", "group", "path", "digest")
 def write_table(path: Path, table: Table) -> None:
     """Write a table of record."""
     texts = dict(zip(TEXT, (table.ids, table.groups, table.paths, table.digests), strict=True))
-    frame = pd.DataFrame({"id": texts.pop("id"), "fold": table.folds, "unit": table.units, **texts})
+    frame = pd.DataFrame({"id": texts.pop("id"), **fold_columns(table.repeats), "unit": table.units, **texts})
     for t in range(table.y.shape[1]):
         frame[f"y{t}"] = table.y[:, t]
     frame.to_csv(path, index=False, float_format="%.17g")
+
+
+def fold_columns(repeats: Array) -> dict[str, Array]:
+    """Return the columns `fold, fold_1, ...` of the folds of every repeat (N R)."""
+    return {f"fold_{r}" if r else "fold": repeats[:, r] for r in range(repeats.shape[1])}
 
 
 def read_table(files: CompetitionFiles, facts: dict[str, Any]) -> Table:
@@ -90,4 +108,8 @@ def read_table(files: CompetitionFiles, facts: dict[str, Any]) -> Table:
     targets = frame.filter(regex=r"^y\d+$").apply(pd.to_numeric).to_numpy(np.float64)
     ids, groups, paths, digests = (frame[column].to_numpy(str) for column in TEXT)
     folds, units = (frame[column].to_numpy(np.int64) for column in ("fold", "unit"))
-    return Table(ids, folds, groups, units, paths, digests, targets, facts["classes"])
+    # Written in order: repeat 1, 2, ...
+    further = frame.filter(regex=r"^fold_\d+$").to_numpy(np.int64)
+    return Table(
+        ids, folds, groups, units, paths, digests, targets, facts["classes"], further if further.shape[1] else None
+    )
