@@ -16,8 +16,8 @@ from scipy.optimize import linear_sum_assignment
 
 from pipeline.store.files import Array
 
-# Rows that may be exchanged, and those of them that are tried in turn against all others.
-POOL, LIKELY = 20_000, 4
+# Rows on either side of which an exchange is sought, and those that are tried with each of the other side.
+SAMPLE, LIKELY = 2048, 4
 # So few units are spread several times, and the most even split is taken: their order matters more than its price.
 SMALL, TRIES = 5000, 4
 
@@ -103,8 +103,8 @@ def place(counts: Any, n: int, weights: Array) -> Array:
 
     While folds differ by more than the largest of the n units, each goes by itself where there is most room.
     """
-    pointers, columns, values = counts.indptr, counts.indices, counts.data[:, None]
-    weighted, lengths = values[:, 0] * weights[columns], np.diff(pointers)
+    pointers, columns, values = counts.indptr.tolist(), counts.indices, counts.data[:, None]
+    weighted, lengths, starts = values[:, 0] * weights[columns], np.diff(counts.indptr), counts.indptr[:-1]
     sizes = last(counts) * weights[-1]
     filled, folds, first = np.zeros((counts.shape[1], n)), np.empty(len(lengths), np.int64), 0
     alike = bool((sizes == sizes[0]).all())
@@ -114,7 +114,7 @@ def place(counts: Any, n: int, weights: Array) -> Array:
         low, high = pointers[first], pointers[end]
         here = columns[low:high]
         # The sum over labels and folds of weight x count^2 grows by twice this, and by the same in every fold.
-        cost = np.add.reduceat(filled[here] * values[low:high], pointers[first:end] - low, axis=0)
+        cost = np.add.reduceat(filled[here] * values[low:high], starts[first:end] - low, axis=0)
         best = linear_sum_assignment(cost)[1]
         filled[here, best.repeat(lengths[first:end])] += weighted[low:high]
         folds[first:end], first = best, end
@@ -128,13 +128,8 @@ def mend(counts: Any, folds: Array, n: int, weights: Array, rng: np.random.Gener
     """
     where = sparse.csr_matrix((np.ones(len(folds)), folds, np.arange(len(folds) + 1)), shape=(len(folds), n))
     filled, roots = np.asarray((counts.T @ where).todense()), np.sqrt(weights)
-    pool = np.sort(rng.permutation(len(folds))[:POOL])
-    counts = counts[pool]
-    # The last row is nothing at all: to exchange a unit for it is to move the unit. It lies in every fold or in none.
-    counts, home = (
-        sparse.vstack([counts, sparse.csr_matrix((1, counts.shape[1]))], format="csr"),
-        np.append(folds[pool], -1),
-    )
+    # The last row is nothing at all: to exchange a unit for it is to move the unit.
+    counts = sparse.vstack([counts, sparse.csr_matrix((1, counts.shape[1]))], format="csr")
     scaled = sparse.csr_matrix((counts.data * roots[counts.indices], counts.indices, counts.indptr), counts.shape)
     by_label, norms, unsettled = counts.tocsc(), scaled.power(2) @ np.ones(len(roots)), weights > 0
     while True:
@@ -142,15 +137,13 @@ def mend(counts: Any, folds: Array, n: int, weights: Array, rng: np.random.Gener
         gaps = np.where(unsettled & (gaps > 1), gaps * roots, 0)
         label = int(gaps.argmax())
         if gaps[label] == 0:
-            folds[pool] = home[:-1]
             return float((weights @ (filled - filled.mean(1, keepdims=True)) ** 2).sum())
         more, less = int(filled[label].argmax()), int(filled[label].argmin())
-        gain = scaled @ (roots * (filled[:, more] - filled[:, less]))
         givers = by_label.indices[by_label.indptr[label] : by_label.indptr[label + 1]]
-        givers, takers = givers[home[givers] == more], np.flatnonzero(home == less)
+        sides = [sample(givers[folds[givers] == more], rng), sample(np.flatnonzero(folds == less), rng)]
         if moves:
-            givers, takers = np.append(givers, len(home) - 1), np.append(takers, len(home) - 1)
-        pair = exchange(scaled, gain, norms, likely(givers, gain - norms, rng, moves), takers)
+            sides = [np.append(side, len(folds)) for side in sides]
+        pair = exchange(scaled, norms, roots * (filled[:, more] - filled[:, less]), *sides, rng if moves else None)
         if pair is None:
             unsettled[label] = False
             continue
@@ -158,29 +151,31 @@ def mend(counts: Any, folds: Array, n: int, weights: Array, rng: np.random.Gener
             part = slice(counts.indptr[row], counts.indptr[row + 1])
             filled[counts.indices[part], source] -= counts.data[part]
             filled[counts.indices[part], target] += counts.data[part]
-            if row < len(pool):
-                home[row] = target
+            if row < len(folds):
+                folds[row] = target
 
 
-def exchange(scaled: Any, gain: Array, norms: Array, givers: Array, takers: Array) -> tuple[int, int] | None:
+def sample(rows: Array, rng: np.random.Generator) -> Array:
+    """Return no more than `SAMPLE` of the rows."""
+    return rows if len(rows) <= SAMPLE else rows[rng.integers(len(rows), size=SAMPLE)]
+
+
+def exchange(
+    scaled: Any, norms: Array, slope: Array, givers: Array, takers: Array, rng: np.random.Generator | None
+) -> tuple[int, int] | None:
     """Return the giver and the taker whose exchange evens the folds most, None where none does.
 
-    Exchanging i for j lowers the sum of weight x count^2 by 2 (gain_i - gain_j - |i - j|^2).
+    With gain = row . slope, exchanging i for j lowers the sum of weight x count^2 by 2 (gain_i - gain_j - |i - j|^2).
+    The givers that alone would help most are tried; of units (`rng`) some at random too: a large one may be too large.
     """
     if not len(givers) or not len(takers):
         return None
-    theirs = np.zeros((scaled.shape[1], len(givers)))
-    for column, giver in enumerate(givers):
-        part = slice(scaled.indptr[giver], scaled.indptr[giver + 1])
-        theirs[scaled.indices[part], column] = scaled.data[part]
-    better = (gain - norms)[givers] - (gain + norms)[takers, None] + 2 * (scaled @ theirs)[takers]
-    j, i = divmod(int(better.argmax()), len(givers))
-    return (int(givers[i]), int(takers[j])) if better[j, i] > 1e-9 else None
-
-
-def likely(rows: Array, gain: Array, rng: np.random.Generator, units: bool) -> Array:
-    """Return the rows of largest gain; of units some at random too, for a large one may be too large to exchange."""
-    best = rows if len(rows) <= LIKELY else rows[np.argpartition(-gain[rows], LIKELY)[:LIKELY]]
-    if not units:
-        return best
-    return np.union1d(best, rng.choice(rows, min(LIKELY, len(rows)), replace=False))
+    alone = scaled[givers] @ slope - norms[givers]
+    tried = np.argpartition(-alone, LIKELY)[:LIKELY] if len(givers) > LIKELY else np.arange(len(givers))
+    if rng is not None:
+        tried = np.append(tried, rng.integers(len(givers), size=LIKELY))
+    others = scaled[takers]
+    cross = others @ scaled[givers[tried]].toarray().T
+    better = alone[tried] - (others @ slope + norms[takers])[:, None] + 2 * cross
+    j, i = divmod(int(better.argmax()), len(tried))
+    return (int(givers[tried[i]]), int(takers[j])) if better[j, i] > 1e-9 else None
