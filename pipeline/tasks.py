@@ -66,12 +66,12 @@ class Task:
         """Return what folds are stratified by: a 0/1 matrix N S (several ones a row for labels)."""
         if self.name == "multilabel":
             # A row without any label is a stratum too, else the empty rows pile up in one fold.
-            return np.column_stack([y, ~y.any(1)]).astype(bool)
+            return np.column_stack([y, ~y.any(1)]).astype(np.int64)
         if self.name == "regression":
             ranks = y[:, 0].argsort(kind="stable").argsort(kind="stable")
             y = ranks * min(bins, len(y)) // max(len(y), 1)
         values, index = np.unique(y, return_inverse=True)
-        return np.eye(len(values), dtype=bool)[index]
+        return np.eye(len(values), dtype=np.int64)[index]
 
 
 TASKS = {

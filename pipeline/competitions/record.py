@@ -74,6 +74,8 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     write_json(files.folds_receipt, facts)
     write_text(files.folds, text)
     hashes = {"scored": table.content(table.scored), "test": table.content(table.test)}
+    if held.any():
+        hashes["holdout"] = table.content(table.holdout)
     return facts, {"fold_map": table.fold_map(), "classes": raw.classes, **hashes}
 
 

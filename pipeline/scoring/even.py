@@ -140,10 +140,11 @@ def mend(counts: Any, folds: Array, n: int, weights: Array, rng: np.random.Gener
             return float((weights @ (filled - filled.mean(1, keepdims=True)) ** 2).sum())
         more, less = int(filled[label].argmax()), int(filled[label].argmin())
         givers = by_label.indices[by_label.indptr[label] : by_label.indptr[label + 1]]
-        sides = [sample(givers[folds[givers] == more], rng), sample(np.flatnonzero(folds == less), rng)]
+        givers, takers = sample(givers[folds[givers] == more], rng), sample(np.flatnonzero(folds == less), rng)
         if moves:
-            sides = [np.append(side, len(folds)) for side in sides]
-        pair = exchange(scaled, norms, roots * (filled[:, more] - filled[:, less]), *sides, rng if moves else None)
+            givers, takers = np.append(givers, len(folds)), np.append(takers, len(folds))
+        slope = roots * (filled[:, more] - filled[:, less])
+        pair = exchange(scaled, norms, slope, givers, takers, rng if moves else None)
         if pair is None:
             unsettled[label] = False
             continue

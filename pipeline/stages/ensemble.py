@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.scoring.cuts import Problem, crossfit
+from pipeline.scoring.holdout import look_at_holdout
 from pipeline.scoring.metrics import Metric, get_metric
 from pipeline.scoring.report import in_words, score_run
 from pipeline.store.artifacts import RunFiles
@@ -63,17 +64,22 @@ def refuse_space(files: RunFiles, space: str, task: Task, metric: Metric) -> Non
         raise UserError(f'{files.config}: space = "logit" needs probabilities; a {task.name} task has values')
 
 
-def write_test(files: RunFiles, task: Task, space: str, members: list[RunFiles], weights: Weights) -> None:
-    """Blend the members' test predictions: model by model with the weights of its fold, and the deployed ones."""
+def write_blended(
+    name: str, files: RunFiles, task: Task, space: str, members: list[RunFiles], weights: Weights
+) -> list[Path]:
+    """Blend the members' `test` or `holdout`: model by model with the weights of its fold, and the deployed ones."""
     from pipeline.scoring.blend import from_space, mix, to_space
 
     def blended(paths: list[Path], how: Array) -> Array:
         mixed = mix([to_space(task, read_npy(path), space) for path in paths], how)
         return from_space(task, mixed, space).astype(np.float32)
 
+    shelves: list[tuple[Any, list[Any], Array]] = [(files, [*members], weights.deployed)]
     for k, how in weights.by_fold.items():
-        write_npy(files.fold(k).test, blended([member.fold(k).test for member in members], how))
-    write_npy(files.test, blended([member.test for member in members], weights.deployed))
+        shelves.append((files.fold(k), [member.fold(k) for member in members], how))
+    for shelf, parts, how in shelves:
+        write_npy(getattr(shelf, name), blended([getattr(part, name) for part in parts], how))
+    return [getattr(shelf, name) for shelf, _, _ in shelves]
 
 
 def compare(receipts: dict[str, dict[str, Any]], problem: Problem, solver: Blend, decision: str) -> dict[str, Any]:
@@ -114,9 +120,14 @@ def blend(
         return solver.predict(weights.deployed if k is None else weights.by_fold[k]).astype(np.float32)
 
     write_npy(files.oof, weights.oof)
-    write_test(files, task, config.space, members, weights)
+    outputs = [files.oof, *write_blended("test", files, task, config.space, members, weights)]
     report, decision = score_run(problem, weights.oof, config.decision, view)
     report |= compare(receipts, problem, solver, config.decision)
+    # A member that post-processes (`lb`) has no predictions of the holdout.
+    if len(table.holdout) and all(member.holdout.exists() for member in members):
+        outputs += write_blended("holdout", files, task, config.space, members, weights)
+        models = [np.asarray(read_npy(files.fold(k).holdout)) for k in weights.by_fold]
+        report["holdout"] = look_at_holdout(files, table, task, metric, models, decision)
     own = "blind" if config.method in ("uniform", "hand") else "crossfit"
     level = {str(k): worst(own, *(r["level"][str(k)] for r in receipts.values())) for k in weights.by_fold}
     with track(files, "ensemble", config.model_dump(), key) as tracker:
@@ -125,7 +136,7 @@ def blend(
         files.receipt,
         stage="ensemble",
         key=key,
-        outputs=[files.oof, files.test, *(files.fold(k).test for k in weights.by_fold)],
+        outputs=outputs,
         run=files.run,
         config=config.model_dump(),
         **{name: first[name] for name in ("fold_map", "rows", "test", "classes", "folds")},

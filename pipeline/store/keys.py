@@ -46,7 +46,8 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
     known = [digest_file(weights) if weights.is_file() else None, own_code(config.fitting())]
     rows = [table["classes"], table["fold_map"], table["scored"]]
     fitted = digest_json([config.fitting(), known, contract, chosen_by, rows, built_on])
-    predicted = digest_json([fitted, config.predict.model_dump(), own_code(config.predict.model_dump()), table["test"]])
+    shown = [table["test"], *([table["holdout"]] if "holdout" in table else [])]
+    predicted = digest_json([fitted, config.predict.model_dump(), own_code(config.predict.model_dump()), *shown])
     return (
         fitted,
         predicted,

@@ -13,7 +13,7 @@ from pipeline.store.artifacts import CompetitionFiles, RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import read_npy
 from pipeline.store.keys import read_table_facts
-from pipeline.store.table import read_table
+from pipeline.store.table import half_of, read_table
 
 
 def table():
@@ -59,9 +59,54 @@ def test_no_model_learns_from_the_holdout(house):
         assert not np.isin(rows, held).any()
     assert len(read_npy(files.oof)) == 54
     stage("audit", "toy/a")
+
+
+def test_the_holdout_is_scored_by_models_and_blends_and_each_look_is_counted(house):
+    make_competition(house, "multiclass", extra="holdout = 0.2\n")
+    prepare()
+    stage("train", "toy/a")
     stage("train", "toy/b")
     stage("ensemble", "toy/blend")
+    truth, looks = table().y[table().holdout, 0], []
+    for run in ("toy/a", "toy/b", "toy/blend"):
+        files = RunFiles(run)
+        said, p = json.loads(files.receipt.read_text())["metrics"]["holdout"], read_npy(files.holdout)
+        assert p.shape == (12, 4)
+        assert said["score"] == pytest.approx((p.argmax(1) == truth).mean())
+        assert said["n"] == 12
+        if run == "toy/blend":
+            how = json.loads(files.receipt.read_text())["weights"]
+            parts = [weight * read_npy(RunFiles(member).holdout) for member, weight in how.items()]
+            assert np.allclose(p, np.sum(parts, 0), atol=1e-6)
+        else:
+            assert np.allclose(p, np.mean([read_npy(files.fold(k).holdout) for k in range(3)], 0), atol=1e-6)
+        looks.append(said["looks"])
+    assert looks == [1, 2, 3]
+    # The same predictions again are no new look.
+    for name in ("a", "blend"):
+        RunFiles(f"toy/{name}").receipt.unlink()
+    stage("train", "toy/a")
+    stage("ensemble", "toy/blend")
+    assert json.loads(RunFiles("toy/blend").receipt.read_text())["metrics"]["holdout"]["looks"] == 3
+    assert len((house / "folds/toy.looks.csv").read_text().splitlines()) == 4
     stage("submit", "toy/blend")
+
+
+def test_students_in_halves_predict_the_holdout(house):
+    make_competition(house, "multiclass", extra="holdout = 0.2\n")
+    configs = house / "configs/toy"
+    (configs / "p.toml").write_text('stage = "pseudo"\nrun = "a"\nquota = 0.5\n')
+    (configs / "s.toml").write_text('base = "a"\npseudo = "p"\nepochs = 1\n')
+    prepare()
+    for name, run in (("train", "a"), ("pseudo", "p"), ("train", "s")):
+        stage(name, f"toy/{run}")
+    held, files = table().holdout, RunFiles("toy/s")
+    half = half_of(table().ids[held]) == 1
+    for k in range(3):
+        first, second = (read_npy(files.fold(k).half(h).holdout) for h in (0, 1))
+        assert (read_npy(files.fold(k).holdout) == np.where(half[:, None], first, second)).all()
+        assert not np.isin(read_npy(files.fold(k).half(0).rows), held).any()
+    stage("audit", "toy/s")
 
 
 @pytest.mark.parametrize("extra, columns", [("", 1), ("repeats = 3\n", 3), ("repeats = 3\nholdout = 0.2\n", 3)])
