@@ -11,7 +11,7 @@ import pandas as pd
 from pipeline.competitions.checks import check
 from pipeline.competitions.copies import find_near, hash_images
 from pipeline.competitions.table_of_images import Raw, column, read, read_csv
-from pipeline.scoring.split import assign, balance, draw_holdout, union
+from pipeline.scoring.split import assign, balance, draw_holdout, too_near, union
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.config import Competition, Folds
 from pipeline.store.errors import UserError
@@ -46,7 +46,10 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     errors, warnings = check(raw, digests, near, folds, counts)
     if errors:
         raise UserError(f"{files.folds}: {'; '.join(errors)}: change [folds] or [group] in {files.config}")
-    table = tabulate(raw, digests, units, folds)
+    shut = None
+    if config.folds.gap:
+        shut = too_near(read_times(config, files.data), folds[:, 0], config.folds.gap)
+    table = tabulate(raw, digests, units, folds, shut)
     write_table(target, table)
     committed = pd.DataFrame({"id": table.ids, **fold_columns(table.repeats)})
     if (table.groups != "").any():
@@ -79,13 +82,15 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     return facts, {"fold_map": table.fold_map(), "classes": raw.classes, **hashes}
 
 
-def tabulate(raw: Raw, digests: Array, units: Array, folds: Array) -> Table:
-    """Return the table of record of labelled rows with `units` (N,) and `folds` (N R), and the test rows."""
+def tabulate(raw: Raw, digests: Array, units: Array, folds: Array, shut: Array | None) -> Table:
+    """Return the table of record of labelled rows with `units`, `folds` (N R) and `shut`, and of the test rows."""
     train = ~raw.test
     codes, all_units = np.full((len(raw.ids), folds.shape[1]), TEST), np.arange(len(raw.ids))
     codes[train], all_units[train] = folds, units
     further = codes[:, 1:] if codes.shape[1] > 1 else None
-    return Table(raw.ids, codes[:, 0], raw.groups, all_units, raw.paths, digests, raw.y, raw.classes, further)
+    if shut is not None:
+        shut = np.concatenate([shut, np.full(raw.test.sum(), "")])
+    return Table(raw.ids, codes[:, 0], raw.groups, all_units, raw.paths, digests, raw.y, raw.classes, further, shut)
 
 
 def row_counts(table: Table) -> dict[str, Any]:
@@ -125,7 +130,7 @@ def split(config: Competition, raw: Raw, strata: Array, units: Array, data: Path
     method = choose_method(config, grouped=bool((raw.groups[~raw.test] != "").any()))
     if folds.column is not None:
         return method, whole_folds(column(read_csv(path), folds.column, path), path, folds.column)[:, None]
-    order = None if folds.order is None else times(column(read_csv(path), folds.order, path), path, folds.order)
+    order = None if folds.order is None else read_times(config, data)
     held = np.zeros(len(units), bool)
     if folds.holdout:
         held = draw_holdout(strata, units, folds.holdout, folds.seed, order)
@@ -137,12 +142,14 @@ def split(config: Competition, raw: Raw, strata: Array, units: Array, data: Path
     return method, codes
 
 
-def times(cells: Array, path: Path, name: str) -> Array:
-    """Return a column of numbers or ISO dates as numbers that grow with time."""
+def read_times(config: Competition, data: Path) -> Array:
+    """Return the column `folds.order` of numbers or ISO dates (in days) of the labelled rows."""
+    path, name = data / config.train, config.folds.order or ""
+    cells = column(read_csv(path), name, path)
     values = pd.to_numeric(pd.Series(cells), errors="coerce")
     if values.isna().any():
         dates = pd.to_datetime(pd.Series(cells), format="ISO8601", errors="coerce", utc=True)
-        values = (dates - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
+        values = (dates - pd.Timestamp(0, tz="UTC")).dt.total_seconds() / 86400
     wrong = ~np.isfinite(values.to_numpy(float))
     if wrong.any():
         row = int(wrong.argmax())

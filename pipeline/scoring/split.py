@@ -82,6 +82,17 @@ def blocks(order: Array, unit: Array, n: int) -> Array:
     return np.asarray(np.searchsorted(cuts, moment, side="right") - 1)
 
 
+def too_near(order: Array, folds: Array, gap: float) -> Array:
+    """Return for each row (N, text) the other folds, or the holdout (-2), with a row within `gap` of it in time."""
+    codes = np.unique(folds)
+    near = np.zeros((len(order), len(codes)), bool)
+    for at, code in enumerate(codes.tolist()):
+        moments = np.sort(order[folds == code])
+        after = np.searchsorted(moments, order - gap)
+        near[:, at] = (folds != code) & (after < np.searchsorted(moments, order + gap, side="right"))
+    return np.array([" ".join(map(str, codes[row])) for row in near])
+
+
 def balance(strata: Any, folds: Array, names: list[str]) -> dict[str, list[int]]:
     """Return stratum -> rows in each fold."""
     rows = np.arange(len(folds))

@@ -59,6 +59,7 @@ class Folds(Section):
     bins: Annotated[int, Field(ge=2)] = 10
     column: str | None = None
     order: str | None = None
+    gap: Annotated[float, Field(ge=0)] = 0.0
     near: Annotated[int, Field(ge=0, le=16)] = 0
     repeats: Count = 1
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.0
@@ -73,6 +74,8 @@ class Folds(Section):
                 raise ValueError(f'folds.method = "{method}" needs folds.{key}, a column of the train table')
             if given == method and self.method not in ("auto", method):
                 raise ValueError(f'folds.{key} goes with folds.method = "{method}"')
+        if self.gap and self.order is None:
+            raise ValueError("folds.gap is a time between blocks: it needs folds.order")
         if given and self.repeats > 1:
             raise ValueError(f"folds.repeats: a split by folds.{'order' if self.order else 'column'} has one form only")
         if self.column is not None and self.holdout:

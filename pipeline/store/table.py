@@ -6,6 +6,7 @@ Codes: 0..K-1 scored; -1 test; -2 holdout; -3 extra labelled; -4 extra unlabelle
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ class Table:
     """Rows of a competition: N ids, folds, groups ("" for none), image paths, byte digests, targets (N T).
 
     `units` names what is drawn together in a bootstrap: rows of one group, and copies of an image. `further` (N R-1)
-    holds the folds of repeats 1, 2, ...: the same rows split again.
+    holds the folds of repeats 1, 2, ...: the same rows split again. `shut` (N, text) names the folds, "0 2" for two,
+    whose models must not learn from a row though it is in another fold: it lies too near to them in time.
     """
 
     ids: Array
@@ -37,6 +39,17 @@ class Table:
     y: Array
     classes: list[str]
     further: Array | None = None
+    shut: Array | None = None
+
+    def shut_from(self, codes: Iterable[int]) -> Array:
+        """Return which rows (N, bool) the models of some folds must not learn from, though they are in others.
+
+        Rows that are too near to the holdout are shut from all.
+        """
+        if self.shut is None:
+            return np.zeros(len(self.ids), bool)
+        names = {str(code) for code in (*codes, HOLDOUT)}
+        return np.array([not names.isdisjoint(text.split()) for text in self.shut.tolist()], bool)
 
     @property
     def repeats(self) -> Array:
@@ -67,8 +80,9 @@ class Table:
     def fold_map(self) -> str:
         """Return the hash of every row that is trained on or scored: ids, folds and groups."""
         rows = ~np.isin(self.folds, (TEST, UNLABELLED))
-        further: Array | list[str] = [] if self.further is None else self.further[rows].astype(str).ravel()
-        return digest(*self.ids[rows], *self.folds[rows].astype(str), *self.groups[rows], *further)
+        more = [] if self.further is None else [*self.further[rows].astype(str).ravel()]
+        more += [] if self.shut is None else ["shut", *self.shut[rows]]
+        return digest(*self.ids[rows], *self.folds[rows].astype(str), *self.groups[rows], *more)
 
     def content(self, rows: Array) -> str:
         """Return the hash of the images and targets of some rows."""
@@ -90,6 +104,8 @@ def write_table(path: Path, table: Table) -> None:
     """Write a table of record."""
     texts = dict(zip(TEXT, (table.ids, table.groups, table.paths, table.digests), strict=True))
     frame = pd.DataFrame({"id": texts.pop("id"), **fold_columns(table.repeats), "unit": table.units, **texts})
+    if table.shut is not None:
+        frame["shut"] = table.shut
     for t in range(table.y.shape[1]):
         frame[f"y{t}"] = table.y[:, t]
     frame.to_csv(path, index=False, float_format="%.17g")
@@ -104,12 +120,14 @@ def read_table(files: CompetitionFiles, facts: dict[str, Any]) -> Table:
     """Read the table of record that `facts`, its receipt, speaks of."""
     if digest_file(files.table) != facts["outputs"][str(files.table)]:
         raise UserError(f"{files.table} is not what {files.table_receipt} says: run make folds COMP={files.name}")
-    frame = pd.read_csv(files.table, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values={"y0": [""]})
+    frame = pd.read_csv(
+        files.table, dtype=dict.fromkeys((*TEXT, "shut"), str), keep_default_na=False, na_values={"y0": [""]}
+    )
     targets = frame.filter(regex=r"^y\d+$").apply(pd.to_numeric).to_numpy(np.float64)
     ids, groups, paths, digests = (frame[column].to_numpy(str) for column in TEXT)
     folds, units = (frame[column].to_numpy(np.int64) for column in ("fold", "unit"))
     # Written in order: repeat 1, 2, ...
     further = frame.filter(regex=r"^fold_\d+$").to_numpy(np.int64)
-    return Table(
-        ids, folds, groups, units, paths, digests, targets, facts["classes"], further if further.shape[1] else None
-    )
+    shut = frame["shut"].to_numpy(str) if "shut" in frame else None
+    more = (further if further.shape[1] else None, shut)
+    return Table(ids, folds, groups, units, paths, digests, targets, facts["classes"], *more)

@@ -43,6 +43,7 @@ def plan(job: Job, which: Which, images: Array, bad: dict[int, str]) -> Course:
     config, table, scored = job.config, job.table, job.table.scored
     y = job.task.targets(table.y[scored])
     gold = training_rows(table.folds[scored], which, bad)
+    gold = gold[~table.shut_from(which.held_out)[scored][gold]]
     tags = read_tags(job, which) if config.tags else None
     if tags is not None and config.difficulty.suspect == "drop":
         gold = gold[(tags.tag.to_numpy()[gold]) != "suspect"]

@@ -150,7 +150,7 @@ def test_a_split_of_before_a_setting_was_there_is_kept(house):
     rows = (house / "folds/toy.csv").read_text().splitlines()
     swapped = [rows[0], *[f"{line[:-1]}{(int(line[-1]) + 1) % 3}" if "-1" not in line else line for line in rows[1:]]]
     (house / "folds/toy.csv").write_text("\n".join(swapped) + "\n")
-    for name in ("order", "near", "repeats", "holdout"):
+    for name in ("order", "gap", "near", "repeats", "holdout"):
         del facts["settings"]["folds"][name]
     path.write_text(json.dumps(facts))
     prepare()
@@ -166,6 +166,35 @@ def test_blocks_in_time(form, house):
     made = table()
     assert (made.folds[:60] == np.select([when < 16, when < 32, when < 48], [0, 1, 2], -2)).all()
     assert receipt(house)["method"] == "time"
+
+
+def test_models_keep_a_gap_from_their_block(house):
+    when = np.random.default_rng(0).permutation(60)
+    recolumn(make_competition(house, "binary", extra='order = "taken"\ngap = 4.0\n'), "taken", when)
+    prepare()
+    stage("train", "toy/a")
+    made, files = table(), RunFiles("toy/a")
+    assert made.fold_map() == read_table_facts(CompetitionFiles("toy"))["fold_map"]
+    for k, (first, last) in enumerate([(0, 19), (20, 39), (40, 59)]):
+        far = np.flatnonzero((when < first - 4) | (when > last + 4))
+        assert np.sort(read_npy(files.fold(k).rows)).tolist() == far.tolist()
+    stage("audit", "toy/a")
+    before = made.fold_map()
+    config = house / "configs/toy/competition.toml"
+    config.write_text(config.read_text().replace("gap = 4.0", "gap = 2.0"))
+    prepare()
+    assert table().fold_map() != before
+    assert (table().folds == made.folds).all()
+
+
+def test_all_models_keep_a_gap_from_the_holdout(house):
+    when = np.random.default_rng(0).permutation(60)
+    recolumn(make_competition(house, "binary", extra='order = "taken"\ngap = 3\nholdout = 0.2\n'), "taken", when)
+    prepare()
+    made = table()
+    assert sorted(when[made.holdout]) == list(range(48, 60))
+    for k in range(3):
+        assert sorted(when[np.flatnonzero(made.shut_from([k])[:60] & (made.folds[:60] == 2))])[-3:] == [45, 46, 47]
 
 
 def test_a_time_that_is_none_is_named(house):
@@ -228,6 +257,7 @@ def test_near_copies_that_a_given_split_divides_are_told(house):
         ("holdout = 0.6", "folds.holdout: Input should be less than or equal to 0.5"),
         ("near = -1", "folds.near: Input should be greater than or equal to 0"),
         ("near = 17", "folds.near: Input should be less than or equal to 16"),
+        ("gap = 3.0", "folds.gap is a time between blocks: it needs folds.order"),
         ("repeats = 0", "folds.repeats: Input should be greater than or equal to 1"),
         ('method = "iterative"', '"iterative" does not fit a multiclass task'),
         ('method = "group"', "needs a .group. section"),

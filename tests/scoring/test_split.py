@@ -7,7 +7,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
-from pipeline.scoring.split import assign, balance, blocks, compact, draw_holdout, to_sparse, union
+from pipeline.scoring.split import assign, balance, blocks, compact, draw_holdout, to_sparse, too_near, union
 from pipeline.store.errors import UserError
 
 METHODS = ["kfold", "stratified", "group", "stratified-group", "multilabel"]
@@ -174,6 +174,16 @@ def test_blocks_follow_each_other_and_keep_units_and_ties(rows, n):
         assert (folds[unit == unit[a]] == folds[a]).all()
         assert (folds[first == first[a]] == folds[a]).all()
         assert (folds[first > first[a]] >= folds[a]).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3)), min_size=1, max_size=30), st.integers(0, 6))
+def test_too_near_is_within_the_gap_of_a_row_of_another_fold(rows, gap):
+    order, folds = (np.array(column) for column in zip(*rows, strict=True))
+    folds = folds - 2 * (folds == 0)  # the holdout
+    apart = np.abs(order[:, None] - order)
+    for row, text in enumerate(too_near(order.astype(float), folds, gap).tolist()):
+        expected = set(folds[(apart[row] <= gap) & (folds != folds[row])].tolist())
+        assert [int(k) for k in text.split()] == sorted(expected)
 
 
 @pytest.mark.parametrize("n", [2, 3, 7])
