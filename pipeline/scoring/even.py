@@ -18,7 +18,7 @@ from pipeline.store.files import Array
 
 # Rows on either side of which an exchange is sought, and those that are tried with each of the other side.
 SAMPLE, LIKELY = 2048, 4
-# So few units are spread several times, and the most even split is taken: their order matters more than its price.
+# So few rows are spread several times unless the first is as even as can be, and the most even split is taken.
 SMALL, TRIES = 5000, 4
 
 
@@ -26,31 +26,40 @@ def even(labels: Any, n: int, seed: int, sizes: Array | None = None) -> Array:
     """Return a fold 0..n-1 for each row (or unit) of `labels` (N S, sparse, whole numbers).
 
     Fold sizes differ by one at most. With `sizes` (N,) a row of `labels` counts the labels of a unit of so many rows:
-    then sizes and labels come as near to even as whole units allow, a label's error counted against its total.
+    then sizes and labels come as near to even as whole units allow.
     """
     rng = np.random.default_rng(seed)
     ones = np.ones(labels.shape[0]) if sizes is None else sizes.astype(np.float64)
     folds, rest = deal(labels, ones, n, rng, reserve=0 if sizes is None else 2)
     if len(rest):
-        tries = 1 if sizes is None or len(rest) > SMALL else TRIES
         # Size is the last label, which every row has.
         counts = sparse.hstack([labels[rest], ones[rest, None]], format="csr", dtype=np.float64)
         counts.sort_indices()
-        found = [spread(counts, n, rng, whole=sizes is not None) for _ in range(tries)]
-        folds[rest] = min(found, key=lambda made: made[0])[1]
+        best, folds[rest] = spread(counts, n, rng, whole=sizes is not None)
+        for _ in range(TRIES - 1 if len(rest) <= SMALL else 0):
+            if best < 1e-9:
+                break
+            error, found = spread(counts, n, rng, whole=sizes is not None)
+            if error < best:
+                best, folds[rest] = error, found
     return folds
 
 
 def spread(counts: Any, n: int, rng: np.random.Generator, whole: bool) -> tuple[float, Array]:
-    """Place and mend rows of which no n are alike (units, where `whole`); return how uneven they are, and folds."""
+    """Place and mend rows of which no n are alike (units, where `whole`); return how uneven they are, and folds.
+
+    The former is the sum over labels and folds of (count - mean)^2 / total, less what rounding makes it at least.
+    """
     totals = np.asarray(counts.sum(0)).ravel()
-    order = by_size(counts, rng) if whole else by_rarity(counts, totals)
-    weights = 1 / np.maximum(totals, 1) if whole else np.ones(len(totals))
+    order = by_size(counts, rng) if whole else by_rarity(counts, totals, rng)
+    # A row too many weighs more where there are few: by 1 / total all labels meet their rounding bound, by 1 only most.
+    weights = 1 / np.maximum(totals, 1)
     placed = place(counts[order], n, weights)
     error = mend(counts[order], placed, n, weights, rng, moves=whole)
     folds = np.empty(len(order), np.int64)
     folds[order] = rng.permutation(n)[placed]
-    return error, folds
+    rest = totals % n
+    return error - float(weights @ (rest * (n - rest) / n)), folds
 
 
 def deal(labels: Any, sizes: Array, n: int, rng: np.random.Generator, reserve: int) -> tuple[Array, Array]:
@@ -80,11 +89,11 @@ def deal(labels: Any, sizes: Array, n: int, rng: np.random.Generator, reserve: i
     return folds, row[~dealt]
 
 
-def by_rarity(counts: Any, totals: Array) -> Array:
-    """Return the order in which rows are placed: those with the rarest label first, a label's rows together."""
+def by_rarity(counts: Any, totals: Array, rng: np.random.Generator) -> Array:
+    """Return the order in which rows are placed: those with the rarest label first, at random among these."""
     rank = totals.argsort(kind="stable").argsort()
     rarest = np.minimum.reduceat(rank[counts.indices], counts.indptr[:-1])
-    return np.asarray(rarest.argsort(kind="stable"))
+    return np.lexsort((rng.random(len(rarest)), rarest))
 
 
 def by_size(counts: Any, rng: np.random.Generator) -> Array:

@@ -52,11 +52,11 @@ def test_no_label_is_further_off_than_the_reference_allows(rows, width, n, seed)
     off = np.abs(counts(labels, even(sparse.csr_matrix(labels.astype(float)), n, seed), n) - labels.sum(0) / n)
     splits = MultilabelStratifiedKFold(n, shuffle=True, random_state=seed).split(labels, labels)
     theirs = np.abs(counts(labels, folds_of(splits, rows), n) - labels.sum(0) / n)
-    # Below one row it is rounding.
-    assert off.max() <= max(theirs.max(), 1) + 0.5
+    # Below one row it is rounding; in 1,500 random cases one was 1.2 off.
+    assert off.max() <= max(theirs.max(), 1.25)
 
 
-@pytest.mark.parametrize("rows, width", [(1500, 8), (4000, 20)])
+@pytest.mark.parametrize("rows, width", [(1500, 8), (4000, 20), (3000, 200)])
 def test_few_labels_reach_the_rounding_bound_and_the_references_error(rows, width):
     ours, theirs = [], []
     for seed in range(3):
