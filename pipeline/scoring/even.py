@@ -181,7 +181,7 @@ def exchange(
     if not len(givers) or not len(takers):
         return None
     alone = scaled[givers] @ slope - norms[givers]
-    tried = np.argpartition(-alone, LIKELY)[:LIKELY] if len(givers) > LIKELY else np.arange(len(givers))
+    tried = first_best(alone)
     if rng is not None:
         tried = np.append(tried, rng.integers(len(givers), size=LIKELY))
     others = scaled[takers]
@@ -189,3 +189,14 @@ def exchange(
     better = alone[tried] - (others @ slope + norms[takers])[:, None] + 2 * cross
     j, i = divmod(int(better.argmax()), len(tried))
     return (int(givers[tried[i]]), int(takers[j])) if better[j, i] > 1e-9 else None
+
+
+def first_best(values: Array) -> Array:
+    """Return the places of the `LIKELY` largest values; of ties the first, whatever the machine."""
+    if len(values) <= LIKELY:
+        return np.arange(len(values))
+    left, found = values.copy(), []
+    for _ in range(LIKELY):
+        found.append(int(left.argmax()))
+        left[found[-1]] = -np.inf
+    return np.array(found)
