@@ -148,11 +148,15 @@ class Lineage(Records):
         """Return what the rows that a model trained on tell of a fold."""
         competition = RunFiles(model.run).competition.name
         table, kin = self.table(competition), self.kin(fold, competition)
-        rows = model.rows[kin[model.rows]]
+        here = competition == fold.competition
+        near = table.shut_from([fold.code]) & ~kin if here else np.zeros(len(kin), bool)
+        rows = model.rows[(kin | near)[model.rows]]
         if not len(rows):
             return Seen()
-        own = table.folds[rows] == fold.code if competition == fold.competition else np.zeros(len(rows), bool)
+        own = table.folds[rows] == fold.code if here else np.zeros(len(rows), bool)
         what = f"rows of {fold}" if own.any() else f"rows that share a group or an image with {fold}"
+        if near[rows].all():
+            what = f"rows that lie in the gap around {fold}"
         example = table.ids[rows[own] if own.any() else rows][0]
         return Seen("saw", (f"trained on {own.sum() or len(rows)} {what}, for example id {str(example)!r}",))
 

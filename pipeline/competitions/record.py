@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.competitions.table_of_images import Raw, column, read, read_csv
-from pipeline.scoring.split import assign, balance, union
+from pipeline.competitions.checks import check
+from pipeline.competitions.copies import find_near, hash_images
+from pipeline.competitions.table_of_images import Raw, column, read, read_csv, read_train
+from pipeline.scoring.split import assign, balance, draw_holdout, too_near, union
 from pipeline.store.artifacts import CompetitionFiles
-from pipeline.store.config import Competition
+from pipeline.store.config import Competition, Folds
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest_bytes, digest_file, read_json, write_json, write_text
-from pipeline.store.table import EXTRA, TEST, UNLABELLED, Table, combined, files_of, write_table
+from pipeline.store.table import EXTRA, HOLDOUT, UNLABELLED, Table, fold_columns, write_table
 from pipeline.tasks import TASKS, Task
 
 EDITED = ", edited by hand"
-KINDS = {"train": 0, "test": TEST, "extra": EXTRA, "unlabelled": UNLABELLED}
 
 
 def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -31,27 +31,29 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     raw = read(config, files.data)
     train = raw.train
     y = task.targets(raw.y[train])
-    digests = hash_images(files.data, raw.paths, config.images.channel)
+    channel = config.images.channel
+    digests = hash_images(files.data, raw.paths, channel)
+    near = find_near(files.data, raw.paths, channel, config.folds.near)
     wanted = {
         "folds": config.folds.model_dump(),
         "group": config.group and config.group.model_dump(),
         "task": task.name,
     }
-    units = union(raw.groups[train], digests[train])
+    units = union(raw.groups[train], digests[train], near[train])
     known = reuse(files, raw, wanted)
-    method, folds = known or split(config, raw, task, y, units, files.data)
     strata = task.strata(y, config.folds.bins)
-    counts = balance(strata, folds, stratum_names(task, y, raw.classes, strata.shape[1]))
-    errors, warnings = check(raw, digests, folds, counts)
+    method, folds = known or split(config, raw, strata, units, files.data)
+    held, names = folds[:, 0] == HOLDOUT, stratum_names(task, y, raw.classes, strata.shape[1])
+    counts = balance(strata[~held], folds[~held, 0], names)
+    errors, warnings = check(raw, digests, near, folds, counts)
     if errors:
         raise UserError(f"{files.folds}: {'; '.join(errors)}: change [folds] or [group] in {files.config}")
-    codes = raw.codes.copy()
-    codes[train] = folds
-    all_units = np.arange(len(raw.ids))
-    all_units[train] = units
-    table = Table(raw.ids, codes, raw.groups, all_units, raw.paths, digests, raw.y, raw.classes, raw.weights, raw.meta)
+    shut = None
+    if config.folds.gap:
+        shut = too_near(read_times(config, files.data), folds[:, 0], config.folds.gap)
+    table = tabulate(raw, digests, units, folds, shut)
     write_table(target, table)
-    committed = pd.DataFrame({"id": table.ids, "fold": table.folds})
+    committed = pd.DataFrame({"id": table.ids, **fold_columns(table.repeats)})
     if (table.groups != "").any():
         committed["group"] = table.groups
     text = committed.to_csv(index=False)
@@ -62,21 +64,60 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
         "fold_map": table.fold_map(),
         "classes": raw.classes,
         "metadata": raw.columns,
-        "rows": {
-            **{name: int((raw.codes == code).sum()) for name, code in KINDS.items()},
-            "each_fold": np.bincount(folds).tolist(),
-        },
+        "rows": row_counts(table),
         "identical_images": int(train.sum() - len(np.unique(digests[train]))),
         "balance": counts,
         "warnings": warnings,
     }
+    if held.any():
+        facts["holdout"] = dict(zip(names, strata[held].sum(0).tolist(), strict=True))
+    if config.folds.near:
+        sets = np.unique(near[train][near[train] != ""], return_counts=True)[1]
+        facts["near_copies"] = {"rows": int(sets[sets > 1].sum()), "sets": int((sets > 1).sum())}
     if known is None:
         # Else a kill between the two files would leave the old split under the new settings.
         files.folds.unlink(missing_ok=True)
     write_json(files.folds_receipt, facts)
     write_text(files.folds, text)
     hashes = {"scored": table.content(table.scored), "test": table.content(table.test)}
-    return facts, {"fold_map": table.fold_map(), "classes": raw.classes, "metadata": len(raw.columns), **hashes}
+    if held.any():
+        hashes["holdout"] = table.content(table.holdout)
+    return facts, {"fold_map": table.fold_map(), "classes": raw.classes, **hashes}
+
+
+def tabulate(raw: Raw, digests: Array, units: Array, folds: Array, shut: Array | None) -> Table:
+    """Return the table of record of labelled rows with `units`, `folds` (N R) and `shut`, and of all others."""
+    train = raw.train
+    codes, all_units = np.repeat(raw.codes[:, None], folds.shape[1], 1), np.arange(len(raw.ids))
+    codes[train], all_units[train] = folds, units
+    further = codes[:, 1:] if codes.shape[1] > 1 else None
+    if shut is not None:
+        everywhere = np.full(len(raw.ids), "", shut.dtype)
+        everywhere[train] = shut
+        shut = everywhere
+    return Table(
+        raw.ids,
+        codes[:, 0],
+        raw.groups,
+        all_units,
+        raw.paths,
+        digests,
+        raw.y,
+        raw.classes,
+        raw.weights,
+        raw.meta,
+        further,
+        shut,
+    )
+
+
+def row_counts(table: Table) -> dict[str, Any]:
+    """Return how many rows are labelled, tested, held out, extra and in each fold."""
+    each, held = np.bincount(table.folds[table.scored]).tolist(), len(table.holdout)
+    extra, unlabelled = ((table.folds == code).sum().item() for code in (EXTRA, UNLABELLED))
+    more = {"holdout": held, "extra": extra, "unlabelled": unlabelled}
+    counts = {"train": sum(each) + held, "test": len(table.test) - unlabelled, "each_fold": each}
+    return counts | {name: count for name, count in more.items() if count}
 
 
 def stratum_names(task: Task, y: Array, classes: list[str], count: int) -> list[str]:
@@ -90,87 +131,65 @@ def stratum_names(task: Task, y: Array, classes: list[str], count: int) -> list[
 
 def choose_method(config: Competition, grouped: bool) -> str:
     """Return the scheme that `auto` stands for."""
-    if config.folds.column is not None and config.folds.method not in ("auto", "predefined"):
-        raise UserError('folds.column goes with folds.method = "predefined"')
-    if config.folds.method != "auto":
-        if config.folds.method in ("group", "stratified-group") and not grouped:
-            raise UserError(
-                f'folds.method = "{config.folds.method}" needs a [group] section: say which rows belong together'
-            )
-        if config.folds.method == "predefined" and config.folds.column is None:
-            raise UserError('folds.method = "predefined" needs folds.column, a column of the train table')
-        if config.folds.method == "multilabel" and config.task != "multilabel":
-            raise UserError(f'folds.method = "multilabel" does not fit a {config.task} task; use "stratified"')
-        return config.folds.method
-    if config.folds.column is not None:
+    folds = config.folds
+    if folds.column is not None:
         return "predefined"
-    if grouped:
-        return "stratified-group"
-    return "multilabel" if config.task == "multilabel" else "stratified"
+    if folds.order is not None:
+        return "time"
+    if folds.method == "auto":
+        return "stratified-group" if grouped else "multilabel" if config.task == "multilabel" else "stratified"
+    if folds.method in ("group", "stratified-group") and not grouped:
+        raise UserError(f'folds.method = "{folds.method}" needs a [group] section: say which rows belong together')
+    if folds.method in ("multilabel", "iterative") and config.task != "multilabel":
+        raise UserError(f'folds.method = "{folds.method}" does not fit a {config.task} task; use "stratified"')
+    return folds.method
 
 
-def split(config: Competition, raw: Raw, task: Task, y: Array, units: Array, data: Path) -> tuple[str, Array]:
-    """Return the scheme and the fold of every labelled row."""
+def split(config: Competition, raw: Raw, strata: Array, units: Array, data: Path) -> tuple[str, Array]:
+    """Return the scheme, and the fold of every labelled row in every repeat (N R), -2 for the holdout."""
+    folds, path = config.folds, data / config.train
     method = choose_method(config, grouped=bool((raw.groups[raw.train] != "").any()))
-    if method == "predefined":
-        path = data / config.train
-        assert config.folds.column is not None
-        return method, whole_folds(column(read_csv(path), config.folds.column, path), path, config.folds.column)
-    return method, assign(method, task.strata(y, config.folds.bins), units, config.folds.n, config.folds.seed)
+    if folds.column is not None:
+        return method, whole_folds(column(read_train(config, data), folds.column, path), path, folds.column)[:, None]
+    order = None if folds.order is None else read_times(config, data)
+    held = np.zeros(len(units), bool)
+    if folds.holdout:
+        held = draw_holdout(strata, units, folds.holdout, folds.seed, order)
+    codes = np.full((len(units), folds.repeats), HOLDOUT)
+    rest = None if order is None else order[~held]
+    for r in range(folds.repeats):
+        seed = (folds.seed + r) % 2**32
+        codes[~held, r] = assign(method, strata[~held], units[~held], folds.n, seed, rest)
+    return method, codes
+
+
+def read_times(config: Competition, data: Path) -> Array:
+    """Return the column `folds.order` of numbers or ISO dates (in days) of the labelled rows."""
+    path, name = data / config.train, config.folds.order or ""
+    cells = column(read_train(config, data), name, path)
+    values = pd.to_numeric(pd.Series(cells), errors="coerce")
+    if values.isna().any():
+        dates = pd.to_datetime(pd.Series(cells), format="ISO8601", errors="coerce", utc=True)
+        values = (dates - pd.Timestamp(0, tz="UTC")).dt.total_seconds() / 86400
+    wrong = ~np.isfinite(values.to_numpy(float))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise UserError(
+            f"{path}: row {row + 2} has {str(cells[row])!r} in column {name!r}: all must be numbers, or ISO dates"
+        )
+    return values.to_numpy(float)
 
 
 def whole_folds(cells: Array, path: Path, name: str) -> Array:
-    """Return a column of folds given by hand as whole numbers 0, 1, ... without a gap, at least two."""
+    """Return folds given by hand: whole numbers 0, 1, ... without a gap, at least two, or -2 for the holdout."""
     values = pd.to_numeric(pd.Series(cells), errors="coerce").to_numpy(float)
-    allowed = np.isin(values, np.arange(len(values))).all()
-    if not allowed or len(np.unique(values)) != values.max() + 1 or values.max() < 1:
-        raise UserError(f"{path}: column {name!r} must hold folds 0, 1, ... without a gap, at least two")
-    return values.astype(np.int64)
-
-
-def check(raw: Raw, digests: Array, folds: Array, counts: dict[str, list[int]]) -> tuple[list[str], list[str]]:
-    """Return (errors, warnings) of a split: what would make a score lie, and what a person should know."""
-    errors, warnings = [], []
-    train, test = raw.train, raw.test
-    grouped = raw.groups[train] != ""
-    for what, key, rows in (
-        ("group", raw.groups[train], grouped),
-        ("image", digests[train], np.ones(train.sum(), bool)),
-    ):
-        pairs = pd.DataFrame({"key": key[rows], "fold": folds[rows]}).drop_duplicates()
-        twice = pairs["key"][pairs["key"].duplicated()].unique()
-        if len(twice):
-            example = str(twice[0]) if what == "group" else str(raw.ids[train][digests[train] == twice[0]][0])
-            errors.append(f"{len(twice)} {what}(s) in two folds, for example {example!r}")
-    for name, row in counts.items():
-        if min(row) == 0:
-            warnings.append(f"class {name!r} is missing from fold(s) {[k for k, c in enumerate(row) if c == 0]}")
-    both = np.intersect1d(raw.ids[train], raw.ids[test])
-    if len(both):
-        warnings.append(f"{len(both)} id(s) in both train and test, for example {str(both[0])!r}")
-    leaked = train & np.isin(digests, digests[test])
-    if leaked.any():
-        warnings.append(
-            f"{leaked.sum()} train row(s) have an identical image in test, for example {str(raw.ids[leaked][0])!r}"
+    scored = values[values != HOLDOUT]
+    allowed = len(scored) and np.isin(scored, np.arange(len(scored))).all()
+    if not allowed or len(np.unique(scored)) != scored.max() + 1 or scored.max() < 1:
+        raise UserError(
+            f"{path}: column {name!r} must hold folds 0, 1, ... without a gap, at least two (-2: the holdout)"
         )
-    shared = np.setdiff1d(np.intersect1d(raw.groups[train], raw.groups[test]), [""])
-    if len(shared):
-        warnings.append(f"{len(shared)} group(s) in both train and test: grouped folds are harder than the test set")
-    return errors, warnings
-
-
-def hash_images(data: Path, paths: Array, channel: list[str] | None) -> Array:
-    """Return the content hash of every row's image files; an empty file is refused by name."""
-
-    def one(path: str) -> str:
-        if not path:
-            return ""
-        if (data / path).stat().st_size == 0:
-            raise UserError(f"image {data / path} is empty (0 bytes): fetch it again or drop its row")
-        return digest_file(data / path)
-
-    with ThreadPoolExecutor() as pool:
-        return np.array(list(pool.map(lambda row: combined([one(f) for f in files_of(row, channel)]), paths.tolist())))
+    return values.astype(np.int64)
 
 
 def reuse(files: CompetitionFiles, raw: Raw, wanted: dict[str, Any]) -> tuple[str, Array] | None:
@@ -181,17 +200,25 @@ def reuse(files: CompetitionFiles, raw: Raw, wanted: dict[str, Any]) -> tuple[st
     receipt: dict[str, Any] = {"method": "given by hand", "settings": wanted}
     if not given:
         receipt = read_json(files.folds_receipt)
-    if receipt["settings"] != wanted:
+    # A setting that came later had its default when the split was made.
+    made = {**receipt["settings"], "folds": Folds().model_dump() | receipt["settings"]["folds"]}
+    if made != wanted:
         return None
     frame = read_csv(files.folds)
-    of = dict(zip(column(frame, "id", files.folds).tolist(), column(frame, "fold", files.folds).tolist(), strict=True))
-    labelled = raw.ids[raw.train].tolist()
-    lacking = [i for i in labelled if of.get(i, "-1") == "-1"]
-    if not lacking:
-        edited = not given and digest_file(files.folds) != receipt["csv"]
-        folds = whole_folds(np.array([of[i] for i in labelled]), files.folds, "fold")
-        return receipt["method"].removesuffix(EDITED) + (EDITED if edited else ""), folds
-    raise UserError(
-        f"{files.folds} has no fold for id {lacking[0]!r} ({len(lacking)} such rows): add them, or delete the file to "
-        f"split anew (runs of the old split are refused then)"
+    columns = [f"fold_{r}" if r else "fold" for r in range(wanted["folds"]["repeats"])]
+    ids, labelled = column(frame, "id", files.folds).tolist(), raw.ids[raw.train].tolist()
+    rows = dict(
+        zip(ids, zip(*(column(frame, name, files.folds).tolist() for name in columns), strict=True), strict=True)
     )
+    lacking = [i for i in labelled if rows.get(i, ("-1",))[0] == "-1"]
+    if lacking:
+        raise UserError(
+            f"{files.folds} has no fold for id {lacking[0]!r} ({len(lacking)} such rows): add them, or delete the file "
+            f"to split anew (runs of the old split are refused then)"
+        )
+    edited = not given and digest_file(files.folds) != receipt["csv"]
+    cells = np.array([rows[i] for i in labelled])
+    codes = np.column_stack([whole_folds(c, files.folds, name) for c, name in zip(cells.T, columns, strict=True)])
+    if ((codes == HOLDOUT).any(1) != (codes == HOLDOUT).all(1)).any():
+        raise UserError(f"{files.folds}: a row of the holdout (-2) must be so in every column: {', '.join(columns)}")
+    return receipt["method"].removesuffix(EDITED) + (EDITED if edited else ""), codes

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.scoring.cuts import Problem, crossfit
+from pipeline.scoring.holdout import look_at_holdout
 from pipeline.scoring.metrics import Metric, get_metric
 from pipeline.scoring.report import in_words, score_run
 from pipeline.store.artifacts import RunFiles
@@ -98,14 +99,14 @@ def refuse_stacker(files: RunFiles, method: str, task: Task) -> None:
 @dataclass(frozen=True)
 class Fitted:
     """A blend or a stacker, fitted: OOF predictions (N P), all scored rows as fold k may see them (None: as deployed),
-    test rows by the members' models of fold k under what was fitted without fold k, test rows as deployed.
+    `test` or `holdout` rows by the members' models of fold k under what was fitted without fold k, and as deployed.
     """
 
     oof: Array
     folds: list[int]
     view: Callable[[int | None], Array]
-    test: Callable[[int], Array]
-    deployed: Callable[[], Array]
+    model: Callable[[str, int], Array]
+    deployed: Callable[[str], Array]
     facts: dict[str, Any]
     told: str
 
@@ -129,8 +130,8 @@ def weighted(job: Job) -> Fitted:
         weights.oof,
         list(weights.by_fold),
         lambda k: solver.predict(weights.deployed if k is None else weights.by_fold[k]).astype(np.float32),
-        lambda k: blended([member.fold(k).test for member in job.members], weights.by_fold[k]),
-        lambda: blended([member.test for member in job.members], weights.deployed),
+        lambda name, k: blended([getattr(member.fold(k), name) for member in job.members], weights.by_fold[k]),
+        lambda name: blended([getattr(member, name) for member in job.members], weights.deployed),
         {
             "weights": dict(zip(job.receipts, weights.deployed.tolist(), strict=True)),
             "weights_by_fold": weights.by_fold,
@@ -150,23 +151,32 @@ def stacked(job: Job) -> Fitted:
     solver = Stack(job.problem, inputs(task, job.oofs, table.meta[table.scored]), job.config.method, job.config.seed)
     oof, by_fold, deployed = solver.crossfit()
 
-    def test(k: int, fitted: list[Any]) -> Array:
-        said = [np.asarray(read_npy(member.fold(k).test)) for member in job.members]
-        return solver.predict(fitted, inputs(task, said, table.meta[table.test]))
+    def model(name: str, k: int, fitted: list[Any]) -> Array:
+        said = [np.asarray(read_npy(getattr(member.fold(k), name))) for member in job.members]
+        return solver.predict(fitted, inputs(task, said, table.meta[getattr(table, name)]))
 
-    def everywhere() -> Array:
+    def everywhere(name: str) -> Array:
         # What was fitted on one model a row is asked of one model a row, K times.
-        return np.asarray(np.mean([test(k, deployed) for k in by_fold], 0, dtype=np.float64), np.float32)
+        return np.asarray(np.mean([model(name, k, deployed) for k in by_fold], 0, dtype=np.float64), np.float32)
 
     return Fitted(
         oof,
         list(by_fold),
         lambda k: solver.predict(deployed if k is None else by_fold[k], solver.x),
-        lambda k: test(k, by_fold[k]),
+        lambda name, k: model(name, k, by_fold[k]),
         everywhere,
         {"method": job.config.method},
         f"{job.config.method} stacker on {solver.x.shape[1]} columns",
     )
+
+
+def predict(files: RunFiles, fitted: Fitted, name: str) -> tuple[dict[int, Array], Array]:
+    """Write and return the predictions of the `test` or `holdout` rows: of each fold, and as deployed."""
+    models, deployed = {k: fitted.model(name, k) for k in fitted.folds}, fitted.deployed(name)
+    for k, model in models.items():
+        write_npy(getattr(files.fold(k), name), model)
+    write_npy(getattr(files, name), deployed)
+    return models, deployed
 
 
 def compare(job: Job) -> dict[str, Any]:
@@ -193,15 +203,17 @@ def blend(job: Job, key: str) -> None:
     started, files, config, problem, table = time.monotonic(), job.files, job.config, job.problem, job.table
     fitted = stacked(job) if config.method in STACKERS else weighted(job)
     write_npy(files.oof, fitted.oof)
-    tests = {k: fitted.test(k) for k in fitted.folds}
-    for k, test in tests.items():
-        write_npy(files.fold(k).test, test)
-    deployed = fitted.deployed()
-    write_npy(files.test, deployed)
+    tests, deployed = predict(files, fitted, "test")
     report, decision = score_run(problem, fitted.oof, config.decision, fitted.view)
     real = table.folds[table.test] == TEST
     report = size_matched(problem, report, decision, [test[real] for test in tests.values()], deployed[real])
     report |= compare(job)
+    outputs = [files.oof, files.test, *(files.fold(k).test for k in fitted.folds)]
+    # A member that post-processes (`lb`) has no predictions of the holdout.
+    if len(table.holdout) and all(member.holdout.exists() for member in job.members):
+        models = list(predict(files, fitted, "holdout")[0].values())
+        outputs += [files.holdout, *(files.fold(k).holdout for k in fitted.folds)]
+        report["holdout"] = look_at_holdout(files, table, problem.task, problem.metric, models, decision)
     own = "blind" if config.method in ("uniform", "hand") else "crossfit"
     level = {str(k): worst(own, *(r["level"][str(k)] for r in job.receipts.values())) for k in fitted.folds}
     with track(files, "ensemble", config.model_dump(), key) as tracker:
@@ -210,7 +222,7 @@ def blend(job: Job, key: str) -> None:
         files.receipt,
         stage="ensemble",
         key=key,
-        outputs=[files.oof, files.test, *(files.fold(k).test for k in fitted.folds)],
+        outputs=outputs,
         run=files.run,
         config=config.model_dump(),
         **{name: next(iter(job.receipts.values()))[name] for name in ("fold_map", "rows", "test", "classes", "folds")},

@@ -44,6 +44,10 @@ def say(files: CompetitionFiles, facts: dict[str, Any]) -> None:
     width = max(map(len, table))
     for name, counts in table.items():
         log.info("  %-*s %s", width, name, " ".join(f"{count:6d}" for count in counts))
+    if "holdout" in facts:
+        log.info("  holdout: %d rows, never learnt from", rows["holdout"])
+    if "near_copies" in facts:
+        log.info("  near copies: %d rows joined in %d sets", facts["near_copies"]["rows"], facts["near_copies"]["sets"])
     for warning in facts["warnings"]:
         log.warning("warning: %s", warning)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.scoring.cuts import Problem
+from pipeline.scoring.holdout import look_at_holdout
 from pipeline.scoring.metrics import get_metric
 from pipeline.scoring.report import in_words, score_run
 from pipeline.store.artifacts import RunFiles
@@ -186,6 +187,11 @@ def assemble(job: Job, key: str, started: float) -> None:
     real = table.folds[table.test] == TEST
     report = size_matched(problem, report, decision, list(tests[:, real]), tests[:, real].mean(0))
     parts = [path for shelf in shelves.values() for path in (shelf.receipt, shelf.oof, shelf.test)]
+    if len(table.holdout):
+        models = [np.asarray(read_npy(shelf.holdout)) for shelf in shelves.values()]
+        write_npy(files.holdout, np.stack(models).mean(0, dtype=np.float64).astype(np.float32))
+        report["holdout"] = look_at_holdout(files, table, task, job.metric, models, decision)
+        parts += [files.holdout, *(shelf.holdout for shelf in shelves.values())]
     parts += [which.files(files).receipt for which in job.models if len(which.held_out) > 1]
     write_receipt(
         files.receipt,

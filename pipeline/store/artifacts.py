@@ -58,6 +58,16 @@ class CompetitionFiles:
         return FOLDS / f"{self.name}.json"
 
     @property
+    def looks(self) -> Path:
+        """Return the looks at the holdout, committed."""
+        return FOLDS / f"{self.name}.looks.csv"
+
+    @property
+    def looks_lock(self) -> Path:
+        """Return the lock of the looks at the holdout."""
+        return CACHE / self.name / ".looks.lock"
+
+    @property
     def images(self) -> Path:
         """Return the folder of decoded images."""
         return CACHE / self.name / "images"
@@ -102,6 +112,11 @@ class FoldFiles:
     def test(self) -> Path:
         """Return this model's test predictions."""
         return self.folder / "test.npy"
+
+    @property
+    def holdout(self) -> Path:
+        """Return this model's predictions of the holdout, where there is one."""
+        return self.folder / "holdout.npy"
 
     @property
     def rows(self) -> Path:
@@ -168,6 +183,11 @@ class RunFiles:
     def test(self) -> Path:
         """Return the deployed test predictions."""
         return self.folder / "test.npy"
+
+    @property
+    def holdout(self) -> Path:
+        """Return the deployed predictions of the holdout, where there is one."""
+        return self.folder / "holdout.npy"
 
     @property
     def receipt(self) -> Path:

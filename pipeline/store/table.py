@@ -6,6 +6,7 @@ Codes: 0..K-1 scored; -1 test; -2 holdout; -3 extra labelled; -4 extra unlabelle
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ VIEWS = "|"
 class Table:
     """Rows of a competition: N ids, folds, groups ("" for none), image paths, byte digests, targets (N T).
 
-    `units` names what is drawn together in a bootstrap: rows of one group, and identical images. `weights` (N) are of
-    the rows in loss and metric, `meta` (N M) numbers that join the head, NaN where unknown.
+    `units` names what is drawn together in a bootstrap: rows of one group, and copies of an image. `weights` (N) are of
+    the rows in loss and metric, `meta` (N M) numbers that join the head, NaN where unknown. `further` (N R-1) holds the
+    folds of repeats 1, 2, ...: the same rows split again. `shut` (N, text) names the folds, "0 2" for two, whose models
+    must not learn from a row though it is in another fold: it lies too near to them in time.
     """
 
     ids: Array
@@ -40,6 +43,23 @@ class Table:
     classes: list[str]
     weights: Array
     meta: Array
+    further: Array | None = None
+    shut: Array | None = None
+
+    def shut_from(self, codes: Iterable[int]) -> Array:
+        """Return which rows (N, bool) the models of some folds must not learn from, though they are in others.
+
+        Rows that are too near to the holdout are shut from all.
+        """
+        if self.shut is None:
+            return np.zeros(len(self.ids), bool)
+        names = {str(code) for code in (*codes, HOLDOUT)}
+        return np.array([not names.isdisjoint(text.split()) for text in self.shut.tolist()], bool)
+
+    @property
+    def repeats(self) -> Array:
+        """Return the folds of every repeat (N R); those of repeat 0 are `folds`, whose codes below 0 hold for all."""
+        return self.folds[:, None] if self.further is None else np.column_stack([self.folds, self.further])
 
     @property
     def scored(self) -> Array:
@@ -50,6 +70,11 @@ class Table:
     def test(self) -> Array:
         """Return the positions of the rows of `test.npy`."""
         return np.concatenate([np.flatnonzero(self.folds == TEST), np.flatnonzero(self.folds == UNLABELLED)])
+
+    @property
+    def holdout(self) -> Array:
+        """Return the positions of the rows of `holdout.npy`: labelled, never learnt from nor tuned on."""
+        return np.asarray(np.flatnonzero(self.folds == HOLDOUT))
 
     @property
     def extra(self) -> Array:
@@ -63,10 +88,11 @@ class Table:
 
     def foreign(self, folds: tuple[int, ...]) -> Array:
         """Return which labelled rows have nothing to do with some folds: extra rows that share no group or image."""
-        rows, held_out = self.labelled, np.isin(self.folds, folds)
+        rows, held_out = self.labelled, np.isin(self.folds, (*folds, HOLDOUT))
         groups = np.setdiff1d(self.groups[held_out], [""])
         alike = np.isin(self.groups[rows], groups) | np.isin(self.digests[rows], self.digests[held_out])
-        return np.asarray(~np.isin(self.folds[rows], folds) & ~(alike & (self.folds[rows] == EXTRA)))
+        kin = np.isin(self.folds[rows], folds) | (alike & (self.folds[rows] == EXTRA)) | self.shut_from(folds)[rows]
+        return np.asarray(~kin)
 
     @property
     def group(self) -> Array | None:
@@ -77,7 +103,9 @@ class Table:
     def fold_map(self) -> str:
         """Return the hash of every row that is trained on or scored: ids, folds and groups."""
         rows = ~np.isin(self.folds, (TEST, UNLABELLED))
-        return digest(*self.ids[rows], *self.folds[rows].astype(str), *self.groups[rows])
+        more = [] if self.further is None else [*self.further[rows].astype(str).ravel()]
+        more += [] if self.shut is None else ["shut", *self.shut[rows]]
+        return digest(*self.ids[rows], *self.folds[rows].astype(str), *self.groups[rows], *more)
 
     def content(self, rows: Array) -> str:
         """Return the hash of the images and targets of some rows."""
@@ -110,7 +138,9 @@ TEXT = ("id", "group", "path", "digest")
 def write_table(path: Path, table: Table) -> None:
     """Write a table of record."""
     texts = dict(zip(TEXT, (table.ids, table.groups, table.paths, table.digests), strict=True))
-    frame = pd.DataFrame({"id": texts.pop("id"), "fold": table.folds, "unit": table.units, **texts})
+    frame = pd.DataFrame({"id": texts.pop("id"), **fold_columns(table.repeats), "unit": table.units, **texts})
+    if table.shut is not None:
+        frame["shut"] = table.shut
     for t in range(table.y.shape[1]):
         frame[f"y{t}"] = table.y[:, t]
     if (table.weights != 1).any():
@@ -120,13 +150,24 @@ def write_table(path: Path, table: Table) -> None:
     frame.to_csv(path, index=False, float_format="%.17g")
 
 
+def fold_columns(repeats: Array) -> dict[str, Array]:
+    """Return the columns `fold, fold_1, ...` of the folds of every repeat (N R)."""
+    return {f"fold_{r}" if r else "fold": repeats[:, r] for r in range(repeats.shape[1])}
+
+
 def read_table(files: CompetitionFiles, facts: dict[str, Any]) -> Table:
     """Read the table of record that `facts`, its receipt, speaks of."""
     if digest_file(files.table) != facts["outputs"][str(files.table)]:
         raise UserError(f"{files.table} is not what {files.table_receipt} says: run make folds COMP={files.name}")
-    frame = pd.read_csv(files.table, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values={"y0": [""]})
+    frame = pd.read_csv(
+        files.table, dtype=dict.fromkeys((*TEXT, "shut"), str), keep_default_na=False, na_values={"y0": [""]}
+    )
     targets, meta = (frame.filter(regex=rf"^{c}\d+$").apply(pd.to_numeric).to_numpy(np.float64) for c in "ym")
     weights = frame["weight"].to_numpy(np.float64) if "weight" in frame else np.ones(len(frame))
     ids, groups, paths, digests = (frame[column].to_numpy(str) for column in TEXT)
     folds, units = (frame[column].to_numpy(np.int64) for column in ("fold", "unit"))
-    return Table(ids, folds, groups, units, paths, digests, targets, facts["classes"], weights, meta)
+    # Written in order: repeat 1, 2, ...
+    further = frame.filter(regex=r"^fold_\d+$").to_numpy(np.int64)
+    shut = frame["shut"].to_numpy(str) if "shut" in frame else None
+    more = (further if further.shape[1] else None, shut)
+    return Table(ids, folds, groups, units, paths, digests, targets, facts["classes"], weights, meta, *more)

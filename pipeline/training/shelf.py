@@ -72,6 +72,12 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
         files.spread,
         files.epochs,
     ]
+    if len(table.holdout) and len(which.held_out) == 1:
+        kept, lost = job.images(table.holdout)
+        if lost:
+            raise UserError(f"{next(iter(lost.values()))}: every row of the holdout needs a prediction; mend the file")
+        write_npy(files.holdout, look(kept, np.arange(len(kept)))[0])
+        outputs.append(files.holdout)
     score = sign(job, which, outputs, oof, facts)
     tracker.summary({f"oof_{job.metric.name}": score, "rows": len(held_out)})
     columns = {f"p{c}": oof[:, c] for c in range(oof.shape[1])}
@@ -124,6 +130,9 @@ def join_halves(job: Job, fold: int) -> None:
     join("train", mine)
     join("spread", np.concatenate([mine, test]))
     outputs = [files.oof, files.test, files.train, files.spread, *(shelf.receipt for shelf in halves)]
+    if len(table.holdout):
+        join("holdout", half_of(table.ids[table.holdout]))
+        outputs.append(files.holdout)
     sign(job, Which((fold,)), outputs, oof, {"halves": [0, 1]})
 
 

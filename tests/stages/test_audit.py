@@ -275,6 +275,13 @@ def test_a_patient_of_the_holdout_used(house):
     found("toy/a", "trained on 1 rows that share a group or an image with the holdout, for example id 'i000'")
 
 
+def test_a_row_in_the_gap_around_its_fold_used(house):
+    table = the_table()
+    row = table.ids[table.folds == 1][0]
+    put_table(lambda frame: frame.assign(shut=np.where(frame["id"] == row, "0", "")))
+    found("toy/a", f"toy/a/fold0: trained on 1 rows that lie in the gap around fold 0, for example id {str(row)!r}")
+
+
 def test_test_rows_without_pseudo_labels(house):
     table = the_table()
     train_on("toy/a/fold0", np.flatnonzero((table.folds > 0) | (table.ids == "i061")))

@@ -110,7 +110,6 @@ WRONG_FOLDER = {
     ),
     "no sample": (lambda data, house: (data / "sample_submission.csv").unlink(), "does not exist"),
     "fewer rows than folds": (in_contract("n = 3", "n = 61"), "60 labelled rows cannot fill 61 folds"),
-    "rare classes only": (in_contract("n = 3", "n = 30"), "every class has fewer than 30 rows"),
     "fewer groups than folds": (
         in_contract("[folds]", "[group]\npattern = '^i0'\n[folds]"),
         "1 groups cannot fill 3 folds",
