@@ -48,15 +48,10 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     errors, warnings = check(raw, digests, near, folds, counts)
     if errors:
         raise UserError(f"{files.folds}: {'; '.join(errors)}: change [folds] or [group] in {files.config}")
-    shut = None
-    if config.folds.gap:
-        shut = too_near(read_times(config, files.data), folds[:, 0], config.folds.gap)
+    shut = gaps(config, folds[:, 0], files.data) if config.folds.gap else None
     table = tabulate(raw, digests, units, folds, shut)
     write_table(target, table)
-    committed = pd.DataFrame({"id": table.ids, **fold_columns(table.repeats)})
-    if (table.groups != "").any():
-        committed["group"] = table.groups
-    text = committed.to_csv(index=False)
+    text = committed_text(table)
     facts = {
         "method": method,
         "settings": wanted,
@@ -83,6 +78,25 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     if held.any():
         hashes["holdout"] = table.content(table.holdout)
     return facts, {"fold_map": table.fold_map(), "classes": raw.classes, **hashes}
+
+
+def gaps(config: Competition, folds: Array, data: Path) -> Array:
+    """Return `Table.shut` of the labelled rows; a gap that leaves a fold's model nothing to learn from is refused."""
+    shut = too_near(read_times(config, data), folds, config.folds.gap)
+    barred = [set(text.split()) for text in shut.tolist()]
+    for k in range(int(folds.max()) + 1):
+        learnt = (str(k) not in names and str(HOLDOUT) not in names for names in barred)
+        if not any(free and fold not in (k, HOLDOUT) for free, fold in zip(learnt, folds.tolist(), strict=True)):
+            raise UserError(f"folds.gap = {config.folds.gap} leaves no row to train the model of fold {k}: lower it")
+    return shut
+
+
+def committed_text(table: Table) -> str:
+    """Return the committed split: ids, folds and groups, and no targets, which are not ours to publish."""
+    frame = pd.DataFrame({"id": table.ids, **fold_columns(table.repeats)})
+    if (table.groups != "").any():
+        frame["group"] = table.groups
+    return frame.to_csv(index=False)
 
 
 def tabulate(raw: Raw, digests: Array, units: Array, folds: Array, shut: Array | None) -> Table:

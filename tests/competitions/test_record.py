@@ -187,6 +187,12 @@ def test_models_keep_a_gap_from_their_block(house):
     assert (table().folds == made.folds).all()
 
 
+def test_a_gap_that_leaves_nothing_to_learn_from_is_refused(house):
+    recolumn(make_competition(house, "binary", extra='order = "taken"\ngap = 25\n'), "taken", np.arange(60))
+    with pytest.raises(UserError, match=r"folds.gap = 25.0 leaves no row to train the model of fold 1: lower it"):
+        prepare()
+
+
 def test_all_models_keep_a_gap_from_the_holdout(house):
     when = np.random.default_rng(0).permutation(60)
     recolumn(make_competition(house, "binary", extra='order = "taken"\ngap = 3\nholdout = 0.2\n'), "taken", when)
