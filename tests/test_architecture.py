@@ -12,7 +12,7 @@ from house import ROOT
 
 FILES = sorted((ROOT / "pipeline").rglob("*.py"))
 # A room may import itself and what stands to the right of it.
-ORDER = ["stages", "competitions", "audit", "difficulty", "forecast", "training", "scoring", "tasks", "store"]
+ORDER = ["stages", "launch", "competitions", "audit", "difficulty", "forecast", "training", "scoring", "tasks", "store"]
 HEAVY = {"torch", "timm", "albumentations", "torchvision"}
 
 

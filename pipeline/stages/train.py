@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import time
 from dataclasses import asdict
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.launch import side_by_side, slots
 from pipeline.scoring.cuts import Problem
 from pipeline.scoring.holdout import look_at_holdout
 from pipeline.scoring.metrics import get_metric
 from pipeline.scoring.report import in_words, score_run
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
-from pipeline.store.config import load_competition
+from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import lock, read_json, read_npy, require_space, write_json, write_npy
 from pipeline.store.keys import read_table_facts, train_keys
@@ -26,7 +28,7 @@ from pipeline.store.shelves import as_parent, leaves, read_shelf, read_stage, re
 from pipeline.tasks import TASKS
 
 if TYPE_CHECKING:  # both import torch, which a run with nothing to do must not pay for
-    from pipeline.training.job import Job
+    from pipeline.training.job import Job, Which
     from pipeline.training.machine import Machine
 
 log = logging.getLogger("pipeline.train")
@@ -46,24 +48,35 @@ def run(args: argparse.Namespace) -> None:
         if not metric.label:
             task.refuse_grades(facts["classes"], f"metric {metric.name}")
         parents = read_parents(config, files, facts)
-        fitted, predicted, key = train_keys(config, competition, facts)
+        key = train_keys(config, competition, facts)[2]
         if fresh(files.receipt, key):
             return touch(files.receipt)
         with log_to(files.log):
-            from pipeline.store.table import read_table
-            from pipeline.training.job import Job
-            from pipeline.training.probe import with_batch_size
-
             for run in filter(None, (config.teacher, config.init)):
                 refuse_damaged(run)
-            started, table = time.monotonic(), read_table(files.competition, facts)
-            machine = machine_of(files, config.precision, fitted)
-            halves = bool(config.pseudo and parents["pseudo"]["config"]["halves"])
-            named = [as_parent(role, receipt) for role, receipt in parents.items()]
-            job = Job(files, config, competition, table, metric, machine, fitted, predicted, halves, tuple(named))
-            job = with_batch_size(job)
+            started, job = time.monotonic(), pose(config, competition, files, facts, parents)
             fit_and_predict(job)
             assemble(job, key, started)
+
+
+def pose(
+    config: Train,
+    competition: Competition,
+    files: RunFiles,
+    facts: dict[str, Any],
+    parents: dict[str, dict[str, Any]],
+) -> Job:
+    """Return what the models of a run share, with the choices of the machine."""
+    from pipeline.store.table import read_table
+    from pipeline.training.job import Job
+    from pipeline.training.probe import with_batch_size
+
+    metric, table = get_metric(competition.metric, TASKS[competition.task]), read_table(files.competition, facts)
+    fitted, predicted, _ = train_keys(config, competition, facts)
+    machine = machine_of(files, config.precision, fitted)
+    halves = bool(config.pseudo and parents["pseudo"]["config"]["halves"])
+    named = tuple(as_parent(role, receipt) for role, receipt in parents.items())
+    return with_batch_size(Job(files, config, competition, table, metric, machine, fitted, predicted, halves, named))
 
 
 def read_parents(config: Train, files: RunFiles, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -129,7 +142,7 @@ def machine_of(files: RunFiles, precision: str, fitted: str) -> Machine:
     """Return what the machine chooses; what was chosen once holds until the run is another one."""
     from pipeline.training.machine import Machine, choose_machine
 
-    machine = choose_machine(precision)
+    machine = choose_machine(precision, slots())
     known = read_json(files.state) if files.state.exists() else {}
     if known.get("fit_hash") == fitted and known["machine"]["device"] == machine.device:
         machine = Machine(**known["machine"])
@@ -140,10 +153,9 @@ def machine_of(files: RunFiles, precision: str, fitted: str) -> Machine:
 def fit_and_predict(job: Job) -> None:
     """Fit what is not fitted, predict what is not predicted."""
     from pipeline.store.tracking import track
-    from pipeline.training.fold import fit_fold
     from pipeline.training.job import check_names
     from pipeline.training.shelf import join_halves, predict_fold
-    from pipeline.training.weights import choose_epochs, is_fitted
+    from pipeline.training.weights import choose_epochs
 
     check_names(job)
     files, table, settings = job.files, job.table, job.config.model_dump()
@@ -152,12 +164,11 @@ def fit_and_predict(job: Job) -> None:
     require_space(files.folder, need, "the predictions and features of the run")
     state = {"fold_map": table.fold_map(), "fit_hash": job.fit_key, "machine": asdict(job.machine)}
     write_json(files.state, state)
-    for which in job.models:
-        if not fresh(which.files(files).receipt, job.predict_key) and not is_fitted(job, which):
-            with track(files, "train", settings, job.fit_key, which.title) as tracker:
-                fit_fold(job, which, tracker)
-                if job.config.select == "last":
-                    predict_fold(job, which, tracker)
+    count = min(slots(), len(unfitted(job)))
+    if count > 1:
+        side_by_side(functools.partial(fit_part, files.run), count)
+    else:
+        fit(job, unfitted(job))
     if job.config.select == "best":
         choose_epochs(job)
     for which in job.models:
@@ -167,6 +178,37 @@ def fit_and_predict(job: Job) -> None:
     for k in job.folds if job.halves else []:
         if not fresh(files.fold(k).receipt, job.predict_key):
             join_halves(job, k)
+
+
+def unfitted(job: Job) -> list[Which]:
+    """Return the models that are still to be fitted."""
+    from pipeline.training.weights import is_fitted
+
+    done = [fresh(which.files(job.files).receipt, job.predict_key) or is_fitted(job, which) for which in job.models]
+    return [which for which, is_done in zip(job.models, done, strict=True) if not is_done]
+
+
+def fit(job: Job, models: list[Which]) -> None:
+    """Fit some models, and predict with each that is final."""
+    from pipeline.store.tracking import track
+    from pipeline.training.fold import fit_fold
+    from pipeline.training.shelf import predict_fold
+
+    for which in models:
+        with track(job.files, "train", job.config.model_dump(), job.fit_key, which.title) as tracker:
+            fit_fold(job, which, tracker)
+            if job.config.select == "last":
+                predict_fold(job, which, tracker)
+
+
+def fit_part(run: str, slot: int, count: int) -> None:
+    """Fit every `count`-th model of a run that another process has prepared and waits for."""
+    files, config = RunFiles(run), load_run(run)
+    assert isinstance(config, Train)
+    facts = read_table_facts(files.competition)
+    job = pose(config, load_competition(files.competition.name), files, facts, read_parents(config, files, facts))
+    with log_to(files.log):
+        fit(job, [which for n, which in enumerate(job.models) if n % count == slot and which in unfitted(job)])
 
 
 def assemble(job: Job, key: str, started: float) -> None:

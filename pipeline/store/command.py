@@ -22,18 +22,24 @@ def main(stage: Callable[[argparse.Namespace], None], description: str, *argumen
     for name in arguments:
         parser.add_argument(name.removesuffix("?"), nargs="?" if name.endswith("?") else None)
     parsed = parser.parse_args()
+    sys.exit(told(lambda: stage(parsed)))
+
+
+def told(work: Callable[[], None]) -> int:
+    """Do some work, tell a person how it goes, and return the exit status."""
     console = logging.StreamHandler()
     console.setLevel(logging.INFO)
     console.setFormatter(logging.Formatter("%(asctime)s - %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, handlers=[console])
     try:
-        stage(parsed)
+        work()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except KeyboardInterrupt:
         print("interrupted: run the same command to continue", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    return 0
 
 
 @contextlib.contextmanager

@@ -40,14 +40,14 @@ class Machine:
         torch.backends.cudnn.benchmark = self.device == "cuda"
 
 
-def choose_machine(precision: str) -> Machine:
+def choose_machine(precision: str, jobs: int = 1) -> Machine:
     """Choose what to run on; precision `auto` is bf16 where a GPU has it, fp16 on other GPUs, fp32 on a CPU."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "auto":
         precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if device == "cuda" else "fp32"
     if precision == "fp16" and device == "cpu":
         raise UserError('precision = "fp16" needs a GPU; use "fp32" or "bf16"')
-    return Machine(device, precision, setting("PODIUM_THREADS", torch.get_num_threads(), least=1))
+    return Machine(device, precision, setting("PODIUM_THREADS", max(torch.get_num_threads() // jobs, 1), least=1))
 
 
 def to_device(images: Tensor, machine: Machine) -> Tensor:
