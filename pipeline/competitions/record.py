@@ -29,7 +29,7 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     task = TASKS[config.task]
     raw = read(config, files.data)
     train = ~raw.test
-    y = task.targets(raw.y[train])
+    y = task.harden(task.targets(raw.y[train]))
     digests = hash_images(files.data, raw.paths)
     wanted = {
         "folds": config.folds.model_dump(),
@@ -48,7 +48,7 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     codes[train] = folds
     all_units = np.arange(len(raw.ids))
     all_units[train] = units
-    table = Table(raw.ids, codes, raw.groups, all_units, raw.paths, digests, raw.y, raw.classes)
+    table = Table(raw.ids, codes, raw.groups, all_units, raw.paths, digests, raw.y, raw.classes, raw.weights)
     write_table(target, table)
     committed = pd.DataFrame({"id": table.ids, "fold": table.folds})
     if (table.groups != "").any():

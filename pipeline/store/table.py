@@ -24,7 +24,8 @@ TEST, HOLDOUT, EXTRA, UNLABELLED = -1, -2, -3, -4
 class Table:
     """Rows of a competition: N ids, folds, groups ("" for none), image paths, byte digests, targets (N T).
 
-    `units` names what is drawn together in a bootstrap: rows of one group, and identical images.
+    `units` names what is drawn together in a bootstrap: rows of one group, and identical images. `weights` (N) are of
+    the rows in loss and metric.
     """
 
     ids: Array
@@ -35,6 +36,7 @@ class Table:
     digests: Array
     y: Array
     classes: list[str]
+    weights: Array
 
     @property
     def scored(self) -> Array:
@@ -59,7 +61,8 @@ class Table:
 
     def content(self, rows: Array) -> str:
         """Return the hash of the images and targets of some rows."""
-        return digest(*self.ids[rows], *self.digests[rows], self.y[rows].tobytes())
+        numbers = (self.y, self.weights)
+        return digest(*self.ids[rows], *self.digests[rows], *(part[rows].tobytes() for part in numbers))
 
 
 def half_of(ids: Array) -> Array:
@@ -79,6 +82,8 @@ def write_table(path: Path, table: Table) -> None:
     frame = pd.DataFrame({"id": texts.pop("id"), "fold": table.folds, "unit": table.units, **texts})
     for t in range(table.y.shape[1]):
         frame[f"y{t}"] = table.y[:, t]
+    if (table.weights != 1).any():
+        frame["weight"] = table.weights
     frame.to_csv(path, index=False, float_format="%.17g")
 
 
@@ -88,6 +93,7 @@ def read_table(files: CompetitionFiles, facts: dict[str, Any]) -> Table:
         raise UserError(f"{files.table} is not what {files.table_receipt} says: run make folds COMP={files.name}")
     frame = pd.read_csv(files.table, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values={"y0": [""]})
     targets = frame.filter(regex=r"^y\d+$").apply(pd.to_numeric).to_numpy(np.float64)
+    weights = frame["weight"].to_numpy(np.float64) if "weight" in frame else np.ones(len(frame))
     ids, groups, paths, digests = (frame[column].to_numpy(str) for column in TEXT)
     folds, units = (frame[column].to_numpy(np.int64) for column in ("fold", "unit"))
-    return Table(ids, folds, groups, units, paths, digests, targets, facts["classes"])
+    return Table(ids, folds, groups, units, paths, digests, targets, facts["classes"], weights)

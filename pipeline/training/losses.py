@@ -26,7 +26,7 @@ def ce(scores: Tensor, targets: Tensor) -> Tensor:
 
 
 def over_labels(entries: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of N L entries over all labels; an unknown label (target NaN) adds nothing."""
+    """Return the mean of N L entries over all labels or values; an unknown one (target NaN) adds nothing."""
     return torch.where(targets.isnan(), 0.0, entries).mean(1)
 
 
@@ -57,12 +57,13 @@ def _power(share: Tensor, gamma: float) -> Tensor:
 
 def mse(scores: Tensor, targets: Tensor) -> Tensor:
     """Return squared error in standardised units, mean over targets."""
-    return (scores - targets).square().mean(1)
+    return over_labels((scores - targets.nan_to_num()).square(), targets)
 
 
 def huber(scores: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
     """Return Huber loss (1964) in standardised units: quadratic within `delta`, linear beyond."""
-    return functional.huber_loss(scores, targets, reduction="none", delta=delta).mean(1)
+    entries = functional.huber_loss(scores, targets.nan_to_num(), reduction="none", delta=delta)
+    return over_labels(entries, targets)
 
 
 def ce_and(regression: Loss, scores: Tensor, targets: Tensor) -> Tensor:
@@ -112,8 +113,8 @@ class Objective:
         self.function: Loss = partial(ce_and, loss) if head == "both" else loss
         self.temperature, self.alpha = temperature, alpha
         values = y.astype(np.float64).reshape(len(y), -1)
-        self.center = torch.tensor(values.mean(0), dtype=torch.float32)
-        self.spread = torch.tensor(np.maximum(values.std(0), 1e-6), dtype=torch.float32)
+        self.center = torch.tensor(np.nanmean(values, 0), dtype=torch.float32)
+        self.spread = torch.tensor(np.maximum(np.nanstd(values, 0), 1e-6), dtype=torch.float32)
         if head == "regression" and (smoothing or class_weight != "none"):
             raise UserError("loss.smoothing and loss.class_weight need classes; the head is a regression")
         self.independent = table is INDEPENDENT
@@ -126,6 +127,8 @@ class Objective:
         targets = torch.as_tensor(y)
         if self.independent:
             return targets.float().reshape(len(y), -1)
+        if targets.ndim == 2:
+            return targets.float()  # soft classes
         return functional.one_hot(targets.long(), self.classes).float()
 
     def encode(self, y: Array) -> Tensor:
@@ -208,5 +211,6 @@ def class_weights(targets: Tensor) -> Tensor:
 
 def entry_weights(targets: Tensor) -> Tensor:
     """Return L x 2 weights of (negative, positive) entries that make both sides weigh the same; absent ones get 0."""
-    shares = torch.stack([1 - targets.mean(0), targets.mean(0)], 1)
+    positive = targets.nanmean(0)
+    shares = torch.stack([1 - positive, positive], 1)
     return torch.where(shares > 0, 0.5 / shares, torch.zeros_like(shares))

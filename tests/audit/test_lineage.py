@@ -21,7 +21,7 @@ def tables(draw):
     groups = np.array(draw(st.lists(st.sampled_from(["", "", "p", "q"]), min_size=n, max_size=n)))
     digests = np.array(draw(st.lists(st.sampled_from([f"d{i}" for i in range(9)]), min_size=n, max_size=n)))
     ids = np.array([f"i{i}" for i in range(n)])
-    return Table(ids, folds, groups, np.arange(n), ids, digests, np.zeros((n, 1)), ["a", "b"])
+    return Table(ids, folds, groups, np.arange(n), ids, digests, np.zeros((n, 1)), ["a", "b"], np.ones(n))
 
 
 def model_of(run, rows, parents=(), chosen_on=(), fold=0):
