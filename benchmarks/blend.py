@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.scoring.blend import convex
+from pipeline.scoring.convex import convex
 from pipeline.scoring.metrics import METRICS
 from pipeline.tasks import TASKS
 

@@ -9,6 +9,8 @@ Shapes: `N` rows, `C` classes, `L` labels, `T` targets.
 | multilabel | N L, 0/1          | N L, probabilities             | L thresholds     |
 | ordinal    | N, grade index    | N 1, grade as a real number    | C-1 cut points   |
 | regression | N T, real         | N T, real                      | none             |
+
+Soft targets are real numbers from 0 to 1 (multiclass: N C, sum 1). What is not known of labels or values is NaN.
 """
 
 from __future__ import annotations
@@ -35,11 +37,21 @@ class Task:
         return 1 if self.name in ("binary", "ordinal") else classes
 
     def targets(self, y: Array) -> Array:
-        """Give the table's targets (N T, real) the shape and type of the task."""
-        if self.name == "regression":
+        """Give the table's targets (N T, real) the shape and type of the task: whole, unless soft or unknown."""
+        if self.name == "regression" or (self.name == "multiclass" and y.shape[1] > 1):
             return y
-        whole = y.astype(np.int64)
-        return whole if self.name == "multilabel" else whole[:, 0]
+        shaped = y if self.name == "multilabel" else y[:, 0]
+        odd = self.probabilities and bool((np.isnan(shaped) | (shaped % 1 != 0)).any())
+        return shaped if odd else shaped.astype(np.int64)
+
+    def harden(self, y: Array) -> Array:
+        """Return targets as labels: soft ones by what is likeliest (a half is a no); unknown ones stay NaN."""
+        if not self.probabilities or y.dtype.kind != "f":
+            return y
+        if self.name == "multiclass":
+            return np.asarray(y.argmax(1))
+        labels = np.where(np.isnan(y), np.nan, y > 0.5)
+        return labels if np.isnan(labels).any() else labels.astype(np.int64)
 
     def refuse_grades(self, classes: list[str], what: str) -> None:
         """Refuse values of an ordinal task whose grades are not 0, 1, 2, ...: grades are counted here, not measured."""
@@ -63,11 +75,14 @@ class Task:
         return np.asarray(prediction > cuts, np.int64) if self.cuts else prediction
 
     def strata(self, y: Array, bins: int) -> Array:
-        """Return what folds are stratified by: a 0/1 matrix N S (several ones a row for labels)."""
+        """Return what folds are stratified by: a 0/1 matrix N S (several ones a row for labels, none for unknown)."""
+        y = self.harden(y)
         if self.name == "multilabel":
             # A row without any label is a stratum too, else the empty rows pile up in one fold.
+            y = np.nan_to_num(y) == 1
             return np.column_stack([y, ~y.any(1)]).astype(np.int64)
         if self.name == "regression":
+            # Of several targets the first counts; rows that lack it come last.
             ranks = y[:, 0].argsort(kind="stable").argsort(kind="stable")
             y = ranks * min(bins, len(y)) // max(len(y), 1)
         values, index = np.unique(y, return_inverse=True)

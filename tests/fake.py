@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.scoring.cuts import Problem
 from pipeline.scoring.metrics import METRICS
+from pipeline.scoring.problem import Problem
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import write_npy
 from pipeline.store.receipts import write_receipt

@@ -95,3 +95,28 @@ def test_tasks_are_frozen():
     assert all(isinstance(task, Task) and task.heads for task in TASKS.values())
     with pytest.raises(AttributeError):
         TASKS["binary"].name = "x"
+
+
+def test_soft_and_unknown_targets_stay_numbers():
+    soft = np.array([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0]])
+    multiclass, labels, binary = (TASKS[n] for n in ("multiclass", "multilabel", "binary"))
+    assert multiclass.targets(soft) is soft
+    assert multiclass.harden(soft).tolist() == [0, 1]
+    assert multiclass.strata(soft, 3).tolist() == [[1, 0], [0, 1]]
+    assert labels.targets(soft) is soft
+    assert labels.harden(soft).tolist() == [[0, 0, 0], [0, 1, 0]]
+    assert binary.targets(soft[:, :1]).tolist() == [0.5, 0.0]
+    assert binary.harden(np.array([0.5, 0.51])).tolist() == [0, 1]
+    assert binary.targets(np.array([[1.0], [0.0]])).dtype == np.int64
+    part = np.array([[1.0, np.nan], [np.nan, 0.0], [0.0, 1.0]])
+    assert np.array_equal(labels.targets(part), part, equal_nan=True)
+    assert np.array_equal(labels.harden(part), part, equal_nan=True)
+    assert labels.strata(labels.targets(part), 3).tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
+    values = TASKS["regression"]
+    assert values.harden(part) is part
+    assert values.strata(np.array([[3.0, 1.0], [np.nan, 2.0], [1.0, np.nan], [2.0, 0.0]]), 4).argmax(1).tolist() == [
+        2,
+        3,
+        0,
+        1,
+    ]

@@ -6,6 +6,7 @@ A number fitted without fold k tells nothing of fold k's labels only if a fit wi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,10 +15,12 @@ from pipeline.audit.records import Doubt, Shelf
 from pipeline.difficulty.difficulty import SUSPECT, suggest
 from pipeline.difficulty.tags import Seen, blind, known_mean
 from pipeline.scoring.blend import Blend, from_space, mix, to_space
-from pipeline.scoring.cuts import Problem, fit
-from pipeline.scoring.metrics import get_metric
+from pipeline.scoring.cuts import fit
+from pipeline.scoring.metrics import metric_of
+from pipeline.scoring.problem import Problem
 from pipeline.scoring.pseudo import Rule, choose, entries, say, sureness
 from pipeline.scoring.stack import Stack, inputs
+from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import Array, number
 from pipeline.store.runs import STACKERS
 from pipeline.tasks import TASKS
@@ -29,7 +32,7 @@ CLOSE, EXACT = 1e-3, 1e-6
 def refit(shelf: Shelf) -> Iterator[Doubt]:
     """Yield what of a run's weights, predictions, cuts, score and pseudo-labels cannot be had again."""
     task = TASKS[shelf.competition.task]
-    problem = Problem.of(shelf.table, task, get_metric(shelf.competition.metric, task))
+    problem = Problem.of(shelf.table, task, metric_of(shelf.competition, RunFiles(shelf.run).competition))
     if shelf.stage == "pseudo":
         yield from labels(shelf, problem)
     if shelf.stage == "tag":
@@ -88,18 +91,15 @@ def decisions(shelf: Shelf, problem: Problem, oof: Array, views: dict[int, Array
 
     `views[k]`: all OOF predictions (N P) as fold k may see them.
     """
-    told, metric, task = shelf.receipt["decision"], problem.metric, problem.task
-    method, labels = _method(shelf), np.zeros_like(problem.y)
+    told, task, method = shelf.receipt["decision"], problem.task, _method(shelf)
+    labels = np.zeros(problem.y.shape, np.int64)
     for k, view in views.items() if told else ():
         mine, cuts = problem.folds == k, np.array(told["by_fold"][str(k)])
         labels[mine] = task.decide(view[mine], cuts)
         if not np.allclose(cuts, fit(problem, method, ~mine, view)[0], atol=EXACT):
             used = _in_sample(cuts, fit(problem, method, np.ones(len(mine), bool), view)[0], EXACT)
             yield Doubt(k, f"the cuts of fold {k} are not those of a fit without it{used}", rows=False)
-    if told:
-        score = metric.function(problem.y, labels, np.ones(len(labels)))
-    else:
-        score = metric(task, problem.y, oof, task.default_cuts(problem.classes))
+    score = problem.judge(labels) if told else problem.score(oof)
     published = number(shelf.receipt["metrics"]["score"])
     if not np.isclose(score, published, atol=EXACT, equal_nan=True):
         yield Doubt(None, f"its score {published:.6f} is not what its predictions give, {score:.6f}", rows=False)
@@ -156,6 +156,7 @@ def stopping(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
 def training_tags(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
     """Doubt training tags that name fold k's model and are not what models blind to fold k make of their training."""
     config, frame, leaves, folds = shelf.receipt["config"], shelf.named, shelf.leaves, shelf.receipt["folds"]
+    problem = replace(problem, y=problem.hard)
     table, oof = shelf.table, np.mean([leaf.oof for leaf in leaves], 0)
     # Weights and targets need no features of the images, and no other view of a row than these.
     blank, statistics = np.zeros((len(oof), 2)), np.zeros((len(oof) + len(table.test), 0))

@@ -204,8 +204,9 @@ def outside_knowledge(shelf: Shelf) -> Iterator[str]:
 
 
 def own_names(value: Any) -> list[str]:
-    """Return the settings, however deep, that name an attribute of a user's module (`module:attribute`)."""
+    """Return the settings, however deep, that name a user's own code: `module:attribute`, or a file."""
     if isinstance(value, dict | list):
         inner = value.values() if isinstance(value, dict) else value
         return [found for item in inner for found in own_names(item)]
-    return [value] if isinstance(value, str) and re.fullmatch(r"\w+(\.\w+)*:\w+", value) else []
+    own = isinstance(value, str) and re.fullmatch(r"\w+(\.\w+)*:\w+|.*\.py", value)
+    return [value] if own else []

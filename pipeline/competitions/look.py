@@ -194,7 +194,7 @@ def submission(form: Format) -> Finding:
     cells = np.unique(form.sample[form.columns].to_numpy(str))
     points = any(re.fullmatch(r"-?\d*\.\d+(e-?\d+)?", cell) for cell in cells.tolist())
     what = "a value" if form.task.name in ("regression", "ordinal") else "a probability"
-    if form.joined:
+    if form.cells.joined:
         words = f"each cell will hold the labels of a row, joined by {form.config.separator!r}"
     elif len(form.columns) > 1:
         words = f"each row will hold {'0 or 1' if form.labels else what} in {len(form.columns)} columns"
@@ -202,6 +202,6 @@ def submission(form: Format) -> Finding:
         words = f"each cell will hold one of {listed(form.classes)}"
     else:
         words = f"each cell will hold {what}" + (f", that of {form.classes[1]!r}" if form.task.name == "binary" else "")
-    known = not form.labels or form.joined or len(form.columns) > 1 or set(cells.tolist()) <= set(form.classes)
+    known = not form.labels or form.cells.joined or len(form.columns) > 1 or set(cells.tolist()) <= set(form.classes)
     words += f"; the sample has {listed(cells.tolist(), 3)}"
     return Finding("submission.format", None, words, known and points != form.labels)

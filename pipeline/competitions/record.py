@@ -30,7 +30,7 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     task = TASKS[config.task]
     raw = read(config, files.data)
     train = raw.train
-    y = task.targets(raw.y[train])
+    y = task.harden(task.targets(raw.y[train]))
     channel = config.images.channel
     digests = hash_images(files.data, raw.paths, channel)
     near = find_near(files.data, raw.paths, channel, config.folds.near)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.competitions.submission import Format
-from pipeline.competitions.table_of_images import column, encode, numbers, read_csv, read_ids
+from pipeline.competitions.table_of_images import column, encode, numbers, read_csv, read_ids, read_weights
 from pipeline.scoring.bootstrap import replicate
 from pipeline.scoring.metrics import Metric
+from pipeline.scoring.problem import Problem
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, read_json, read_npy
@@ -18,16 +19,19 @@ from pipeline.store.files import Array, read_json, read_npy
 
 @dataclass(frozen=True)
 class Solution:
-    """Targets of the test rows in the order of the solution: the sample's row of each (N,), y, and `usage` (N,)."""
+    """Targets of the test rows in the order of the solution: the sample's row of each (N,), and `usage` (N,)."""
 
     place: Array
     ids: Array
-    y: Array
+    problem: Problem
     usage: Array
 
 
-def read_solution(form: Format, path: Path) -> Solution:
-    """Read the targets of the test rows, which must be those of the sample."""
+def read_solution(form: Format, metric: Metric, path: Path, groups: dict[str, str]) -> Solution:
+    """Read the targets of the test rows, which must be those of the sample, and weights where they stand there.
+
+    `groups` are those of the table of record, by id; a metric that is a mean over groups needs them.
+    """
     frame = read_csv(path)
     ids = read_ids(frame, form.config.id, path)
     place = {i: row for row, i in enumerate(form.sample[form.config.id].tolist())}
@@ -47,31 +51,39 @@ def read_solution(form: Format, path: Path) -> Solution:
     unknown = np.setdiff1d(usage, ["public", "private", "ignored"])
     if len(unknown):
         raise UserError(f"{path}: Usage {str(unknown[0])!r} is none of Public, Private, Ignored")
-    return Solution(np.array([place[i] for i in ids.tolist()]), ids, y, usage)
+    weight = None
+    if form.config.weight is not None and form.config.weight in frame.columns:
+        weight = read_weights(form.config.weight, frame, ids, path)
+    blocks = np.array([groups.get(i, "") for i in ids.tolist()]) if metric.grouped else None
+    if blocks is not None and (blocks == "").any():
+        lost = str(ids[blocks == ""][0])
+        raise UserError(f"{path}: id {lost!r} has no group, which metric_per_group needs: give test rows theirs too")
+    problem = Problem(form.task, metric, len(form.classes), y, np.zeros(len(y), np.int64), None, weight, blocks)
+    return Solution(np.array([place[i] for i in ids.tolist()]), ids, problem, usage)
 
 
-def leaderboard(form: Format, metric: Metric, solution: Solution, submitted: Array) -> dict[str, float]:
+def leaderboard(form: Format, solution: Solution, submitted: Array) -> dict[str, float]:
     """Score a decoded submission as Kaggle would: {"public": ..., "private": ...}."""
     guess, result = submitted[solution.place], {}
     for name in ("public", "private"):
         rows = solution.usage == name
         if rows.any():
-            result[name] = score_submitted(form, metric, solution.y[rows], guess[rows])
+            result[name] = score_submitted(form, solution.problem.part(rows), guess[rows])
     return result
 
 
-def score_submitted(form: Format, metric: Metric, y: Array, guess: Array) -> float:
+def score_submitted(form: Format, problem: Problem, guess: Array) -> float:
     """Score what a file says: labels count as certain probabilities where the metric wants probabilities."""
     if not form.labels:
-        return metric(form.task, y, guess, form.task.default_cuts(len(form.classes)))
-    if not metric.label:
+        return problem.score(guess)
+    if not problem.metric.label:
         if form.task.name == "multiclass":
             guess = np.eye(len(form.classes))[guess]
         guess = guess.astype(np.float64)
-    return metric.function(y, guess, np.ones(len(y)))
+    return problem.judge(guess)
 
 
-def student_gains(form: Format, metric: Metric, solution: Solution, ids: Array, student: str) -> dict[str, float]:
+def student_gains(solution: Solution, ids: Array, student: str) -> dict[str, float]:
     """Return what a student gained over its teacher on the private rows, with paired standard errors; {} if it is none.
 
     `single` compares the mean score of the K models, `blend` the score of their mean, at untuned cuts; a teacher of
@@ -86,7 +98,7 @@ def student_gains(form: Format, metric: Metric, solution: Solution, ids: Array, 
     teachers = [parent["run"] for parent in below if parent["role"] == "teacher"]
     row_of = {i: row for row, i in enumerate(ids.tolist())}
     at = np.array([row_of[i] for i in solution.ids[rows].tolist()])
-    y, cuts, folds = solution.y[rows], form.task.default_cuts(len(form.classes)), shelf["folds"]
+    problem, folds = solution.problem.part(rows), shelf["folds"]
 
     def scorer(runs: list[str], single: bool) -> list[Array]:
         shelves = [RunFiles(run) for run in runs]
@@ -97,10 +109,11 @@ def student_gains(form: Format, metric: Metric, solution: Solution, ids: Array, 
     for name, single in (("single", True), ("blend", False)):
         new, old = scorer([student], single), scorer(teachers, single)
 
-        def gain(weight: Array, new: list[Array] = new, old: list[Array] = old) -> float:
-            better, worse = (np.mean([metric(form.task, y, p, cuts, weight) for p in side]) for side in (new, old))
-            return float(metric.gain(float(better), float(worse)))
+        def gain(draws: Array, new: list[Array] = new, old: list[Array] = old) -> float:
+            better, worse = (np.mean([problem.score(p, None, draws) for p in side]) for side in (new, old))
+            return float(problem.metric.gain(float(better), float(worse)))
 
-        found[name] = gain(np.ones(len(y)))
-        found[f"{name}_se"] = float(replicate([gain], len(y), None, 200)[:, 0].std(ddof=1))
+        found[name] = gain(np.ones(len(at)))
+        drawn = replicate([gain], len(at), None, 200)[:, 0]
+        found[f"{name}_se"] = float(drawn[np.isfinite(drawn)].std(ddof=1))
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competitions.table_of_images import encode, read_csv, read_ids
+from pipeline.scoring.cells import Cells, best_of, holds_labels, written
 from pipeline.scoring.metrics import Metric
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
@@ -26,13 +26,17 @@ class Format:
     classes: list[str]
     path: Path
     sample: pd.DataFrame
-    columns: list[str]
-    labels: bool
+    cells: Cells
 
     @property
-    def joined(self) -> bool:
-        """Say whether one cell holds all labels of a row."""
-        return self.task.name == "multilabel" and len(self.columns) == 1
+    def columns(self) -> list[str]:
+        """Return the columns of answers."""
+        return self.cells.columns
+
+    @property
+    def labels(self) -> bool:
+        """Say whether cells hold labels."""
+        return self.cells.labels
 
 
 def read_format(config: Competition, task: Task, metric: Metric, classes: list[str], data: Path) -> Format:
@@ -50,18 +54,14 @@ def read_format(config: Competition, task: Task, metric: Metric, classes: list[s
         raise UserError(f"{path}: columns {columns} do not hold the targets {classes[:5]}")
     if wide and task.name == "ordinal":
         raise UserError(f"{path}: an ordinal task fills one column of grades, not one a class")
-    if config.submission.format == "auto":
-        one = not wide and task.name in ("multiclass", "multilabel")
-        labels = one or (metric.label and task.cuts)
-    else:
-        labels = config.submission.format == "label"
-        if labels and task.name == "regression":
-            raise UserError('submission.format = "label" does not fit a regression task: it has no labels')
-        if not labels and not wide and task.name in ("multiclass", "multilabel"):
-            raise UserError(f'{path} has one column: submission.format = "value" needs one column a class')
+    best, separator = best_of(config, metric.name), config.separator or " "
+    if best and (wide or any(separator in name for name in classes)):
+        raise UserError(f"{path}: the {best} best labels of a row stand in one cell, joined by {separator!r}")
+    labels = holds_labels(config, columns, metric.label, best, str(path))
     if not labels:
         task.refuse_grades(classes, "a submission of values")
-    return Format(config, task, classes, path, sample, columns, labels)
+    names = written(classes, sample[columns[0]].tolist())
+    return Format(config, task, classes, path, sample, Cells(task, columns, classes, names, labels, best, separator))
 
 
 def fill(form: Format, ids: Array, prediction: Array, labels: Array) -> pd.DataFrame:
@@ -75,18 +75,7 @@ def fill(form: Format, ids: Array, prediction: Array, labels: Array) -> pd.DataF
         )
     rows = np.array([place[i] for i in wanted.tolist()], int)
     prediction, labels = prediction[rows], labels[rows]
-    filled = form.sample.copy()
-    if form.joined:
-        separator = form.config.separator or " "
-        names = np.array(form.classes)
-        filled[form.columns[0]] = [separator.join(names[row == 1]) for row in labels]
-    elif form.labels and len(form.columns) == 1:
-        filled[form.columns[0]] = np.array(_names(form))[labels]
-    else:
-        matrix = _matrix(form, labels if form.labels else prediction)
-        for name in form.columns:
-            filled[name] = matrix[:, form.classes.index(name) if len(form.columns) > 1 else 0]
-    return filled
+    return form.sample.assign(**form.cells.fill(prediction, labels))
 
 
 def read_back(form: Format, file: Path, path: Path) -> Array:
@@ -109,15 +98,15 @@ def read_back(form: Format, file: Path, path: Path) -> Array:
 def decode(form: Format, frame: pd.DataFrame, path: Path) -> Array:
     """Turn cells back into labels (as `Task.decide` gives them) or predictions (N P)."""
     ids = frame[form.config.id].to_numpy(str)
+    cells = form.cells
+    if cells.best:
+        return ranked(form, frame[form.columns[0]].tolist(), ids, path)
     if form.labels and len(form.columns) == 1:
-        single = {"target": form.columns[0], "classes": form.classes if form.joined else _names(form)}
-        known = form.config.model_copy(
-            update={**single, "separator": (form.config.separator or " ") if form.joined else None}
-        )
+        single = {"target": form.columns[0], "classes": cells.written, "soft": False, "unknown": "refuse"}
+        known = form.config.model_copy(update={**single, "separator": cells.separator if cells.joined else None})
         return form.task.targets(encode(known, frame, ids, path)[0])
     ordered = form.classes if len(form.columns) > 1 else form.columns
-    cells = [pd.to_numeric(frame[name], errors="coerce").to_numpy(float) for name in ordered]
-    values = np.column_stack(cells)
+    values = np.column_stack([pd.to_numeric(frame[name], errors="coerce").to_numpy(float) for name in ordered])
     wrong = ~np.isfinite(values).all(1)
     if wrong.any():
         raise UserError(f"{path}: id {str(ids[wrong][0])!r} has no finite number: a model predicted NaN or infinity")
@@ -136,17 +125,13 @@ def decode(form: Format, frame: pd.DataFrame, path: Path) -> Array:
     return values[:, -1:] if form.task.name == "binary" else values
 
 
-def _names(form: Format) -> list[str]:
-    """Return class names as the sample writes them: 3.0 becomes 3 where the sample has no point."""
-    whole = all(re.fullmatch(r"-?\d+(\.0*)?", name) for name in form.classes)
-    pointless = not form.sample[form.columns[0]].str.contains(".", regex=False).any()
-    return [name.split(".")[0] for name in form.classes] if whole and pointless else form.classes
-
-
-def _matrix(form: Format, filled: Array) -> Array:
-    """Return N x (columns in class order): both sides of a binary probability, one-hot for labels of one class."""
-    if len(form.columns) == 1:
-        return filled.reshape(len(filled), -1)
-    if form.labels:
-        return filled if filled.ndim == 2 else np.eye(len(form.classes), dtype=np.int64)[filled]
-    return np.column_stack([1 - filled, filled]) if form.task.name == "binary" else filled
+def ranked(form: Format, cells: list[str], ids: Array, path: Path) -> Array:
+    """Turn cells of the likeliest labels into predictions (N C) of the same order."""
+    known = set(form.cells.written)
+    for i, cell in zip(ids.tolist(), cells, strict=True):
+        said = cell.split(form.cells.separator)
+        odd = [label for label in said if label not in known]
+        if odd or len(set(said)) < len(said) or len(said) > form.cells.best:
+            what = f"the label {odd[0]!r}, not among the classes" if odd else f"{cell!r}"
+            raise UserError(f"{path}: id {i!r} has {what}: {form.cells.best} different labels at most, best first")
+    return form.cells.ranked(cells)

@@ -167,7 +167,10 @@ def join(config: Competition, data: Path, parts: list[Part], encoded: Array, cla
         labelled = [part.frame for part in parts if part.y is not None]
         table = pd.concat(labelled, ignore_index=True)
         groups = read_groups(config.group, config.id, table, ids, codes != 0, data, parts[0].path)
-    weights = np.concatenate([read_weights(config.weight, part) for part in parts])
+    weights = np.ones(len(ids))
+    if config.weight is not None:
+        known = [read_weights(config.weight, p.frame, p.ids, p.path) for p in parts if p.y is not None]
+        weights[np.isin(codes, (0, EXTRA))] = np.concatenate(known)
     meta, columns = np.zeros((len(ids), 0)), list[str]()
     if config.metadata is not None:
         lookup = None
@@ -180,14 +183,12 @@ def join(config: Competition, data: Path, parts: list[Part], encoded: Array, cla
     return Raw(ids, codes, groups.astype(str), paths, y, classes, weights, meta, columns)
 
 
-def read_weights(name: str | None, part: Part) -> Array:
-    """Return the sample weights (N) of labelled rows: 0 or more, some above 0; 1 for the others."""
-    if name is None or part.y is None:
-        return np.ones(len(part.ids))
-    values = numbers(column(part.frame, name, part.path)[:, None], [name], part.ids, part.path)[:, 0]
+def read_weights(name: str, frame: pd.DataFrame, ids: Array, path: Path) -> Array:
+    """Return the sample weights (N) of labelled rows: 0 or more, some above 0."""
+    values = numbers(column(frame, name, path)[:, None], [name], ids, path)[:, 0]
     if (values < 0).any() or not values.any():
-        who = f"id {str(part.ids[values < 0][0])!r} has {values[values < 0][0]:g}" if values.any() else "all are 0"
-        raise UserError(f"{part.path}: weights in column {name!r} are 0 or more, some above 0; {who}")
+        who = f"id {str(ids[values < 0][0])!r} has {values[values < 0][0]:g}" if values.any() else "all are 0"
+        raise UserError(f"{path}: weights in column {name!r} are 0 or more, some above 0; {who}")
     return values
 
 
@@ -199,14 +200,14 @@ def encode(config: Competition, frame: pd.DataFrame, ids: Array, path: Path) -> 
     if config.separator is not None:
         return _encode_joined(config, cells[:, 0], ids, path)
     empty = (cells == "") | (np.char.lower(cells) == "nan")
-    if empty.any():
-        row, t = np.argwhere(empty)[0]
-        raise UserError(f"{path}: id {str(ids[row])!r} has no value in column {names[t]!r}: fill it or drop the row")
+    refuse_empty(config, empty, names, ids, path)
     if config.task == "regression":
-        return numbers(cells, names, ids, path), names
+        return numbers(cells, names, ids, path, empty), names
+    if config.soft:
+        return soft_targets(numbers(cells, names, ids, path, empty), names, config, ids, path)
     if len(names) > 1:
-        values = numbers(cells, names, ids, path)
-        wrong = ~np.isin(values, (0, 1)).all(1)
+        values = numbers(cells, names, ids, path, empty)
+        wrong = ~(np.isin(values, (0, 1)) | empty).all(1)
         if config.task == "multiclass":
             wrong |= values.sum(1) != 1
         if wrong.any():
@@ -230,6 +231,36 @@ def encode(config: Competition, frame: pd.DataFrame, ids: Array, path: Path) -> 
                 f"{path}: id {i!r} has the label {cell!r}, which is not among the classes; {nearest(cell, classes)}"
             )
     return np.array([[index[cell]] for cell in cells[:, 0].tolist()], float), classes
+
+
+def refuse_empty(config: Competition, empty: Array, names: list[str], ids: Array, path: Path) -> None:
+    """Refuse empty cells (N T): any, or with unknown = "mask" a whole row or a whole column of them."""
+    if config.unknown == "refuse" and empty.any():
+        row, t = np.argwhere(empty)[0]
+        several = "" if len(names) == 1 else ' (or set unknown = "mask")'
+        raise UserError(
+            f"{path}: id {str(ids[row])!r} has no value in column {names[t]!r}: fill it or drop the row{several}"
+        )
+    if empty.all(1).any():
+        who = str(ids[empty.all(1)][0])
+        raise UserError(f"{path}: id {who!r} has no value in any of the columns {names}: drop the row")
+    if len(empty) and empty.all(0).any():
+        raise UserError(f"{path}: column {names[int(empty.all(0).argmax())]!r} has no value at all: drop it")
+
+
+def soft_targets(
+    values: Array, names: list[str], config: Competition, ids: Array, path: Path
+) -> tuple[Array, list[str]]:
+    """Return soft targets (N T) and the names of classes: 0 to 1, those of classes with a sum of 1 (made exact)."""
+    wrong = ~(((values >= 0) & (values <= 1)) | np.isnan(values)).all(1)
+    want = "numbers from 0 to 1"
+    if config.task == "multiclass":
+        wrong, want = wrong | (np.abs(values.sum(1) - 1) > 1e-3), f"{want} that sum to 1"
+    if wrong.any():
+        raise UserError(f"{path}: id {str(ids[wrong][0])!r} must have {want} in columns {names} (soft = true)")
+    if config.task == "multiclass":
+        return values / values.sum(1, keepdims=True), names
+    return values, config.classes or names if config.task == "binary" else names
 
 
 def read_groups(
@@ -277,11 +308,12 @@ def _encode_joined(config: Competition, cells: Array, ids: Array, path: Path) ->
     return y, classes
 
 
-def numbers(cells: Array, names: Sequence[str], ids: Array, path: Path) -> Array:
-    """Return cells (N T) of text as finite numbers."""
+def numbers(cells: Array, names: Sequence[str], ids: Array, path: Path, empty: Array | None = None) -> Array:
+    """Return cells (N T) of text as finite numbers; `empty` ones are NaN."""
     values = np.column_stack([pd.to_numeric(pd.Series(c), errors="coerce").to_numpy(float) for c in cells.T])
-    if not np.isfinite(values).all():
-        row, t = np.argwhere(~np.isfinite(values))[0]
+    wrong = ~np.isfinite(values) if empty is None else ~np.isfinite(values) & ~empty
+    if wrong.any():
+        row, t = np.argwhere(wrong)[0]
         raise UserError(f"{path}: id {str(ids[row])!r} has {str(cells[row, t])!r} in column {names[t]!r}, not a number")
     return values
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import expit, log_expit, logit
 
 from pipeline.difficulty.labels import logistic, platt, splits
-from pipeline.scoring.cuts import Problem
+from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 from pipeline.tasks import Task
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.difficulty.labels import disagreement, part
+from pipeline.difficulty.labels import disagreement
 from pipeline.difficulty.tags import Seen, known_mean
 from pipeline.difficulty.ties import Reader
-from pipeline.scoring.cuts import Problem
 from pipeline.scoring.features import image_statistics, in_model
+from pipeline.scoring.problem import Problem
 from pipeline.store.artifacts import FoldFiles, RunFiles
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
@@ -145,7 +145,7 @@ def look(case: Case, neighbours: int) -> tuple[Array, dict[int, Array], Array]:
                 away, labels = in_model(embeddings[answers], references, neighbours, problem.y[known])
                 assert labels is not None
                 seen[answers, 1] += share * away
-                other[held] += share * disagreement(part(problem, held), labels[: held.sum()])
+                other[held] += share * disagreement(problem.part(held), labels[: held.sum()])
         scored[problem.folds == k], test[k] = seen[:n][problem.folds == k], seen[n:]
     return scored, test, other
 

@@ -7,13 +7,12 @@ of all evidence, weighed by a learner that never saw the row's fold.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import brentq, minimize
 from scipy.special import expit, log_expit
 
-from pipeline.scoring.cuts import Problem
+from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 
 # A modified z-score beyond this is an outlier (Iglewicz and Hoaglin 1993).
@@ -32,12 +31,6 @@ SPEAKS = {
     "neighbours": 1.0,
 }
 FEW = 5
-
-
-def part(problem: Problem, rows: Array) -> Problem:
-    """Return the problem of some rows (a mask)."""
-    group = None if problem.group is None else problem.group[rows]
-    return replace(problem, y=problem.y[rows], folds=problem.folds[rows], group=group)
 
 
 def splits(folds: Array) -> Iterator[tuple[Array, Array]]:
@@ -144,7 +137,7 @@ def label_wrong(problem: Problem, predictions: Sequence[Array], evidence: dict[s
     mean, found = np.mean(predictions, 0), np.zeros(len(problem.y))
     parts, prior = np.column_stack(list(evidence.values())), np.array([SPEAKS[name] for name in evidence])
     for rows, mine in splits(problem.folds):
-        flags, count = suspicion(part(problem, rows), mean[rows])
+        flags, count = suspicion(problem.part(rows), mean[rows])
         center, spread = parts[rows].mean(0), parts[rows].std(0)
         standard = np.divide(parts - center, spread, out=np.zeros_like(parts), where=spread > 1e-12)
         score = standard @ (standard[rows][flags].sum(0) + FEW * prior)

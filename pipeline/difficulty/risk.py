@@ -10,8 +10,8 @@ import numpy as np
 
 from pipeline.difficulty.difficulty import TAGS
 from pipeline.scoring.bootstrap import REPLICATES, replicate
-from pipeline.scoring.cuts import Problem
-from pipeline.scoring.metrics import binary_roc_auc
+from pipeline.scoring.problem import Problem
+from pipeline.scoring.ranking import binary_roc_auc
 from pipeline.store.files import Array
 
 COVERAGES = (0.5, 0.8, 0.9)

@@ -21,9 +21,9 @@ from pipeline.difficulty.difficulty import (
     suggest,
     wrong_rows,
 )
-from pipeline.difficulty.labels import belief, epoch_parts, label_wrong, margins, part, self_confidence, suspicion
-from pipeline.scoring.cuts import Problem
+from pipeline.difficulty.labels import belief, epoch_parts, label_wrong, margins, self_confidence, suspicion
 from pipeline.scoring.features import label_free
+from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 
 
@@ -105,7 +105,7 @@ def assess(seen: Seen, easy_error: float, hard_share: float) -> Report:
 
     def doubt(rows: Array) -> Array:
         mine = {name: values[rows] for name, values in parts.items()}
-        return label_wrong(part(problem, rows), [oof[rows], epochs[rows, :width]], mine)
+        return label_wrong(problem.part(rows), [oof[rows], epochs[rows, :width]], mine)
 
     wrong = wrong_rows(problem, oof, seen.labels)
     x, names = seen.features(np.concatenate([oof[None], seen.leaves]), slice(0, n), seen.looks)
@@ -126,7 +126,7 @@ def blind(seen: Seen, k: int, easy_error: float, hard_share: float) -> Blind:
     """
     problem, n, epochs = seen.problem, len(seen.oof), seen.epochs[k]
     known = np.isfinite(epochs[:, 0])
-    others, epochs = part(problem, known), epochs[known]
+    others, epochs = problem.part(known), epochs[known]
     over = epochs[:, : seen.oof.shape[1]]
     said, tests = over, [seen.test[k][1:].mean(0)]
     if seen.pairs is not None:

@@ -14,8 +14,8 @@ from pipeline.difficulty.labels import logistic, splits
 from pipeline.difficulty.risk import auroc_inside
 from pipeline.forecast.candidates import minority
 from pipeline.scoring.bootstrap import gate, replicate, standard_error
-from pipeline.scoring.cuts import Problem
-from pipeline.scoring.metrics import EPS
+from pipeline.scoring.classification import EPS
+from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 from pipeline.tasks import Task
 
@@ -106,18 +106,19 @@ def rules(problem: Problem, prediction: Array, limit: float) -> dict[str, Any]:
 
     For each fold the class sizes and tau (of a small grid, by the metric) come from the other folds.
     """
-    metric, task, y, none = problem.metric, problem.task, problem.y, np.zeros(0)
+    metric, y = problem.metric, problem.y
     voted, adjusted, taus = prediction.copy(), prediction.astype(np.float64), {}
     for rows, mine in splits(problem.folds):
         size = np.bincount(y[rows], minlength=problem.classes).clip(1)
-        seen = [metric(task, y[rows], prior_adjusted(prediction[rows], size / size.sum(), tau), none) for tau in TAUS]
+        part = problem.part(rows)
+        seen = [part.score(prior_adjusted(prediction[rows], size / size.sum(), tau)) for tau in TAUS]
         tau = TAUS[int(np.argmax(metric.gain(np.array(seen), 0.0)))]
         taus[int(problem.folds[mine][0])] = tau
         voted[mine] = minority(prediction[mine], size, limit)
         adjusted[mine] = prior_adjusted(prediction[mine], size / size.sum(), tau)
     candidates = {"minority": voted, "prior": adjusted}
     scorers: list[Callable[[Array], float]] = [
-        partial(metric, task, y, p, none) for p in (prediction, *candidates.values())
+        partial(problem.score, p, None) for p in (prediction, *candidates.values())
     ]
     now, drawn = np.array([score(np.ones(len(y))) for score in scorers]), replicate(scorers, len(y), problem.group)
     gains, replicated = metric.gain(now[1:], now[:1]), metric.gain(drawn[:, 1:], drawn[:, :1])

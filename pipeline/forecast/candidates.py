@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.scoring.cuts import Problem, fit
+from pipeline.scoring.classification import EPS
+from pipeline.scoring.cuts import fit
 from pipeline.scoring.features import Features
-from pipeline.scoring.metrics import EPS
+from pipeline.scoring.problem import Problem
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array
 from pipeline.tasks import Task
@@ -60,8 +61,9 @@ class Facts:
         cuts = {method: fit(problem, method, rows, raw)[0] for method in ("fixed", "ratio", "optimal") if tuned}
         if problem.task.name != "multiclass":
             return cls(np.ones(0), np.ones(0), cuts)
-        counts = np.maximum(np.bincount(problem.y[rows], minlength=problem.classes), 1)
-        return cls(counts / counts.sum(), class_factors(run[rows], problem.y[rows]), cuts)
+        labels = problem.hard[rows]
+        counts = np.maximum(np.bincount(labels, minlength=problem.classes), 1)
+        return cls(counts / counts.sum(), class_factors(run[rows], labels), cuts)
 
 
 def candidates(problem: Problem, view: View, facts: Facts) -> dict[str, Array]:

@@ -7,36 +7,25 @@ has: n T(row i relabelled) - (n - 1) T(-i), everything else as it is, which says
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from pipeline.scoring.cuts import Problem
-from pipeline.scoring.metrics import EPS, METRICS, Metric, f_score
+from pipeline.forecast.influence import MOST, influence, one_by_one, row_score
+from pipeline.scoring.classification import accuracy_rows, f_score
+from pipeline.scoring.metrics import Metric
+from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
-
-# More distinct pairs of labels (or rows, for a score of the user's own) than this are not scored one by one.
-MOST = 4000
-
-
-def part_of(problem: Problem, rows: Array) -> Problem:
-    """Return the problem of the rows of a mask."""
-    group = None if problem.group is None else problem.group[rows]
-    return replace(problem, y=problem.y[rows], folds=problem.folds[rows], group=group)
 
 
 def guess_of(problem: Problem, prediction: Array) -> Array:
     """Return what the metric is given of a prediction (N P) under untuned cuts: labels, or the prediction itself."""
-    task = problem.task
-    if problem.metric.label:
-        return task.decide(prediction, task.default_cuts(problem.classes))
-    return prediction[:, 0] if task.name in ("binary", "ordinal") else prediction
+    return problem.metric.wanted(problem.task, prediction, problem.cuts)
 
 
 def decomposes(problem: Problem) -> bool:
     """Say whether the metric is a mean over rows (rmse: the root of one)."""
-    return _row_score(problem) is not None
+    return row_score(problem) is not None and problem.blocks is None
 
 
 def switchable(problem: Problem) -> bool:
@@ -57,61 +46,28 @@ def contributions(problem: Problem, guess: Array, base: Array | None = None) -> 
     keep, each row is relabelled by itself.
     """
     y, metric = problem.y, problem.metric
-    direct = _row_score(problem)
+    base = guess if base is None else base
+    if metric.draws:
+        problem = replace(problem, weight=None)  # which it does not know
+    if not problem.plain:
+        found = influence(problem, guess, base)
+        return found if found is not None else _right(problem, guess)
+    direct = row_score(problem)
     if direct is not None:
         return direct(y, guess).astype(np.float64)
-    base = guess if base is None else base
     if metric.label:
         found = _of_labels(problem, y, base, guess)
-    elif METRICS.get(metric.name) is metric:
+    elif metric.built_in and metric.name in ("roc_auc", "average_precision"):
         found = _of_ranks(metric.name, y, guess)
     else:
-        found = _one_by_one(problem, y, guess)
+        found = one_by_one(problem, guess)
     return found if found is not None else _right(problem, guess)
-
-
-def _row_score(problem: Problem) -> Callable[[Array, Array], Array] | None:
-    """Return the metric of single rows (y, guess) -> (N,), None where it is no mean over rows."""
-    name, one = problem.metric.name, problem.y.ndim == 1
-    if METRICS.get(name) is not problem.metric:
-        return None
-    if name.endswith("_samples"):
-        beta = float(name[1:].split("_")[0])
-        return lambda y, p: f_score((y & p).sum(1), p.sum(1), y.sum(1), beta)
-    if one and name.endswith("_micro"):
-        name = "accuracy"
-    return {
-        "accuracy": lambda y, p: _flat(y == p).all(1),
-        "log_loss": _log_loss,
-        "brier": _brier,
-        "mae": lambda y, p: _flat(np.abs(y - p.astype(np.float64))).mean(1),
-        "rmse": lambda y, p: _flat((y - p.astype(np.float64)) ** 2).mean(1),
-        "r2": _r2,
-    }.get(name)
-
-
-def _log_loss(y: Array, p: Array) -> Array:
-    p = np.clip(p.astype(np.float64), EPS, 1 - EPS)
-    if p.shape == y.shape:
-        return np.asarray(_flat(-np.where(y == 1, np.log(p), np.log1p(-p))).mean(1))
-    return np.asarray(-np.log(p[np.arange(len(y)), y] / p.sum(1)))
-
-
-def _brier(y: Array, p: Array) -> Array:
-    if p.shape == y.shape:
-        return np.asarray(_flat((p.astype(np.float64) - y) ** 2).mean(1))
-    return np.asarray(((p - np.eye(p.shape[1])[y]) ** 2).sum(1))
-
-
-def _r2(y: Array, p: Array) -> Array:
-    spread = np.maximum(_flat(y).var(0), np.finfo(float).tiny)
-    return np.asarray((1 - _flat(y - p.astype(np.float64)) ** 2 / spread).mean(1))
 
 
 def _of_labels(problem: Problem, y: Array, base: Array, guess: Array) -> Array | None:
     """Return pseudo-values of a metric that is a function of the counts of (label, guess) pairs."""
     metric = problem.metric
-    known = METRICS.get(metric.name) is metric
+    known = metric.built_in
     if y.ndim == 1 and known and (metric.name == "balanced_accuracy" or metric.name.endswith("_macro")):
         return _by_class(metric.name, y, base, guess)
     if y.ndim == 2 and known and metric.name.endswith("_macro"):
@@ -230,26 +186,16 @@ def _precision_without(y: Array, p: Array) -> tuple[float, Array]:
     return float(above[-1] / positives), np.divide(sums, left, out=np.full(len(y), np.nan), where=left > 0)
 
 
-def _one_by_one(problem: Problem, y: Array, guess: Array) -> Array | None:
-    """Return pseudo-values of a score of the user's own, None where it is too many rows to leave out one by one."""
-    n = len(y)
-    if n > MOST or n < 2:
-        return None
-    total = problem.metric.function(y, guess, np.ones(n))
-    rest = np.array([problem.metric.function(y, guess, 1.0 - (np.arange(n) == i)) for i in range(n)])
-    return np.where(np.isfinite(rest), n * total - (n - 1) * rest, total)
-
-
 def _right(problem: Problem, guess: Array) -> Array:
     """Return whether each row is right (values: minus the absolute error), with the sign of the metric's direction."""
-    y, task = problem.y, problem.task
+    y, task = problem.hard, problem.task
     if problem.metric.label:
-        right = _flat(y == guess).all(1)
+        right = accuracy_rows(y, guess)
     elif task.probabilities:
         labels = task.decide(guess.reshape(len(y), -1), task.default_cuts(problem.classes))
-        right = _flat(y == labels).all(1)
+        right = accuracy_rows(y, labels)
     else:
-        right = -_flat(np.abs(y - guess)).mean(1)
+        right = -np.nanmean(_flat(np.abs(y - guess)), 1)
     return np.asarray(problem.metric.gain(right.astype(np.float64), 0.0))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.forecast.predictor import Predictor
 from pipeline.scoring.bootstrap import REPLICATES, replicate
-from pipeline.scoring.metrics import binary_roc_auc
+from pipeline.scoring.ranking import binary_roc_auc
 from pipeline.store.files import Array
 
 QUINTILES = 5

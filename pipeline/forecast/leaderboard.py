@@ -13,8 +13,8 @@ import numpy as np
 
 from pipeline.forecast.level import Level, Match, level, size_match
 from pipeline.forecast.regression import Posterior, Scale, Variances, posterior
-from pipeline.scoring.cuts import Problem
 from pipeline.scoring.metrics import Metric
+from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 
 COVERS = (50, 80, 90)

@@ -13,14 +13,16 @@ expected. That is an estimate: it takes the mean to be right but for its sharpne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pipeline.forecast.regression import Scale
-from pipeline.scoring.cuts import Problem, match_ensemble
+from pipeline.scoring.cuts import match_ensemble
 from pipeline.scoring.metrics import METRICS
+from pipeline.scoring.problem import Problem
+from pipeline.store.errors import UserError
 from pipeline.store.files import Array
 from pipeline.tasks import Task
 
@@ -113,16 +115,23 @@ def size_match(problem: Problem, score: float, models: Sequence[Array], mean: Ar
 
     `models`: K test predictions (N P); `mean` (N P): what is submitted; `score`: of one model a row; `cuts`: its cuts.
     """
-    name, known = problem.metric.name, METRICS.get(problem.metric.name) is problem.metric
+    name, metric = problem.metric.name, problem.metric
     if len(models) == 1 or not np.isfinite(score):
         return Match(0.0, 0.0, exact=len(models) == 1)
-    if known and name in ("rmse", "brier", "r2"):
+    if name == "kl_divergence" and metric.built_in and problem.soft:
+        # Less the entropy of the targets it is the log loss, which labels that are drawn can be scored by.
+        loss = replace(problem, metric=METRICS["log_loss"])
+        return size_match(loss, score + loss.judge(problem.y), models, mean, cuts)
+    alike = problem.blocks is None and metric.shares is None and not np.isnan(problem.y).any()
+    if metric.built_in and alike and name in ("rmse", "brier", "r2"):
         less = ambiguity(models, mean)
         if name == "rmse":
             return Match(float(np.sqrt(max(score**2 - less.mean(), 0.0)) - score), 0.0, exact=True)
         if name == "r2":
             return Match(float((less / problem.y.reshape(len(problem.y), -1).var(0)).mean()), 0.0, exact=True)
         return Match(-float(less.sum() if problem.task.name == "multiclass" else less.mean()), 0.0, exact=True)
+    if metric.draws and problem.soft:
+        return Match(0.0, 0.0, exact=False)  # labels that are drawn are hard: they say nothing of such a score
     gain = _expected_gain(problem, score, models, mean, cuts)
     return Match(gain, ERROR * abs(gain), exact=False)
 
@@ -161,7 +170,10 @@ def _expected_gain(problem: Problem, score: float, models: Sequence[Array], mean
     def scores(rows: int, sharpness: float) -> tuple[float, float]:
         row, model, u = _draws(len(mean), len(stack), mean.shape[1], rows)
         y = _labels(task, mean, u, row, sharpness, problem.classes)
-        return metric(task, y, stack[model, row], cuts), metric(task, y, mean[row], moved)
+        try:
+            return metric(task, y, stack[model, row], cuts), metric(task, y, mean[row], moved)
+        except UserError:  # a metric file that cannot score labels which nobody gave it
+            return float("nan"), float("nan")
 
     low, high = np.log(1 / 32), np.log(32)
     for _ in range(12):

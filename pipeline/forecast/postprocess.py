@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.forecast.candidates import View, candidates
-from pipeline.forecast.contributions import contributions, guess_of, part_of, switchable
+from pipeline.forecast.contributions import contributions, guess_of, switchable
 from pipeline.forecast.rules import Rules, fit_rules, offered
 from pipeline.scoring.bootstrap import gate, replicate
-from pipeline.scoring.cuts import Problem
+from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 
 # Rules that decide the submission as it is, not what single models say of it.
@@ -54,7 +54,7 @@ def oracle(problem: Problem, rows: Array, found: dict[str, Array]) -> Array:
     """Return for each row of a mask the candidate that its label says is best: what no rule can reach."""
     if not switchable(problem):
         return found["plain"]
-    mine = part_of(problem, rows)
+    mine = problem.part(rows)
     base = guess_of(mine, found["plain"])
     worth = np.stack([problem.metric.gain(contributions(mine, guess_of(mine, p), base), 0.0) for p in found.values()])
     return np.asarray(np.stack(list(found.values()))[worth.argmax(0), np.arange(len(mine.y))])
@@ -66,12 +66,12 @@ def judge(problem: Problem, tried: Tried, rows: Array) -> tuple[str | None, dict
     A rule must pass the gate over the run's own decision, simultaneous over all rules tried; the learned rule must pass
     it over every simple rule as well.
     """
-    part = part_of(problem, rows)
-    y, names, metric = part.y, ["plain", *tried.outputs], problem.metric
+    part = problem.part(rows)
+    n, names, metric = len(part.y), ["plain", *tried.outputs], problem.metric
     guesses = [guess_of(problem, p[rows]) for p in (tried.plain, *tried.outputs.values())]
-    scorers = [partial(metric.function, y, guess) for guess in guesses]
-    now = np.array([score(np.ones(len(y))) for score in scorers])
-    boot = replicate(scorers, len(y), part.group)
+    scorers = [partial(part.judge, guess) for guess in guesses]
+    now = np.array([score(np.ones(n)) for score in scorers])
+    boot = replicate(scorers, n, part.group)
     gains, over = metric.gain(now[1:], now[0]), metric.gain(boot[:, 1:], boot[:, :1])
     lower = gate(gains, over)[1]
     passed = {name: bool(low > 0) for name, low in zip(names[1:], lower, strict=True)}
@@ -85,7 +85,7 @@ def judge(problem: Problem, tried: Tried, rows: Array) -> tuple[str | None, dict
         best_simple = {"name": strongest, "score": rivals[strongest], "lower": float(over_simple.min())}
     allowed = [name for name in names[1:] if passed[name]]
     adopted = max(allowed, key=lambda name: float(gains[names.index(name) - 1]), default=None)
-    ceiling = metric.function(y, guess_of(problem, tried.oracle[rows]), np.ones(len(y)))
+    ceiling = part.judge(guess_of(problem, tried.oracle[rows]))
     gap = float(metric.gain(ceiling, now[0]))
     table = {
         name: {

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.scoring.metrics import METRICS, Metric
+from pipeline.scoring.metrics import Metric
 from pipeline.store.files import Array
 
 DRAWS = 8192
@@ -42,14 +42,8 @@ class Scale:
 
     @classmethod
     def of(cls, metric: Metric) -> Scale:
-        """Return the scale of a metric; linear for a user's own."""
-        if METRICS.get(metric.name) is not metric:
-            return cls(-np.inf, np.inf)
-        if metric.name == "r2":
-            return cls(-np.inf, 1.0)
-        if metric.name in ("log_loss", "brier", "rmse", "mae"):
-            return cls(0.0, np.inf)
-        return cls(-1.0 if metric.name == "quadratic_kappa" else 0.0, 1.0)
+        """Return the scale of a metric; linear where none are told."""
+        return cls(*metric.bounds)
 
     @property
     def bounded(self) -> bool:

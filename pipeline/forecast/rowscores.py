@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.forecast.candidates import View, sureness
-from pipeline.forecast.contributions import contributions, guess_of, part_of
+from pipeline.forecast.contributions import contributions, guess_of
 from pipeline.forecast.diagnosis import diagnose
 from pipeline.forecast.postprocess import Output
 from pipeline.forecast.predictor import crossfit
-from pipeline.scoring.cuts import Problem
 from pipeline.scoring.features import Features
+from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 
 
@@ -56,7 +56,7 @@ def score_rows(
 
     def target(k: int | None) -> Array:
         rows = np.ones(len(problem.y), bool) if k is None else problem.folds != k
-        part, out = part_of(problem, rows), np.zeros(len(rows))
+        part, out = problem.part(rows), np.zeros(len(rows))
         out[rows] = contributions(part, guess_of(part, decided(k)[rows]))
         return out
 

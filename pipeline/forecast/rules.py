@@ -22,10 +22,10 @@ from pipeline.forecast.candidates import (
     settle,
     sureness,
 )
-from pipeline.forecast.contributions import contributions, guess_of, part_of, switchable
+from pipeline.forecast.contributions import contributions, guess_of, switchable
 from pipeline.forecast.predictor import Fitted, fit, parts_of
-from pipeline.scoring.cuts import Problem
 from pipeline.scoring.features import Features
+from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 
 
@@ -128,7 +128,7 @@ def _said(problem: Problem, stacked: Array) -> Array:
 def fit_rules(problem: Problem, rows: Array, view: View, names: Sequence[str], each: int | None, seed: int) -> Rules:
     """Fit the rules on the rows of a mask; what is chosen among candidates is chosen across three parts of them."""
     units = np.arange(len(rows)) if problem.group is None else problem.group
-    mine = part_of(problem, rows)
+    mine = problem.part(rows)
     seen, parts = view.of(rows), parts_of(units[rows], seed)
     found: dict[str, Array] = {}
     for part in np.unique(parts):
@@ -144,8 +144,7 @@ def fit_rules(problem: Problem, rows: Array, view: View, names: Sequence[str], e
 
 def _best(problem: Problem, found: dict[str, Array], names: list[str]) -> str:
     """Return the best single candidate, the first of equals."""
-    default = problem.task.default_cuts(problem.classes)
-    gains = [float(problem.metric.gain(problem.metric(problem.task, problem.y, found[n], default), 0.0)) for n in names]
+    gains = [float(problem.metric.gain(problem.score(found[name]), 0.0)) for name in names]
     return names[int(np.argmax(np.nan_to_num(gains, nan=-np.inf)))]
 
 

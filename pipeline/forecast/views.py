@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.forecast.candidates import View, recut
-from pipeline.scoring.cuts import Problem, match_ensemble
+from pipeline.scoring.cuts import match_ensemble
 from pipeline.scoring.features import label_free
+from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 
 Decision = dict[str, Any] | None

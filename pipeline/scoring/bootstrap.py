@@ -12,7 +12,7 @@ REPLICATES = 400
 
 
 def resamples(n: int, group: Array | None, replicates: int = REPLICATES, seed: int = 0) -> Iterator[Array]:
-    """Yield row weights (N,) of resamples with replacement; rows of one group are drawn together."""
+    """Yield how often each row (N,) is drawn with replacement; rows of one group are drawn together."""
     rng = np.random.default_rng(seed)
     units, of_row = (n, None) if group is None else _units(group)
     for _ in range(replicates):

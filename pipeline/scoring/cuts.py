@@ -10,37 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.scoring.bootstrap import adopt
-from pipeline.scoring.metrics import METRICS, Metric, f_score
+from pipeline.scoring.classification import f_score
+from pipeline.scoring.metrics import Metric
+from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 from pipeline.tasks import Task
 
-if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
-    from pipeline.store.table import Table
-
 RARE = 50
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What cuts are fitted for."""
-
-    task: Task
-    metric: Metric
-    classes: int
-    y: Array
-    folds: Array
-    group: Array | None
-
-    @classmethod
-    def of(cls, table: Table, task: Task, metric: Metric) -> Problem:
-        """Return the problem of the scored rows of a table."""
-        rows = table.scored
-        return cls(task, metric, len(table.classes), task.targets(table.y[rows]), table.folds[rows], table.group)
 
 
 @dataclass(frozen=True)
@@ -54,77 +34,83 @@ class Decision:
     method: str
 
 
-def match_shares(above: float, p: Array) -> float:
+def match_shares(above: float, p: Array, weight: Array | None = None) -> float:
     """Return the cut on `p` (N,) that leaves a share of the rows nearest to `above` over it; ties stay together."""
-    n, values = len(p), np.sort(p).astype(np.float64)
-    borders = np.r_[0, np.flatnonzero(np.diff(values)) + 1, n]
-    place = int(borders[np.argmin(np.abs(n - borders - above * n))])
+    order = np.argsort(p, kind="stable")
+    values = p[order].astype(np.float64)
+    mass = np.r_[0.0, np.cumsum(np.ones(len(p)) if weight is None else weight[order])]
+    borders = np.r_[0, np.flatnonzero(np.diff(p[order])) + 1, len(p)]
+    place = int(borders[np.argmin(np.abs(mass[-1] - mass[borders] - above * mass[-1]))])
     padded = np.r_[values[0] - 1, values, values[-1] + 1]
     return float(_between(padded[place], padded[place + 1]))
 
 
-def ratio_cuts(problem: Problem, y: Array, p: Array) -> Array:
-    """Return cuts with as many rows above them as the targets have."""
+def ratio_cuts(problem: Problem, p: Array) -> Array:
+    """Return cuts on predictions (N P) with as many rows above them as the targets have."""
+    y = problem.y
     if problem.task.name == "ordinal":
-        return np.array([match_shares(float((y > c).mean()), p[:, 0]) for c in range(problem.classes - 1)])
-    y = y.reshape(len(y), -1)
-    return np.array([match_shares(float(y[:, c].mean()), p[:, c]) for c in range(y.shape[1])])
+        shares = [_share(y > c, problem.weight) for c in range(problem.classes - 1)]
+        return np.array([match_shares(share, p[:, 0], problem.weight) for share in shares])
+    return np.array([match_shares(_share(y, w), p, w) for y, p, w in _labels(problem, p)])
 
 
-def optimal_cuts(problem: Problem, y: Array, p: Array) -> Array:
-    """Return the best cuts for the metric on these rows."""
+def optimal_cuts(problem: Problem, p: Array) -> Array:
+    """Return the cuts on predictions (N P) that are best for the metric."""
     metric = problem.metric
-    ratio = ratio_cuts(problem, y, p)
+    ratio = ratio_cuts(problem, p)
     if problem.task.name == "ordinal":
-        starts = (problem.task.default_cuts(problem.classes), ratio)
-        if metric.name == "quadratic_kappa":
-            return kappa_cuts(y, p[:, 0], starts)
-        return _coordinate_search(problem, y, p, starts)
-    if _counts(metric, problem.task) is not None:
-        y = y.reshape(len(y), -1)
-        exact = np.array([best_threshold(metric, problem.task, y[:, c], p[:, c]) for c in range(y.shape[1])])
-        return np.where(y.sum(0) < RARE, ratio, exact)
+        starts = (problem.cuts, ratio)
+        if metric.name == "quadratic_kappa" and metric.built_in and problem.blocks is None:
+            return kappa_cuts(problem.y, p[:, 0], starts, problem.weight)
+        return _coordinate_search(problem, p, starts)
+    if _counts(metric, problem.task) is not None and problem.blocks is None:
+        labels = _labels(problem, p)
+        exact = np.array([best_threshold(metric, problem.task, *label) for label in labels])
+        return np.where([y.sum() < RARE for y, _, _ in labels], ratio, exact)
     # Metrics that mix labels (micro, samples, whole rows) and the user's own: one threshold, over pooled quantiles.
     grid = np.unique(np.r_[0.5, np.quantile(p, np.linspace(0.005, 0.995, 199))])
-    gains = [metric.gain(metric(problem.task, y, p, np.full(p.shape[1], cut)), 0.0) for cut in grid]
+    gains = [metric.gain(problem.score(p, np.full(p.shape[1], cut)), 0.0) for cut in grid]
+    if not np.isfinite(gains).any():
+        return problem.cuts
     return np.full(p.shape[1], grid[int(np.nanargmax(gains))])
 
 
-def best_threshold(metric: Metric, task: Task, y: Array, p: Array) -> float:
+def best_threshold(metric: Metric, task: Task, y: Array, p: Array, weight: Array | None = None) -> float:
     """Return the exact best threshold of one label (y and p are N) by sorting."""
     order = np.argsort(-p, kind="stable")
+    weight = np.ones(len(y)) if weight is None else weight[order]
     p, y = p[order].astype(np.float64), y[order]
-    n = len(y)
-    hit, predicted = np.r_[0, np.cumsum(y)], np.arange(n + 1)
+    hit, predicted = np.r_[0.0, np.cumsum(weight * y)], np.r_[0.0, np.cumsum(weight)]
     possible = np.r_[True, p[1:] != p[:-1], True]
     from_counts = _counts(metric, task)
     assert from_counts is not None, f"{metric.name} is not a function of the counts of one label"
-    cut = int(np.argmax(np.where(possible, from_counts(hit, predicted, hit[-1], n), -np.inf)))
+    values = from_counts(hit, predicted, float(hit[-1]), float(predicted[-1]))
+    cut = int(np.argmax(np.where(possible, values, -np.inf)))
     padded = np.r_[p[0] + 1, p, p[-1] - 1]
     return float(_between(padded[cut + 1], padded[cut]))
 
 
-Counts = Callable[[Array, Array, int, int], Array]
+Counts = Callable[[Array, Array, float, float], Array]
 
 
 def _counts(metric: Metric, task: Task) -> Counts | None:
     """Return the metric of one label as a function of (hits, predicted, actual, rows), None where it is none."""
 
-    def right(hit: Array, predicted: Array, actual: int, n: int) -> Array:
+    def right(hit: Array, predicted: Array, actual: float, n: float) -> Array:
         return np.asarray((n - actual - predicted + 2 * hit) / n)
 
-    def recalls(hit: Array, predicted: Array, actual: int, n: int) -> Array:
-        return hit / max(actual, 1) + (n - actual - predicted + hit) / max(n - actual, 1)
+    def recalls(hit: Array, predicted: Array, actual: float, n: float) -> Array:
+        return hit / (actual or 1.0) + (n - actual - predicted + hit) / ((n - actual) or 1.0)
 
-    def f_positive(hit: Array, predicted: Array, actual: int, n: int) -> Array:
+    def f_positive(hit: Array, predicted: Array, actual: float, n: float) -> Array:
         return f_score(hit, predicted, np.full(len(hit), actual), beta)
 
-    def f_both(hit: Array, predicted: Array, actual: int, n: int) -> Array:
+    def f_both(hit: Array, predicted: Array, actual: float, n: float) -> Array:
         rest = f_score(n - actual - predicted + hit, n - predicted, np.full(len(hit), n - actual), beta)
         return f_positive(hit, predicted, actual, n) + rest
 
     name, _, average = metric.name.partition("_")
-    if METRICS.get(metric.name) is not metric:
+    if not metric.built_in:
         return None
     if task.name == "binary" and metric.name == "balanced_accuracy":
         return recalls
@@ -136,7 +122,7 @@ def _counts(metric: Metric, task: Task) -> Counts | None:
     return f_both if task.name == "binary" and average == "macro" else f_positive
 
 
-def kappa_cuts(y: Array, p: Array, starts: tuple[Array, ...]) -> Array:
+def kappa_cuts(y: Array, p: Array, starts: tuple[Array, ...], weight: Array | None = None) -> Array:
     """Return cuts that no move of a single cut improves (quadratic kappa), the best over the starts.
 
     With prefix sums of the sorted rows the kappa of every position of one cut costs one vector operation, so each move
@@ -144,12 +130,13 @@ def kappa_cuts(y: Array, p: Array, starts: tuple[Array, ...]) -> Array:
     """
     order = np.argsort(p, kind="stable")
     p, y = p[order].astype(np.float64), y[order].astype(np.float64)
-    n, total, squares = len(y), y.sum(), (y**2).sum()
-    prefix = np.r_[0.0, np.cumsum(y)]
+    weight = np.ones(len(y)) if weight is None else weight[order]
+    mass, total, squares = weight.sum(), weight @ y, weight @ y**2
+    prefix, rows = np.r_[0.0, np.cumsum(weight * y)], np.r_[0.0, np.cumsum(weight)]
     possible = np.r_[True, p[1:] != p[:-1], True]
 
     def kappa(grade: Array, grade2: Array, product: Array) -> Array:
-        expected = squares + grade2 - 2 * total * grade / n
+        expected = squares + grade2 - 2 * total * grade / mass
         observed = squares - 2 * product + grade2
         return np.asarray(1 - np.divide(observed, expected, out=np.ones_like(expected), where=expected > 1e-12))
 
@@ -161,18 +148,18 @@ def kappa_cuts(y: Array, p: Array, starts: tuple[Array, ...]) -> Array:
         while True:
             for j in range(len(start)):
                 low = position[j - 1] if j else 0
-                high = position[j + 1] if j + 1 < len(start) else n
+                high = position[j + 1] if j + 1 < len(start) else len(y)
                 at = np.arange(low, high + 1)
                 at = at[possible[at]]
-                bounds = np.r_[0, np.delete(position, j), n]
+                bounds = np.r_[0, np.delete(position, j), len(y)]
                 rest = np.repeat(np.arange(len(start)), np.diff(bounds))  # grades with cut j taken out
-                above, sums = high - at, prefix[high] - prefix[at]
+                above, sums = rows[high] - rows[at], prefix[high] - prefix[at]
                 # Rows over cut j get one more than `rest`, up to the next cut and beyond it.
-                beyond, beyond_sum = n - high, prefix[n] - prefix[high]
-                grade = rest.sum() + above + beyond
-                grade2 = (rest**2).sum() + (2 * j + 1) * above + (2 * rest[high:] + 1).sum()
-                product = rest @ y + sums + beyond_sum
-                values = kappa(grade + 0.0, grade2 + 0.0, product)
+                beyond, beyond_sum = mass - rows[high], prefix[-1] - prefix[high]
+                grade = weight @ rest + above + beyond
+                grade2 = weight @ rest**2 + (2 * j + 1) * above + weight[high:] @ (2 * rest[high:] + 1)
+                product = (weight * rest) @ y + sums + beyond_sum
+                values = kappa(grade, grade2, product)
                 position[j] = at[int(np.argmax(values))]
                 newest = float(values.max())
             if newest <= score + 1e-12:
@@ -186,13 +173,12 @@ def kappa_cuts(y: Array, p: Array, starts: tuple[Array, ...]) -> Array:
 
 def fit(problem: Problem, method: str, rows: Array, view: Array) -> tuple[Array, str]:
     """Fit cuts on the rows of a mask; return them and the method that `auto` settled on."""
-    y, p = problem.y[rows], view[rows]
     if method == "fixed":
-        return problem.task.default_cuts(problem.classes), method
+        return problem.cuts, method
     if method == "ratio":
-        return ratio_cuts(problem, y, p), method
+        return ratio_cuts(problem.part(rows), view[rows]), method
     if method == "optimal":
-        return optimal_cuts(problem, y, p), method
+        return optimal_cuts(problem.part(rows), view[rows]), method
     return fit(problem, _choose(problem, rows, view), rows, view)
 
 
@@ -203,7 +189,7 @@ def crossfit(problem: Problem, method: str, view: Callable[[int | None], Array])
     fold k); `view(None)` those of the deployed run.
     """
     everything = np.ones(len(problem.y), bool)
-    labels, by_fold, methods = np.zeros_like(problem.y), {}, {}
+    labels, by_fold, methods = np.zeros(problem.y.shape, np.int64), {}, {}
     for k in np.unique(problem.folds).tolist():
         mine = problem.folds == k
         by_fold[k], methods[k] = fit(problem, method, ~mine, view(k))
@@ -233,27 +219,26 @@ def _between(low: Array, high: Array) -> Array:
 
 def _choose(problem: Problem, rows: Array, view: Array) -> str:
     """Choose a method by cross-fitted gain over `fixed` inside `rows`, through the gate."""
-    inner = np.unique(problem.folds[rows])
+    inner, part = np.unique(problem.folds[rows]), problem.part(rows)
     if len(inner) < 2:
         return "fixed"
-    y = problem.y[rows]
     scorers: dict[str, Callable[[Array], float]] = {}
     for method in ("fixed", "optimal", "ratio"):
-        labels = np.zeros_like(problem.y)
+        labels = np.zeros(problem.y.shape, np.int64)
         for k in inner:
             mine = rows & (problem.folds == k)
             cuts, _ = fit(problem, method, rows & ~mine, view)
             labels[mine] = problem.task.decide(view[mine], cuts)
-        scorers[method] = partial(problem.metric.function, y, labels[rows])
-    return adopt(scorers, problem.metric.gain, len(y), None if problem.group is None else problem.group[rows])
+        scorers[method] = partial(part.judge, labels[rows])
+    return adopt(scorers, problem.metric.gain, len(part.y), part.group)
 
 
-def _coordinate_search(problem: Problem, y: Array, p: Array, starts: tuple[Array, ...]) -> Array:
+def _coordinate_search(problem: Problem, p: Array, starts: tuple[Array, ...]) -> Array:
     """Move one cut at a time over 99 quantiles until no move improves the metric."""
     grid = np.unique(np.quantile(p[:, 0].astype(np.float64), np.linspace(0.005, 0.995, 99)))
 
     def gain(cuts: Array) -> float:
-        return float(problem.metric.gain(problem.metric(problem.task, y, p, cuts), 0.0))
+        return float(np.nan_to_num(problem.metric.gain(problem.score(p, cuts), 0.0), nan=-np.inf))
 
     best = max(starts, key=gain)
     while True:
@@ -263,3 +248,16 @@ def _coordinate_search(problem: Problem, y: Array, p: Array, starts: tuple[Array
             best = max([best, *moved], key=gain)
         if gain(best) <= old:
             return best
+
+
+def _labels(problem: Problem, p: Array) -> list[tuple[Array, Array, Array | None]]:
+    """Return target, prediction and weight of each label (N each) on the rows where it is known."""
+    y, found = problem.y.reshape(len(p), -1), []
+    for c in range(y.shape[1]):
+        known = ~np.isnan(y[:, c]) if y.dtype.kind == "f" else np.ones(len(y), bool)
+        found.append((y[known, c], p[known, c], None if problem.weight is None else problem.weight[known]))
+    return found
+
+
+def _share(above: Array, weight: Array | None) -> float:
+    return float(np.average(above, weights=weight))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.scoring.metrics import EPS
+from pipeline.scoring.classification import EPS
 from pipeline.store.files import Array, digest
 from pipeline.tasks import Task
 

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.scoring.bootstrap import standard_error
 from pipeline.scoring.cuts import match_ensemble
 from pipeline.scoring.metrics import Metric
+from pipeline.scoring.problem import Problem
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import Array, digest_file, read_npy
 from pipeline.store.looks import look
@@ -39,14 +40,11 @@ def score_holdout(
 
     `mean` (N P) is the deployed prediction, `models` those of its K models, to whose mean tuned cuts are moved.
     """
-    rows = table.holdout
-    y, unit = task.targets(table.y[rows]), table.units[rows]
-    cuts = task.default_cuts(len(table.classes))
+    problem = Problem.of(table, task, metric, table.holdout)
+    cuts = problem.cuts
     if decision is not None and decision["method"] != "fixed":
         cuts = match_ensemble(task, np.array(decision["cuts"]), models, mean)
-
-    def score(weight: Array) -> float:
-        return metric(task, y, mean, cuts, weight)
-
-    se = standard_error(score, len(y), unit if len(np.unique(unit)) < len(unit) else None)
-    return {"score": score(np.ones(len(y))), "se": se, "n": len(y)}
+    guess = metric.wanted(task, mean, cuts)
+    n = len(table.holdout)
+    se = standard_error(lambda draws: problem.judge(guess, draws), n, problem.group)
+    return {"score": problem.judge(guess), "se": se, "n": n}

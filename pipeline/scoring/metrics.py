@@ -1,41 +1,81 @@
 """Competition metrics on whole arrays, with sample weights; never averages over batches.
 
-Every function takes `(y, p, weight)`: `label` metrics get labels, `score` metrics get probabilities or values, in the
-shapes of `pipeline.tasks` (binary and ordinal predictions flattened to N). A class that is absent from `y` is left
-out of a macro average of AUC or average precision; if none is left the metric is NaN.
+`METRICS` are those that have a name; one of a family is called by its number (`map_at_5`, `top_3_accuracy`,
+`pinball_0.9`), one of the user's own as `module:attribute` (a `Metric`), a competition's own file as `metric.py`
+(`pipeline.scoring.kaggle`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
+from pipeline.scoring import classification as c
+from pipeline.scoring import ranking, values
+from pipeline.store.artifacts import CompetitionFiles
+from pipeline.store.config import Competition
 from pipeline.store.errors import UserError, resolve
 from pipeline.store.files import Array
-from pipeline.tasks import Task
+from pipeline.tasks import TASKS, Task
 
-EPS = 1e-15
+Function = Callable[[Array, Array, Array], float]
+Rows = Callable[[Array, Array], Array]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: its function, what it wants of a prediction, its direction and its tasks."""
+    """A metric: its function `(y, p, weight)`, what it wants of a prediction, its direction and its tasks.
+
+    `rows`: the score of single rows, where the metric is their mean (rmse: its root); `soft`: the same for soft classes
+    (a metric without it is refused there). `unknown`: what is made of targets that are not known (NaN): the mean over
+    the columns of each on its known rows, or the function sees to it. `shares`: weights of the columns in that mean.
+    `grouped`: it is the mean over groups of what it is inside each. `draws`: it knows whole rows only, each drawn so
+    and so often, and no sample weights (a metric file).
+    """
 
     name: str
-    function: Callable[[Array, Array, Array], float]
+    function: Function
     label: bool
     greater: bool
     tasks: tuple[str, ...]
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+    rows: Rows | None = None
+    soft: Rows | None = None
+    unknown: Literal["columns", "itself", "refused"] = "refused"
+    shares: tuple[float, ...] | None = None
+    grouped: bool = False
+    draws: bool = False
+
+    @property
+    def built_in(self) -> bool:
+        """Say whether the function is ours, so that what is known of it may be used."""
+        known = METRICS.get(self.name)
+        return known is not None and known.function is self.function
 
     def __call__(self, task: Task, y: Array, prediction: Array, cuts: Array, weight: Array | None = None) -> float:
         """Score predictions (N P) against targets; label metrics decide by `cuts` first."""
-        weight = np.ones(len(y)) if weight is None else weight
+        return self.score(task, y, self.wanted(task, prediction, cuts), np.ones(len(y)) if weight is None else weight)
+
+    def wanted(self, task: Task, prediction: Array, cuts: Array) -> Array:
+        """Return what the metric is given of predictions (N P): labels by `cuts`, or probabilities or values."""
         if self.label:
-            return self.function(y, task.decide(prediction, cuts), weight)
-        return self.function(y, prediction[:, 0] if task.name in ("binary", "ordinal") else prediction, weight)
+            return task.decide(prediction, cuts)
+        return prediction[:, 0] if task.name in ("binary", "ordinal") else prediction
+
+    def score(self, task: Task, y: Array, guess: Array, weight: Array) -> float:
+        """Score what the metric wants against targets, which may be soft or partly unknown where it can take them."""
+        if task.name == "multiclass" and y.ndim == 2 and not self.draws:
+            assert self.soft is not None, f"{self.name} takes no soft classes"
+            return float(np.average(self.soft(y, guess), weights=weight))
+        lacking = y.ndim == 2 and y.dtype.kind == "f" and self.unknown == "columns" and np.isnan(y).any()
+        if lacking or self.shares is not None:
+            return by_column(self.function, y, guess, weight, self.shares)
+        return self.function(y, guess, weight)
 
     def gain(self, new: Array | float, old: Array | float) -> Array:
         """Return how much better `new` is than `old`, positive for better."""
@@ -43,152 +83,72 @@ class Metric:
         return np.asarray(sign * (np.asarray(new) - np.asarray(old)))
 
 
-def accuracy(y: Array, p: Array, weight: Array) -> float:
-    """Return the share of right rows (multilabel: every label of the row right)."""
-    right = y == p
-    return float(np.average(right.all(1) if right.ndim == 2 else right, weights=weight))
-
-
-def balanced_accuracy(y: Array, p: Array, weight: Array) -> float:
-    """Return the mean recall over the classes that occur in `y`."""
-    total = np.bincount(y, weight)
-    right = np.bincount(y, weight * (y == p))
-    return float((right[total > 0] / total[total > 0]).mean())
-
-
-def log_loss(y: Array, p: Array, weight: Array) -> float:
-    """Return cross-entropy in nats (multilabel: mean over labels of the binary one)."""
-    p = np.clip(p.astype(np.float64), EPS, 1 - EPS)
-    if p.shape == y.shape:
-        loss = -np.where(y == 1, np.log(p), np.log1p(-p))
-        return float(np.average(loss.mean(1) if loss.ndim == 2 else loss, weights=weight))
-    p = p / p.sum(1, keepdims=True)
-    return float(np.average(-np.log(p[np.arange(len(y)), y]), weights=weight))
-
-
-def brier(y: Array, p: Array, weight: Array) -> float:
-    """Return the mean squared error of the probabilities (multiclass: summed over classes)."""
-    if p.shape == y.shape:
-        error = (p.astype(np.float64) - y) ** 2
-        return float(np.average(error.mean(1) if error.ndim == 2 else error, weights=weight))
-    error = p.astype(np.float64) ** 2
-    true = p[np.arange(len(y)), y].astype(np.float64)
-    return float(np.average(error.sum(1) - 2 * true + 1, weights=weight))
-
-
-def binary_roc_auc(y: Array, p: Array, weight: Array) -> float:
-    """Return the area under the ROC curve of one label; ties count one half."""
-    positive, negative = _cumulative(y, p, weight)
-    if positive[-1] <= 0 or negative[-1] <= 0:
-        return float("nan")
-    trapezoids = np.diff(negative, prepend=0.0) * (positive + np.r_[0.0, positive[:-1]]) / 2
-    return float(trapezoids.sum() / positive[-1] / negative[-1])
-
-
-def binary_average_precision(y: Array, p: Array, weight: Array) -> float:
-    """Return the step-wise area under the precision-recall curve of one label."""
-    positive, negative = _cumulative(y, p, weight)
-    if positive[-1] <= 0:
-        return float("nan")
-    predicted = positive + negative
-    precision = np.divide(positive, predicted, out=np.zeros_like(positive), where=predicted > 0)
-    return float((np.diff(positive, prepend=0.0) * precision).sum() / positive[-1])
-
-
-def one_vs_rest(binary: Callable[[Array, Array, Array], float], y: Array, p: Array, weight: Array) -> float:
-    """Return the macro average of a binary score over classes or labels."""
-    if p.ndim == 1:
-        return binary(y, p, weight)
-    truth = y if y.ndim == 2 else y[:, None] == np.arange(p.shape[1])
-    scores = np.array([binary(truth[:, c], p[:, c], weight) for c in range(p.shape[1])])
-    return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("nan")
-
-
-def f_beta(beta: float, average: str, y: Array, p: Array, weight: Array) -> float:
-    """Return F-beta: `binary` of the second class, `macro` over classes or labels, `micro`, or `samples` (rows)."""
-    if y.ndim == 1:
-        # A row of weight 0 is a row left out (bootstrap, one fold): classes seen only there do not count.
-        seen = weight > 0
-        classes = [1] if average == "binary" else np.unique(np.concatenate([y[seen], p[seen]]))
-        truth, guess = (v[:, None] == np.asarray(classes) for v in (y, p))
-    else:
-        truth, guess = y.astype(bool), p.astype(bool)
-    hit = truth & guess
-    if average == "samples":
-        return float(np.average(f_score(hit.sum(1), guess.sum(1), truth.sum(1), beta), weights=weight))
-    hits, predicted, actual = (weight @ part for part in (hit, guess, truth))
-    if average == "micro":
-        hits, predicted, actual = hits.sum(), predicted.sum(), actual.sum()
-    return float(f_score(hits, predicted, actual, beta).mean())
-
-
-def f_score(hit: Array, predicted: Array, actual: Array, beta: float = 1.0) -> Array:
-    """Return (1+b^2) hit / (b^2 actual + predicted), 0 where nothing is predicted and nothing is there."""
-    below = beta**2 * np.asarray(actual, float) + predicted
-    return np.divide((1 + beta**2) * hit, below, out=np.zeros_like(below), where=below > 0)
-
-
-def quadratic_kappa(y: Array, p: Array, weight: Array) -> float:
-    """Return Cohen's kappa with quadratic weights: 1 - observed / expected squared distance of grades."""
-    y, p = y.astype(np.float64), p.astype(np.float64)
-    total = weight.sum()
-    mean_y, mean_p = (weight @ v / total for v in (y, p))
-    observed = weight @ (y - p) ** 2 / total
-    spread = weight @ (y - mean_y) ** 2 / total + weight @ (p - mean_p) ** 2 / total
-    expected = spread + (mean_y - mean_p) ** 2
-    return float(1 - observed / expected) if expected > 0 else float("nan")
-
-
-def rmse(y: Array, p: Array, weight: Array) -> float:
-    """Return the root of the mean squared error, in target units, pooled over targets."""
-    return float(np.sqrt(np.average(_by_row((y - p.astype(np.float64)) ** 2), weights=weight)))
-
-
-def mae(y: Array, p: Array, weight: Array) -> float:
-    """Return the mean absolute error, in target units, pooled over targets."""
-    return float(np.average(_by_row(np.abs(y - p.astype(np.float64))), weights=weight))
-
-
-def r2(y: Array, p: Array, weight: Array) -> float:
-    """Return the coefficient of determination, mean over targets; NaN where a target is constant."""
-    y, p = (v.astype(np.float64).reshape(len(y), -1) for v in (y, p))
-    # Measured from a row that counts, a constant target is exactly zero, however its mean is rounded.
-    shifted = y - y[np.argmax(weight)]
-    spread = weight @ (shifted - weight @ shifted / weight.sum()) ** 2
-    score = 1 - np.divide(weight @ (y - p) ** 2, spread, out=np.full(y.shape[1], np.nan), where=spread > 0)
-    return float(score.mean())
-
-
-def _by_row(error: Array) -> Array:
-    return error.mean(1) if error.ndim == 2 else error
-
-
-def _cumulative(y: Array, p: Array, weight: Array) -> tuple[Array, Array]:
-    """Return cumulated weight of positives and negatives at each distinct score, from the highest down."""
-    order = np.argsort(-p, kind="stable")
-    y, p, weight = y[order].astype(bool), p[order], weight[order]
-    last = np.r_[np.flatnonzero(np.diff(p)), len(p) - 1]
-    return np.cumsum(weight * y)[last], np.cumsum(weight * ~y)[last]
+def by_column(function: Function, y: Array, p: Array, weight: Array, shares: tuple[float, ...] | None) -> float:
+    """Return the mean over columns (by `shares`) of the metric of each on its known rows, where it has one."""
+    scores = np.full(y.shape[1], np.nan)
+    for j, known in enumerate(~np.isnan(y.T)):
+        if weight[known].any():
+            scores[j] = function(y[known][:, [j]], p[known][:, [j]], weight[known])
+    there = np.isfinite(scores)
+    mass = np.ones(len(scores)) if shares is None else np.array(shares)
+    return float(np.average(scores[there], weights=mass[there])) if mass[there].any() else float("nan")
 
 
 _CLASSES = ("binary", "multiclass", "multilabel")
 _VALUES = ("ordinal", "regression")
 _ONE = ("binary", "multiclass", "ordinal")
+_SHARE, _LOSS, _KAPPA = (0.0, 1.0), (0.0, np.inf), (-1.0, 1.0)
+
+
+def _f(beta: float, suffix: str, average: str, tasks: tuple[str, ...]) -> Metric:
+    rows = partial(c.f_samples_rows, beta) if average == "samples" else None
+    found = Metric(f"f{beta:g}{suffix}", partial(c.f_beta, beta, average), True, True, tasks, _SHARE, rows)
+    return replace(found, unknown="columns" if average == "macro" else "itself")
+
+
+def _map_at(k: int) -> Metric:
+    mine = partial(c.map_at_rows, k)
+    return Metric(f"map_at_{k}", partial(c.map_at, k), False, True, ("multiclass",), _SHARE, mine)
+
+
+def _top(k: int) -> Metric:
+    mine = partial(c.top_rows, k)
+    return Metric(f"top_{k}_accuracy", partial(c.top_accuracy, k), False, True, ("multiclass",), _SHARE, mine)
+
+
+def _pinball(q: float) -> Metric:
+    mine = partial(values.pinball_rows, q)
+    found = Metric(f"pinball_{q:g}", partial(values.pinball, q), False, False, _VALUES, _LOSS, mine)
+    return replace(found, unknown="columns")
+
+
+_AUC, _AP = (partial(ranking.one_vs_rest, f) for f in (ranking.binary_roc_auc, ranking.binary_average_precision))
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", accuracy, True, True, (*_ONE, "multilabel")),
-        Metric("balanced_accuracy", balanced_accuracy, True, True, _ONE),
-        Metric("log_loss", log_loss, False, False, _CLASSES),
-        Metric("brier", brier, False, False, _CLASSES),
-        Metric("roc_auc", partial(one_vs_rest, binary_roc_auc), False, True, _CLASSES),
-        Metric("average_precision", partial(one_vs_rest, binary_average_precision), False, True, _CLASSES),
-        Metric("quadratic_kappa", quadratic_kappa, True, True, ("ordinal",)),
-        Metric("rmse", rmse, False, False, _VALUES),
-        Metric("mae", mae, False, False, _VALUES),
-        Metric("r2", r2, False, True, _VALUES),
+        Metric("accuracy", c.accuracy, True, True, (*_ONE, "multilabel"), _SHARE, c.accuracy_rows, unknown="itself"),
+        Metric("balanced_accuracy", c.balanced_accuracy, True, True, _ONE, _SHARE),
+        Metric("log_loss", c.log_loss, False, False, _CLASSES, _LOSS, c.log_loss_rows, c.soft_log_loss_rows, "columns"),
+        Metric("balanced_log_loss", c.balanced_log_loss, False, False, ("binary", "multiclass"), _LOSS),
+        Metric("kl_divergence", c.kl_divergence, False, False, _CLASSES, _LOSS, c.kl_divergence_rows,
+               c.soft_kl_divergence_rows, "columns"),
+        Metric("brier", c.brier, False, False, _CLASSES, _LOSS, c.brier_rows, c.soft_brier_rows, "columns"),
+        Metric("roc_auc", _AUC, False, True, _CLASSES, _SHARE, unknown="columns"),
+        Metric("average_precision", _AP, False, True, _CLASSES, _SHARE, unknown="columns"),
+        Metric("weighted_auc", ranking.weighted_auc, False, True, ("binary",), _SHARE),
+        *(_map_at(k) for k in (3, 5)),
+        _top(3),
+        Metric("quadratic_kappa", c.quadratic_kappa, True, True, ("ordinal",), _KAPPA),
+        Metric("linear_kappa", c.linear_kappa, True, True, ("ordinal",), _KAPPA),
+        Metric("rmse", values.rmse, False, False, _VALUES, _LOSS, values.squared_rows, unknown="itself"),
+        Metric("mcrmse", values.mcrmse, False, False, ("regression",), _LOSS, unknown="columns"),
+        Metric("mae", values.mae, False, False, _VALUES, _LOSS, values.absolute_rows, unknown="columns"),
+        Metric("r2", values.r2, False, True, _VALUES, (-np.inf, 1.0), values.r2_rows, unknown="columns"),
+        *(_pinball(q) for q in (0.1, 0.5, 0.9)),
+        Metric("pearson", values.pearson, False, True, _VALUES, _KAPPA, unknown="columns"),
+        Metric("spearman", values.spearman, False, True, _VALUES, _KAPPA, unknown="columns"),
         *(
-            Metric(f"f{beta:g}{suffix}", partial(f_beta, beta, average), True, True, tasks)
+            _f(beta, suffix, average, tasks)
             for beta in (0.5, 1.0, 2.0)
             for suffix, average, tasks in (
                 ("", "binary", ("binary",)),
@@ -198,11 +158,21 @@ METRICS = {
             )
         ),
     )
+}  # fmt: skip
+FAMILIES: dict[str, Callable[[str], Metric]] = {
+    r"map_at_([1-9]\d*)": lambda k: _map_at(int(k)),
+    r"top_([1-9]\d*)_accuracy": lambda k: _top(int(k)),
+    r"pinball_(0?\.\d*[1-9])0*": lambda q: _pinball(float(q)),
 }
 
 
 def get_metric(name: str, task: Task) -> Metric:
     """Return a metric by name, refused where it has no meaning for the task."""
+    for pattern, make in FAMILIES.items():
+        if name not in METRICS and (found := re.fullmatch(pattern, name)):
+            made = make(found.group(1))
+            METRICS.setdefault(made.name, made)
+            name = made.name
     metric = resolve(METRICS, name, "metric")
     if not isinstance(metric, Metric):
         raise UserError(f"metric {name!r} must be a pipeline.scoring.metrics.Metric, not {type(metric).__name__}")
@@ -210,3 +180,34 @@ def get_metric(name: str, task: Task) -> Metric:
         fitting = ", ".join(sorted(m.name for m in METRICS.values() if task.name in m.tasks))
         raise UserError(f"metric {name!r} does not fit a {task.name} task; choices: {fitting}")
     return metric
+
+
+def metric_of(config: Competition, files: CompetitionFiles) -> Metric:
+    """Return the metric of a contract; what it asks of the metric that it cannot do is refused."""
+    if config.metric.endswith(".py"):
+        from pipeline.scoring.kaggle import from_file
+
+        metric = from_file(config, files)
+    else:
+        metric = get_metric(config.metric, TASKS[config.task])
+    where = f"{files.config}: metric {metric.name!r}"
+    if config.soft and metric.soft is None and not (metric.draws and not metric.label):
+        fitting = ", ".join(sorted(m.name for m in METRICS.values() if m.soft is not None))
+        raise UserError(f"{where} cannot score soft targets; choices: {fitting}")
+    if config.unknown == "mask" and metric.unknown == "refused":
+        raise UserError(f'{where} cannot score partly unknown targets (unknown = "mask"): use another metric')
+    if config.metric_weights is not None:
+        metric = replace(metric, shares=_shares(config, metric, where))
+    return replace(metric, grouped=True) if config.metric_per_group else metric
+
+
+def _shares(config: Competition, metric: Metric, where: str) -> tuple[float, ...]:
+    """Return the weight of each label or target, 1 where the contract gives none."""
+    assert config.metric_weights is not None
+    names = config.target if isinstance(config.target, list) else config.classes
+    if names is None or config.task not in ("multilabel", "regression") or metric.unknown != "columns":
+        raise UserError(f"{where}: metric_weights needs a mean over labels or targets whose names the contract gives")
+    odd = sorted(set(config.metric_weights) - set(names))
+    if odd:
+        raise UserError(f"{where}: metric_weights names {odd[0]!r}, which is none of {names}")
+    return tuple(config.metric_weights.get(name, 1.0) for name in names)

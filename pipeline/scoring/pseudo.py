@@ -93,9 +93,14 @@ def say(task: Task, prediction: Array, kept: Array, cuts: Array, targets: str, t
 def right(task: Task, y: Array, prediction: Array, kept: Array, cuts: Array) -> tuple[Array, Array]:
     """Return the sum of right entries and the number of kept ones of each row (N, N); see `precision_name`."""
     if task.name == "regression":
-        error = np.square(prediction - y.reshape(len(y), -1)).mean(1)
-        return error * kept[:, 0], kept[:, 0].astype(np.float64)
-    hits = (entries(task, prediction, cuts) == y.reshape(len(y), -1)) & kept
+        error = np.square(prediction - y.reshape(len(y), -1))
+        mean = error.mean(1)
+        part = np.isnan(mean)
+        mean[part] = np.nanmean(error[part], 1)
+        return mean * kept[:, 0], kept[:, 0].astype(np.float64)
+    y = y.reshape(len(y), -1)
+    kept = kept & (y == y)  # an unknown label (NaN) is neither right nor wrong
+    hits = (entries(task, prediction, cuts) == y) & kept
     return hits.sum(1).astype(np.float64), kept.sum(1).astype(np.float64)
 
 

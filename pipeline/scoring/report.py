@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.scoring.bootstrap import standard_error
-from pipeline.scoring.cuts import Decision, Problem, crossfit
+from pipeline.scoring.cuts import Decision, crossfit
+from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 
 
@@ -19,13 +20,12 @@ def score_oof(problem: Problem, oof: Array, decision: Decision | None) -> dict[s
     group where there are groups). Label metrics also get `fixed` (untuned cuts) and `in_sample` (cuts fitted on rows
     they are scored on: too high, shown for comparison only).
     """
-    task, metric, y = problem.task, problem.metric, problem.y
-    default = task.default_cuts(problem.classes)
+    metric, y = problem.metric, problem.y
+    decided = metric.wanted(problem.task, oof, problem.cuts)
+    guess = decision.labels if decision is not None and metric.label else decided
 
-    def score(weight: Array) -> float:
-        if decision is not None and metric.label:
-            return metric.function(y, decision.labels, weight)
-        return metric(task, y, oof, default, weight)
+    def score(draws: Array) -> float:
+        return problem.judge(guess, draws)
 
     ks = np.unique(problem.folds).tolist()
     per_fold = [score((problem.folds == k).astype(np.float64)) for k in ks]
@@ -38,8 +38,8 @@ def score_oof(problem: Problem, oof: Array, decision: Decision | None) -> dict[s
         "fold_sd": float(np.std(per_fold, ddof=1)) if len(ks) > 1 else float("nan"),
     }
     if decision is not None and metric.label:
-        report["fixed"] = metric(task, y, oof, default)
-        report["in_sample"] = metric(task, y, oof, decision.cuts)
+        report["fixed"] = problem.judge(decided)
+        report["in_sample"] = problem.score(oof, decision.cuts)
     return report
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.scoring.blend import to_space
-from pipeline.scoring.cuts import Problem
+from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 from pipeline.tasks import Task
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.scoring.cuts import Problem, crossfit
+from pipeline.scoring.cuts import crossfit
 from pipeline.scoring.holdout import look_at_holdout
-from pipeline.scoring.metrics import Metric, get_metric
+from pipeline.scoring.metrics import Metric, metric_of
+from pipeline.scoring.problem import Problem
 from pipeline.scoring.report import in_words, score_run
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
             f'{files.config} has stage = "{config.stage}": run make {config.stage} instead of make ensemble'
         )
     task = TASKS[competition.task]
-    metric = get_metric(competition.metric, task)
+    metric = metric_of(competition, files.competition)
     refuse_space(files, config.space, task, metric)
     refuse_stacker(files, config.method, task)
     with lock(files.lock, f"run {args.run}"):
@@ -79,7 +80,7 @@ class Job:
 
 def refuse_space(files: RunFiles, space: str, task: Task, metric: Metric) -> None:
     """Refuse a blend space that gives the metric what it cannot score."""
-    ranks = metric.name in ("roc_auc", "average_precision") and task.name != "multiclass"
+    ranks = metric.name in ("roc_auc", "average_precision", "weighted_auc") and task.name != "multiclass"
     if space == "rank" and not ranks:
         raise UserError(
             f'{files.config}: space = "rank" gives no probabilities, which {metric.name} of a {task.name} task needs'
@@ -188,9 +189,9 @@ def compare(job: Job) -> dict[str, Any]:
     even = from_space(problem.task, mix(spaced, np.full(len(spaced), 1 / len(spaced))), space)
     if problem.task.cuts and problem.metric.label:
         labels = crossfit(problem, job.config.decision, lambda k: even).labels
-        uniform = problem.metric.function(problem.y, labels, np.ones(len(labels)))
+        uniform = problem.judge(labels)
     else:
-        uniform = problem.metric(problem.task, problem.y, even, problem.task.default_cuts(problem.classes))
+        uniform = problem.score(even)
     return {"members": {name: number(r["metrics"]["score"]) for name, r in job.receipts.items()}, "uniform": uniform}
 
 

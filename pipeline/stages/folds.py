@@ -6,14 +6,13 @@ import argparse
 import logging
 from typing import Any
 
-from pipeline.scoring.metrics import get_metric
+from pipeline.scoring.metrics import metric_of
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.command import main
 from pipeline.store.config import load_competition
 from pipeline.store.files import atomic, lock
 from pipeline.store.keys import folds_key
 from pipeline.store.receipts import fresh, touch, write_receipt
-from pipeline.tasks import TASKS
 
 log = logging.getLogger("pipeline.folds")
 
@@ -21,7 +20,7 @@ log = logging.getLogger("pipeline.folds")
 def run(args: argparse.Namespace) -> None:
     """Write the table of record, the committed split and how it was made."""
     config, files = load_competition(args.competition), CompetitionFiles(args.competition)
-    get_metric(config.metric, TASKS[config.task])
+    metric_of(config, files)
     with lock(files.lock, f"competition {files.name}"):
         if fresh(files.table_receipt, folds_key(config, files)):
             return touch(files.table)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.scoring.cuts import Problem
-from pipeline.scoring.metrics import get_metric
+from pipeline.scoring.metrics import metric_of
+from pipeline.scoring.problem import Problem
 from pipeline.scoring.report import in_words, score_run
 from pipeline.store import ledger
 from pipeline.store.artifacts import FoldFiles, RunFiles
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
             from pipeline.store.table import read_table
 
             table, task = read_table(files.competition, facts), TASKS[competition.task]
-            problem = Problem.of(table, task, get_metric(competition.metric, task))
+            problem = Problem.of(table, task, metric_of(competition, files.competition))
             predict_scores(Job(files, config, competition, table, problem, parent, receipts), key)
 
 

@@ -212,7 +212,7 @@ def expected(teacher: Teacher, rule: Rule, table: Table, fold: int) -> dict[str,
     """
     scored, task = table.scored, teacher.task
     other = np.flatnonzero(table.folds[scored] != fold)
-    members, y = teacher.oof()[:, other], task.targets(table.y[scored])[other]
+    members, y = teacher.oof()[:, other], task.harden(task.targets(table.y[scored]))[other]
     mean = members.mean(0)
     kept = choose(rule, sureness(task, members, teacher.cuts, rule.select), entries(task, mean, teacher.cuts))
     values = task.name == "regression"

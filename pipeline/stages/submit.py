@@ -6,11 +6,12 @@ import argparse
 import logging
 import math
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.scoring.metrics import METRICS, Metric, get_metric
+from pipeline.scoring.metrics import METRICS, Metric, metric_of
 from pipeline.store import ledger
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import main
@@ -66,7 +67,8 @@ def decide(
     Tuned cuts belong to one model a row; the mean of K models is narrower, so they are moved to leave the share of rows
     that the K models leave on average (see `cuts.match_ensemble`).
     """
-    from pipeline.scoring.cuts import Problem, fit, match_ensemble
+    from pipeline.scoring.cuts import fit, match_ensemble
+    from pipeline.scoring.problem import Problem
 
     if not (task.cuts and wants_labels):
         return task.decide(test, task.default_cuts(len(shelf["classes"]))), {}
@@ -78,6 +80,7 @@ def decide(
         wanted, metric = metric.name, METRICS["f1" if task.name == "binary" else "f1_macro"]
         log.warning("warning: the file holds labels, cut for %s; cv is %s of the probabilities", metric.name, wanted)
         problem = Problem.of(table, task, metric)
+        problem = replace(problem, y=problem.hard)
         cuts, method = fit(problem, "auto", np.ones(len(problem.y), bool), np.asarray(read_npy(files.oof)))
     else:
         cuts, method = np.array(decision["cuts"]), decision["method"]
@@ -98,7 +101,7 @@ def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
     table = read_table(files.competition, facts)
     if shelf["test"] != facts["test"]:
         raise UserError(f"{files.receipt} was made for other test rows than those of today: run make again")
-    metric, data = get_metric(competition.metric, task), files.competition.data
+    metric, data = metric_of(competition, files.competition), files.competition.data
     form = read_format(competition, task, metric, table.classes, data)
     rows = table.folds[table.test] == TEST
     test = np.asarray(read_npy(files.test))
@@ -108,8 +111,9 @@ def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
         filled.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
         submitted = read_back(form, temporary, files.submission)
         at_hand = files.competition.solution.exists()
-        solution = read_solution(form, files.competition.solution) if at_hand else None
-        scores = leaderboard(form, metric, solution, submitted) if solution else {}
+        groups = dict(zip(table.ids.tolist(), table.groups.tolist(), strict=True))
+        solution = read_solution(form, metric, files.competition.solution, groups) if at_hand else None
+        scores = leaderboard(form, solution, submitted) if solution else {}
         row = ledger_row(files, shelf, digest_file(temporary), scores)
         ledger.enter(row)
         facts = {"run": files.run, "shelf_key": shelf["key"], "level": shelf["level"], "decision": cuts, **scores}
@@ -126,7 +130,7 @@ def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
         log.info("%s: local leaderboard: %s (look %d at these labels)", files.run, told, looks)
     if solution:
         for leaf in leaves(files.run):
-            gains = student_gains(form, metric, solution, table.ids[table.test], leaf)
+            gains = student_gains(solution, table.ids[table.test], leaf)
             if gains:
                 single, blend = (f"{gains[n]:+.4f} +- {gains[n + '_se']:.4f}" for n in ("single", "blend"))
                 log.info("%s: private gain over its teacher: single models %s, their blend %s", leaf, single, blend)

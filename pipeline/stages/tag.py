@@ -6,13 +6,13 @@ import argparse
 import logging
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.scoring.metrics import get_metric
+from pipeline.scoring.metrics import metric_of
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
 from pipeline.store.config import load_competition
@@ -59,11 +59,15 @@ def run(args: argparse.Namespace) -> None:
             return touch(files.receipt)
         with log_to(files.log):
             from pipeline.difficulty.known import Case
-            from pipeline.scoring.cuts import Problem
+            from pipeline.scoring.problem import Problem
             from pipeline.store.table import read_table
 
             task, table = TASKS[competition.task], read_table(files.competition, facts)
-            problem = Problem.of(table, task, get_metric(competition.metric, task))
+            problem = Problem.of(table, task, metric_of(competition, files.competition))
+            if np.isnan(problem.y).any():
+                raise UserError(f'{files.config}: tags are of rows whose labels are all known, not of unknown = "mask"')
+            # Soft labels are tagged by what is likeliest.
+            problem = replace(problem, y=problem.hard)
             case = Case(RunFiles(config.run), competition, table, problem, shelf, members)
             tag(files, config, case, key)
 

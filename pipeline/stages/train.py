@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.launch import side_by_side, slots
-from pipeline.scoring.cuts import Problem
 from pipeline.scoring.holdout import look_at_holdout
-from pipeline.scoring.metrics import get_metric
+from pipeline.scoring.metrics import metric_of
+from pipeline.scoring.problem import Problem
 from pipeline.scoring.report import in_words, score_run
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     if not isinstance(config, Train):
         raise UserError(f'{files.config} has stage = "{config.stage}": run make {config.stage} instead of make train')
     task = TASKS[competition.task]
-    metric = get_metric(competition.metric, task)
+    metric = metric_of(competition, files.competition)
     with lock(files.lock, f"run {args.run}"):
         facts = read_table_facts(files.competition)
         refuse_other_folds(files, facts["fold_map"])
@@ -71,7 +71,7 @@ def pose(
     from pipeline.training.job import Job
     from pipeline.training.probe import with_batch_size
 
-    metric, table = get_metric(competition.metric, TASKS[competition.task]), read_table(files.competition, facts)
+    metric, table = metric_of(competition, files.competition), read_table(files.competition, facts)
     fitted, predicted, _ = train_keys(config, competition, facts)
     machine = machine_of(files, config.precision, fitted)
     halves = bool(config.pseudo and parents["pseudo"]["config"]["halves"])
@@ -158,6 +158,9 @@ def fit_and_predict(job: Job) -> None:
     from pipeline.training.weights import choose_epochs
 
     check_names(job)
+    if job.metric.draws:  # the competition's own file: what it cannot score is told before anything is trained
+        problem = Problem.of(job.table, job.task, job.metric)
+        problem.score(problem.ideal)
     files, table, settings = job.files, job.table, job.config.model_dump()
     rows = 2 * len(table.scored) + 2 * len(table.test)
     need = rows * len(job.models) * (job.task.width(len(table.classes)) * 4 + 1024)

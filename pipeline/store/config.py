@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.errors import UserError, nearest
-from pipeline.store.section import Count, Section, Seed, validate
+from pipeline.store.section import Count, Positive, Section, Seed, validate
 from pipeline.store.toml import read_toml
 
 TaskName = Literal["binary", "multiclass", "multilabel", "ordinal", "regression"]
@@ -152,6 +152,7 @@ class Submission(Section):
 
     sample: str = "sample_submission.csv"
     format: Literal["auto", "label", "value"] = "auto"
+    best: Annotated[int, Field(ge=0)] = 0
 
 
 class Competition(Section):
@@ -159,6 +160,9 @@ class Competition(Section):
 
     task: TaskName
     metric: str
+    metric_greater: bool | None = None
+    metric_weights: dict[str, Positive] | None = None
+    metric_per_group: bool = False
     built_in: str | None = None
     train: str = "train.csv"
     test: str | None = None
@@ -167,6 +171,8 @@ class Competition(Section):
     separator: str | None = None
     classes: list[str] | None = None
     weight: str | None = None
+    soft: bool = False
+    unknown: Literal["refuse", "mask"] = "refuse"
     images: Images = Images()
     metadata: Metadata | None = None
     extra: Extra | None = None
@@ -189,11 +195,34 @@ class Competition(Section):
             raise ValueError("unlabelled: files of several channels or views cannot be put together by a glob")
         return self
 
+    @model_validator(mode="after")
+    def _metric_and_targets(self) -> Competition:
+        if self.metric.endswith(".py") != (self.metric_greater is not None):
+            raise ValueError("metric_greater: a metric file needs it (true: more is better); no other metric takes it")
+        if self.metric_per_group and self.group is None:
+            raise ValueError("metric_per_group: the metric is the mean over groups: say in [group] what they are")
+        if self.soft:
+            one = isinstance(self.target, str)
+            if self.task not in ("binary", "multiclass", "multilabel") or (one != (self.task == "binary")):
+                raise ValueError("soft: one column of a binary task, or a column for each class or label")
+            if one and (self.classes is None or len(self.classes) != 2):
+                raise ValueError(
+                    'soft: the column is the probability of the second class: name both, classes = ["no", "yes"]'
+                )
+        if self.unknown == "mask" and not (self.task in ("multilabel", "regression") and isinstance(self.target, list)):
+            raise ValueError('unknown: "mask" is for several columns of labels or values')
+        if self.submission.best and (self.task != "multiclass" or self.submission.format != "auto"):
+            raise ValueError("submission.best: the likeliest labels of a row, in one cell, are of a multiclass task")
+        return self
+
 
 def load_competition(name: str) -> Competition:
-    """Read and check the contract of a competition."""
+    """Read and check the contract of a competition; a metric file is looked for beside it."""
     path = CompetitionFiles(name).config
     if not path.exists():
         known = [p.parent.name for p in path.parent.parent.glob("*/competition.toml")]
         raise UserError(f"no competition {name!r}: {path} does not exist; {nearest(name, known)}")
-    return validate(Competition, read_toml(path), path)
+    config = validate(Competition, read_toml(path), path)
+    if not config.metric.endswith(".py"):
+        return config
+    return config.model_copy(update={"metric": str(path.parent / config.metric)})

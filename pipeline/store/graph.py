@@ -78,6 +78,7 @@ def draw() -> str:
             settings, sources = {}, [files_of_run.config]
         found[run] = settings
         needs: list[Path] = [*sources, files_of_run.competition.config, files_of_run.competition.table]
+        needs += sorted(files_of_run.competition.config.parent.glob("*.py"))  # a metric file
         # A member without a config is told by the stage, with the nearest name.
         needs += [RunFiles(p).receipt for p in parents(run, settings) if RunFiles(p).config.exists()]
         lines.append(f"RUNS += {files_of_run.receipt}")

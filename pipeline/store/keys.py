@@ -25,7 +25,8 @@ def folds_key(config: Competition, files: CompetitionFiles) -> str:
     if not files.data_receipt.exists():
         raise UserError(f"{files.data_receipt} is missing: run make data COMP={files.name}")
     committed = [digest_file(path) for path in (files.folds, files.folds_receipt) if path.exists()]
-    contract = config.model_dump(exclude={"metric", "built_in"})
+    scored = {"metric", "metric_greater", "metric_weights", "metric_per_group"}
+    contract = config.model_dump(exclude={"built_in", *scored})
     return digest_json([contract, read_json(files.data_receipt)["key"], committed])
 
 
@@ -43,7 +44,7 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
     weights = Path(config.model.weights)
     how = competition.images.model_dump(exclude={"pattern", "train", "test"})
     contract = [competition.task, how, own_code(how)]
-    chosen_by = competition.metric if config.select == "best" else None
+    chosen_by = metric_facts(competition) if config.select == "best" else None
     known = [digest_file(weights) if weights.is_file() else None, own_code(config.fitting())]
     rows = [table["classes"], table["fold_map"], table["scored"]]
     fitted = digest_json([config.fitting(), known, contract, chosen_by, rows, built_on])
@@ -54,14 +55,22 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
     return (
         fitted,
         predicted,
-        digest_json([predicted, config.decision, config.pairs, competition.metric, own_code(competition.metric)]),
+        digest_json([predicted, config.decision, config.pairs, metric_facts(competition)]),
     )
 
 
+def metric_facts(competition: Competition) -> list[Any]:
+    """Return all that a score depends on besides rows and predictions: a metric file with its content."""
+    named = (competition.metric, competition.metric_greater, competition.metric_weights, competition.metric_per_group)
+    return [*named, own_code(competition.metric)]
+
+
 def own_code(value: Any) -> list[str]:
-    """Return the hashes of the user's own modules that a setting names as `module:attribute`."""
+    """Return the hashes of the user's own code that a setting names: `module:attribute`, or the path of a file."""
     if isinstance(value, dict):
         return [found for item in value.values() for found in own_code(item)]
+    if isinstance(value, str) and value.endswith(".py") and Path(value).is_file():
+        return [digest_file(Path(value))]
     if not isinstance(value, str) or not re.fullmatch(r"\w+(\.\w+)*:\w+", value):
         return []
     try:
@@ -90,14 +99,15 @@ def role_hashes(role: str, run: str, config: Train) -> dict[str, str]:
 def built_key(config: Run, competition: Competition, parents: dict[str, dict[str, Any]]) -> str:
     """Return the hash of a run that trains nothing: its config and what the runs it builds on wrote."""
     outputs = {parent: [receipt["key"], receipt["outputs"]] for parent, receipt in parents.items()}
-    return digest_json([config.model_dump(), competition.metric, outputs])
+    return digest_json([config.model_dump(), metric_facts(competition), outputs])
 
 
 def submit_key(shelf: dict[str, Any], competition: Competition, files: CompetitionFiles) -> str:
     """Return the hash of a submission: the shelf, the sample, and the solution where there is one."""
     tables = [files.data / competition.submission.sample, files.solution]
     known = [digest_file(path) for path in tables if path.exists()]
-    return digest_json([shelf["key"], shelf["outputs"], competition.model_dump(), known])
+    own = own_code(competition.metric)
+    return digest_json([shelf["key"], shelf["outputs"], competition.model_dump(), own, known])
 
 
 def current_key(run: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline.scoring.problem import Problem
 from pipeline.store.files import write_npy
 from pipeline.store.tracking import Tracker
 from pipeline.training.augment import augmenter
@@ -34,8 +35,9 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
         stale.unlink(missing_ok=True)
     images, bad = labelled_images(job)
     course = plan(job, which, images, bad)
-    folds, y = table.folds[table.scored], job.task.targets(table.y[table.scored])
-    held_out = np.flatnonzero(np.isin(folds, which.held_out))
+    held_out = np.flatnonzero(np.isin(table.folds[table.scored], which.held_out))
+    everything = Problem.of(table, job.task, job.metric)
+    y, problem = everything.hard, everything.part(held_out)
     seed = which.seed(config.seed)
     torch.manual_seed(seed)
     network, objective = new_network(job), course.objective
@@ -47,7 +49,8 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
         network.mean, network.std = of_rows(course.images, course.lessons.gold, network.mean.shape[1])
     freeze: str = config.optim.freeze
     if freeze == "auto":
-        freeze = freeze_for(y[course.lessons.gold], len(table.classes))
+        labels = job.task.harden(job.task.targets(table.y[course.rows[course.lessons.gold]]))
+        freeze = freeze_for(labels, len(table.classes))
         log.info("%s %s: optim.freeze = auto is %r", job.files.run, which.title, freeze)
     if config.init:
         start_from(job, which, network)
@@ -56,14 +59,13 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     marked = np.isin(np.arange(len(y)), course.indicators)
     watched = np.where(marked, len(table.classes), y) if config.indicators else y
     watch = Watch(job.task, job.head, watched, width, objective.center, objective.spread)
-    cuts = job.task.default_cuts(len(table.classes))
 
     def evaluate(current: nn.Module) -> dict[str, float]:
         raw = scores(current, images, held_out, machine=job.machine, batch_size=config.predict.batch_size)
         real = raw[:, : raw.shape[1] - config.indicators]
         prediction = to_prediction(job.task, job.head, real, objective.center, objective.spread).numpy()
         loss = objective.loss(raw, course.targets[held_out]).mean().item()
-        return {"valid_loss": loss, f"valid_{job.metric.name}": job.metric(job.task, y[held_out], prediction, cuts)}
+        return {"valid_loss": loss, f"valid_{job.metric.name}": problem.score(prediction)}
 
     def keep(entry: dict[str, Any], current: nn.Module) -> None:
         score = entry[f"valid_{job.metric.name}"]

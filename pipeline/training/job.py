@@ -145,8 +145,10 @@ def check_names(job: Job) -> None:
     if config.optim.freeze == "auto" and job.task.name == "regression":
         raise UserError(f'{job.files.config}: optim.freeze = "auto" counts images per class; values have none')
     Objective(job.task, job.head, len(job.table.classes), y, **config.loss.model_dump())
-    if config.indicators and job.task.name != "multiclass":
-        raise UserError(f"{job.files.config}: indicators = true gives rows a class of their own: multiclass only")
+    if config.indicators and (job.task.name != "multiclass" or job.competition.soft):
+        raise UserError(
+            f"{job.files.config}: indicators = true gives rows a class of their own: multiclass only, not soft"
+        )
     if config.pairs and len(job.folds) < 3:
         raise UserError(f"{job.files.config}: pairs = true needs 3 folds or more: blind to 2 of 2, nothing is left")
     new_network(without_weights(job) if config.model.weights == "pretrained" else job)

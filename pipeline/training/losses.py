@@ -118,5 +118,6 @@ def class_weights(targets: Tensor) -> Tensor:
 
 def entry_weights(targets: Tensor) -> Tensor:
     """Return L x 2 weights of (negative, positive) entries that make both sides weigh the same; absent ones get 0."""
-    shares = torch.stack([1 - targets.nanmean(0), targets.nanmean(0)], 1)
+    positive = targets.nanmean(0)
+    shares = torch.stack([1 - positive, positive], 1)
     return torch.where(shares > 0, 0.5 / shares, torch.zeros_like(shares))

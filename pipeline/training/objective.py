@@ -90,7 +90,8 @@ class Objective:
         targets = torch.as_tensor(y)
         if self.independent and self.head != "cumulative":
             return targets.float().reshape(len(y), -1)
-        classes = functional.one_hot(targets.long(), self.classes).float()
+        soft = targets.ndim == 2
+        classes = targets.float() if soft else functional.one_hot(targets.long(), self.classes).float()
         return above(classes) if self.head == "cumulative" else classes
 
     def encode(self, y: Array) -> Tensor:

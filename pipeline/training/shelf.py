@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
+from pipeline.scoring.problem import Problem
 from pipeline.scoring.pseudo import sureness
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest, digest_file, read_npy, write_npy
@@ -139,8 +140,8 @@ def join_halves(job: Job, fold: int) -> None:
 def sign(job: Job, which: Which, outputs: list[Path], oof: Array, facts: dict[str, Any]) -> float:
     """Score the predictions of a model's own rows and write its receipt, last; return the score."""
     table, config = job.table, job.config
-    y = job.task.targets(table.y[table.scored])[np.isin(table.folds[table.scored], which.held_out)]
-    score = job.metric(job.task, y, oof, job.task.default_cuts(len(table.classes)))
+    own = np.isin(table.folds[table.scored], which.held_out)
+    score = Problem.of(table, job.task, job.metric).part(own).score(oof)
     # Two students put together have learnt nothing themselves: their own receipts say from what they did.
     learnt = {} if "halves" in facts else sources(job, which)
     files = {role: {str(path): digest_file(path) for path in paths} for role, paths in learnt.items()}

@@ -16,7 +16,7 @@ class Watch:
     `table` is N x (P + 3): the mean prediction; then of the probability of the truth its sd over epochs (Swayamdipta
     2020), the mean margin (AUM, Pleiss 2020: the true score minus the largest other; for labels the signed score, mean
     over labels; for values minus the error in training standard deviations), and how often a right row became wrong
-    (forgetting, Toneva 2019). Rows that were never trained on are NaN.
+    (forgetting, Toneva 2019). Rows that were never trained on are NaN; unknown labels and values are passed over.
     """
 
     def __init__(self, task: Task, head: str, y: Array, width: int, center: Tensor, spread: Tensor) -> None:
@@ -65,13 +65,14 @@ class Watch:
             others = scores.scatter(1, y[:, None], -torch.inf).amax(1)
             return scores.softmax(1).gather(1, y[:, None])[:, 0], true - others, true > others
         wide = y.reshape(len(y), -1)
+        known = ~wide.isnan()
         if self.task.probabilities:
             side = 2.0 * wide - 1
-            truth = torch.where(wide == 1, prediction, 1 - prediction)
-            return truth.mean(1), (side * scores).mean(1), (side * scores > 0).all(1)
+            truth = torch.where(wide == 1, prediction, 1 - prediction) + 0 * side
+            return over_known(truth), over_known(side * scores), (~known | (side * scores > 0)).all(1)
         error = (prediction - wide).abs()
-        right = error[:, 0] < 0.5 if self.task.cuts else (error < self.spread).all(1)
-        error = (error / self.spread).mean(1)
+        right = error[:, 0] < 0.5 if self.task.cuts else (~known | (error < self.spread)).all(1)
+        error = over_known(error / self.spread)
         return (-error).exp(), -error, right
 
     def table(self) -> Array:
@@ -87,3 +88,8 @@ class Watch:
             sums[:, -3:-2] + 0 * mean[:, :1],
         ]
         return torch.cat(parts, 1).float().numpy()
+
+
+def over_known(entries: Tensor) -> Tensor:
+    """Return the mean (N,) of entries (N L) over the known ones."""
+    return entries.nanmean(1) if entries.isnan().any() else entries.mean(1)

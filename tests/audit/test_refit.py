@@ -8,10 +8,11 @@ import pytest
 
 from pipeline.audit.refit import blend, decisions, labels, refit, stopping, unchanged
 from pipeline.scoring.blend import Blend, from_space, mix, to_space
-from pipeline.scoring.cuts import Problem
 from pipeline.scoring.metrics import get_metric
+from pipeline.scoring.problem import Problem
 from pipeline.scoring.pseudo import Rule, choose, entries, say, sureness
 from pipeline.scoring.report import score_run
+from pipeline.store.config import Competition
 from pipeline.tasks import TASKS
 
 N, K, TESTS = 90, 3, 40
@@ -294,13 +295,14 @@ def test_cuts_of_an_lb_run_are_fitted_as_below_it():
 def test_every_stage_is_dispatched():
     problem = problem_of("multiclass")
     oof = predict(problem, np.random.default_rng(1), np.arange(N))
-    table = SimpleNamespace(classes=list("abcd"), y=problem.y[:, None], scored=np.arange(N), folds=problem.folds)
+    everyone = {"scored": np.arange(N), "folds": problem.folds, "weights": np.ones(N)}
+    table = SimpleNamespace(classes=list("abcd"), y=problem.y[:, None], **everyone)
     table.group = None
     receipt = {"decision": None, "config": {"decision": "auto"}, "metrics": {"score": 2.0}, "folds": [0, 1, 2]}
-    competition = SimpleNamespace(task="multiclass", metric="accuracy")
+    competition = Competition.model_validate({"task": "multiclass", "metric": "accuracy", "id": "id", "target": "y"})
     for stage, members in (("train", []), ("lb", [shelf_of(problem, "train", {"config": {"decision": "auto"}}, oof)])):
         shelf = shelf_of(problem, stage, receipt, oof, dict.fromkeys(range(K), oof), competition=competition)
-        shelf.table, shelf.members = table, members
+        shelf.table, shelf.members, shelf.run = table, members, "toy/a"
         for member in members:
             member.tests = shelf.tests
         (reason,) = reasons(refit(shelf))

@@ -34,6 +34,10 @@ FORMATS = {
                                   [["010"], ["010"], ["001"]]),
     "class with a point": ("multiclass", "accuracy", "id,y", ["1.0", "2.0"], "1", {}, MULTI[:, :2], [0, 1, 1],
                            [["2"], ["2"], ["1"]]),
+    "the best two": ("multiclass", "map_at_3", "id,y", ["a", "b", "c"], "a b", {"submission": {"best": 2}}, MULTI, [0, 2, 1],
+                     [["c a"], ["b c"], ["a b"]]),
+    "the best by the metric": ("multiclass", "map_at_3", "id,y", ["1.0", "5.0", "9.0"], "1 5", {"separator": None}, MULTI, [0, 2, 1],
+                               [["9 1 5"], ["5 9 1"], ["1 5 9"]]),
     "column a class": ("multiclass", "log_loss", "id,c,a,b", ["a", "b", "c"], "0.3", {}, MULTI, [0, 2, 1],
                        [["0.8", "0.1", "0.1"], ["0.3", "0.2", "0.5"], ["0.1", "0.7", "0.2"]]),
     "probability": ("binary", "roc_auc", "id,y", ["n", "p"], "0.5", {}, MULTI[:, :1], [1, 0, 0], [["0.1"], ["0.2"], ["0.7"]]),
@@ -65,6 +69,10 @@ def test_filled_and_read_back(case, tmp_path):
     frame = pd.read_csv(tmp_path / "sent.csv", dtype=str, keep_default_na=False)
     assert list(frame.columns) == header.split(",")
     assert frame.iloc[:, 1:].to_numpy().tolist() == want
+    if form.cells.best:
+        assert (np.argsort(-decoded, axis=1, kind="stable")[:, 0] == labels[[1, 2, 0]]).all()
+        assert ((decoded > 0).sum(1) == form.cells.best).all()
+        return
     given = labels if form.labels else prediction
     order = [1, 2, 0]
     np.testing.assert_allclose(decoded, given[order])
@@ -89,6 +97,25 @@ def test_what_kaggle_would_refuse(change, said, tmp_path):
     change(filled.astype(str)).to_csv(tmp_path / "sent.csv", index=False)
     with pytest.raises(UserError, match=said):
         read_back(form, tmp_path / "sent.csv", tmp_path / "sent.csv")
+
+
+@pytest.mark.parametrize(
+    "cell, said",
+    [
+        ("a x", "id 'r1' has the label 'x', not among the classes: 3 different labels at most, best first"),
+        ("a a", "id 'r1' has 'a a': 3 different"),
+        ("a b c a", "id 'r1' has 'a b c a'"),
+        ("", "id 'r1' has the label ''"),
+    ],
+)
+def test_best_labels_that_are_none(cell, said, tmp_path):
+    form = form_of(tmp_path, "multiclass", "map_at_3", "id,y", ["a", "b", "c"])
+    filled = fill(form, IDS, MULTI, MULTI.argmax(1))
+    filled.loc[1, "y"] = cell
+    with pytest.raises(UserError, match=said):
+        decode(form, filled, tmp_path)
+    with pytest.raises(UserError, match="the 3 best labels of a row stand in one cell, joined by ' '"):
+        form_of(tmp_path, "multiclass", "map_at_3", "id,y", ["a b", "c"])
 
 
 def test_id_without_prediction(tmp_path):
@@ -122,7 +149,7 @@ def test_local_leaderboard(tmp_path):
     solution.to_csv(tmp_path / "solution.csv", index=False)
     filled = fill(form, IDS, MULTI, MULTI.argmax(1))
     submitted = decode(form, filled, tmp_path)
-    assert leaderboard(form, METRICS["accuracy"], read_solution(form, tmp_path / "solution.csv"), submitted) == {
+    assert leaderboard(form, read_solution(form, METRICS["accuracy"], tmp_path / "solution.csv", {}), submitted) == {
         "public": 1.0,
         "private": 0.5,
     }
@@ -133,9 +160,9 @@ def test_local_leaderboard(tmp_path):
     ):
         change.to_csv(tmp_path / "solution.csv", index=False)
         with pytest.raises(UserError, match=said):
-            leaderboard(form, METRICS["accuracy"], read_solution(form, tmp_path / "solution.csv"), submitted)
+            leaderboard(form, read_solution(form, METRICS["accuracy"], tmp_path / "solution.csv", {}), submitted)
     solution.drop(columns="Usage").to_csv(tmp_path / "solution.csv", index=False)
-    assert leaderboard(form, METRICS["accuracy"], read_solution(form, tmp_path / "solution.csv"), submitted) == {
+    assert leaderboard(form, read_solution(form, METRICS["accuracy"], tmp_path / "solution.csv", {}), submitted) == {
         "private": pytest.approx(2 / 3)
     }
 
@@ -146,5 +173,5 @@ def test_labels_count_as_certain_where_the_metric_wants_probabilities(tmp_path):
     solution.to_csv(tmp_path / "solution.csv", index=False)
     submitted = np.array([[1, 0], [0, 1], [1, 1]])
     assert leaderboard(
-        form, METRICS["average_precision"], read_solution(form, tmp_path / "solution.csv"), submitted
+        form, read_solution(form, METRICS["average_precision"], tmp_path / "solution.csv", {}), submitted
     ) == {"private": 1.0}

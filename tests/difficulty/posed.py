@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from pipeline.scoring.cuts import Problem
-from pipeline.scoring.metrics import METRICS, binary_roc_auc
+from pipeline.scoring.metrics import METRICS
+from pipeline.scoring.problem import Problem
+from pipeline.scoring.ranking import binary_roc_auc
 from pipeline.tasks import TASKS
 
 

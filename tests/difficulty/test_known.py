@@ -7,9 +7,9 @@ from house import make_competition, prepare
 
 from pipeline.difficulty import known
 from pipeline.difficulty.known import Case, gather, look, pairs_of, readers
-from pipeline.scoring.cuts import Problem
 from pipeline.scoring.features import in_model
 from pipeline.scoring.metrics import METRICS
+from pipeline.scoring.problem import Problem
 from pipeline.store.artifacts import CompetitionFiles, RunFiles
 from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError

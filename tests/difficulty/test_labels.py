@@ -14,7 +14,6 @@ from pipeline.difficulty.labels import (
     label_wrong,
     logistic,
     margins,
-    part,
     platt,
     self_confidence,
     splits,
@@ -202,7 +201,7 @@ def test_label_wrong_ranks_and_counts():
     # Its sum is the estimate: each fold is given the share that the others have.
     shares = []
     for rows, rest in splits(mine.folds):
-        count = suspicion(part(mine, rows), np.mean(said, 0)[rows])[1]
+        count = suspicion(mine.part(rows), np.mean(said, 0)[rows])[1]
         shares.append((count + 0.5) / rows.sum() * rest.sum())
     assert p.sum() == pytest.approx(sum(shares), rel=0.1)
 

@@ -3,8 +3,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pipeline.difficulty.risk import auroc_inside, risk
-from pipeline.scoring.cuts import Problem
 from pipeline.scoring.metrics import METRICS
+from pipeline.scoring.problem import Problem
 from pipeline.tasks import TASKS
 
 

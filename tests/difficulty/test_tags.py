@@ -10,8 +10,9 @@ from sklearn.neural_network import MLPClassifier
 
 from pipeline.difficulty.labels import suspicion
 from pipeline.difficulty.tags import Seen, assess, blind, counts, known_mean
-from pipeline.scoring.cuts import Problem
-from pipeline.scoring.metrics import METRICS, binary_roc_auc
+from pipeline.scoring.metrics import METRICS
+from pipeline.scoring.problem import Problem
+from pipeline.scoring.ranking import binary_roc_auc
 from pipeline.tasks import TASKS
 
 

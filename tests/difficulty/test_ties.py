@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from pipeline.difficulty.ties import Reader, margin, minority, pairs, prior_adjusted, rules, shares
-from pipeline.scoring.cuts import Problem
 from pipeline.scoring.metrics import METRICS
+from pipeline.scoring.problem import Problem
 from pipeline.tasks import TASKS
 
 

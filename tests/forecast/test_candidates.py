@@ -21,8 +21,8 @@ from pipeline.forecast.candidates import (
     settle,
     sureness,
 )
-from pipeline.scoring.cuts import Problem
 from pipeline.scoring.metrics import METRICS
+from pipeline.scoring.problem import Problem
 from pipeline.store.errors import UserError
 from pipeline.tasks import TASKS
 

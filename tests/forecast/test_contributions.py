@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.forecast.contributions import contributions, decomposes, guess_of, pooled, switchable
-from pipeline.scoring.cuts import Problem
 from pipeline.scoring.metrics import METRICS, Metric
+from pipeline.scoring.problem import Problem
 from pipeline.tasks import TASKS
 
 PAIRS = [(metric, task) for metric in METRICS.values() for task in metric.tasks]

@@ -8,8 +8,8 @@ from pipeline.forecast.contributions import contributions, guess_of
 from pipeline.forecast.leaderboard import Submission, _intervals, advice, forecast, in_words, ladder
 from pipeline.forecast.level import row_variance
 from pipeline.forecast.regression import Scale
-from pipeline.scoring.cuts import Problem
 from pipeline.scoring.metrics import METRICS
+from pipeline.scoring.problem import Problem
 from pipeline.store.files import digest_json
 from pipeline.tasks import TASKS
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,8 +8,10 @@ from hypothesis import strategies as st
 from pipeline.forecast.contributions import contributions, guess_of
 from pipeline.forecast.level import _labels, ambiguity, level, row_variance, size_match, size_matched
 from pipeline.scoring.bootstrap import standard_error
-from pipeline.scoring.cuts import Problem, match_ensemble
-from pipeline.scoring.metrics import METRICS
+from pipeline.scoring.cuts import match_ensemble
+from pipeline.scoring.metrics import METRICS, Metric
+from pipeline.scoring.problem import Problem
+from pipeline.store.errors import UserError
 from pipeline.tasks import TASKS
 
 WIDTH = {"multiclass": 4, "multilabel": 3}
@@ -310,3 +314,49 @@ def test_a_score_is_printed_beside_that_of_the_mean():
     y, models = world("multiclass", 200, noise=0.3)
     report = size_matched(problem_of("multiclass", "accuracy", y), {"score": 1.0, "se": 0.0}, None, models, models[0])
     assert 0.9 < report["size_matched"]["score"] <= 1
+
+
+def soft_problem(metric, seed=0, n=300):
+    """Soft classes and three models that see them through noise of their own."""
+    rng = np.random.default_rng(seed)
+    y = rng.dirichlet(np.full(4, 0.5), n)
+    said = [np.exp(np.log(y + 0.05) + 0.8 * rng.normal(size=y.shape)) for _ in range(3)]
+    models = [p / p.sum(1, keepdims=True) for p in said]
+    problem = Problem(TASKS["multiclass"], METRICS[metric], 4, y, np.arange(n) % 5, None)
+    return problem, models, np.mean(models, 0)
+
+
+@pytest.mark.parametrize("metric", ["kl_divergence", "log_loss", "brier"])
+def test_the_mean_of_soft_classes(metric):
+    problem, models, mean = soft_problem(metric)
+    one = float(np.mean([problem.score(p) for p in models]))
+    match, real = size_match(problem, one, models, mean, np.zeros(0)), problem.score(mean) - one
+    assert match.exact == (metric == "brier")
+    assert match.gain == pytest.approx(real, rel=1e-9 if match.exact else 0.5)
+    if metric == "kl_divergence":
+        # The entropy of the targets is no gain: both metrics gain the same.
+        loss = replace(problem, metric=METRICS["log_loss"])
+        entropy = loss.score(problem.y)
+        assert match.gain == pytest.approx(size_match(loss, one + entropy, models, mean, np.zeros(0)).gain)
+
+
+def test_a_metric_file_that_cannot_score_drawn_labels_foretells_no_gain():
+    def file(y, p, weight):
+        raise UserError("only as many rows as the test set has")
+
+    problem, models, mean = soft_problem("log_loss")
+    mine = Metric("metric.py", file, False, False, ("multiclass",), draws=True)
+    for y in (problem.y, problem.hard):
+        assert size_match(replace(problem, metric=mine, y=y), 0.7, models, mean, np.zeros(0)).gain == 0
+
+
+def test_weights_of_columns_are_not_those_of_the_exact_formula():
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(200, 2)) * [1, 10]
+    models = [y + rng.normal(size=y.shape) * [1, 10] for _ in range(3)]
+    problem = Problem(TASKS["regression"], METRICS["rmse"], 2, y, np.arange(200) % 5, None)
+    assert size_match(problem, 7.0, models, np.mean(models, 0), np.zeros(0)).exact
+    shared = replace(problem, metric=replace(METRICS["mcrmse"], shares=(1.0, 3.0)))
+    assert not size_match(shared, 7.0, models, np.mean(models, 0), np.zeros(0)).exact
+    lacking = replace(problem, y=np.where(rng.random(y.shape) < 0.2, np.nan, y))
+    assert not size_match(lacking, 7.0, models, np.mean(models, 0), np.zeros(0)).exact

@@ -7,8 +7,8 @@ from test_rules import scene
 from pipeline.forecast.candidates import View
 from pipeline.forecast.postprocess import Tried, crossfit, decide, deploy, in_words, judge, process
 from pipeline.forecast.rules import fit_rules
-from pipeline.scoring.cuts import Problem
 from pipeline.scoring.metrics import METRICS
+from pipeline.scoring.problem import Problem
 from pipeline.tasks import TASKS
 
 

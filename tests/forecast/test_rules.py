@@ -5,8 +5,8 @@ import pytest
 
 from pipeline.forecast.candidates import Facts, View, candidates
 from pipeline.forecast.rules import fit_rules, offered, proposals, surest
-from pipeline.scoring.cuts import Problem
 from pipeline.scoring.metrics import METRICS
+from pipeline.scoring.problem import Problem
 from pipeline.tasks import TASKS
 
 EVERY = ["global", "surest", "prior", "shares", "row"]

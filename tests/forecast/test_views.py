@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from pipeline.forecast.views import Seen, Source
-from pipeline.scoring.cuts import Problem, match_ensemble
+from pipeline.scoring.cuts import match_ensemble
 from pipeline.scoring.metrics import METRICS
+from pipeline.scoring.problem import Problem
 from pipeline.tasks import TASKS
 
 N, TEST, K = 12, 4, 3

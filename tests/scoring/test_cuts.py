@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -5,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.scoring.classification import quadratic_kappa
 from pipeline.scoring.cuts import (
     RARE,
-    Problem,
     best_threshold,
     crossfit,
     fit,
@@ -17,7 +18,8 @@ from pipeline.scoring.cuts import (
     optimal_cuts,
     ratio_cuts,
 )
-from pipeline.scoring.metrics import METRICS, Metric, quadratic_kappa
+from pipeline.scoring.metrics import METRICS, Metric
+from pipeline.scoring.problem import Problem
 from pipeline.tasks import TASKS
 
 BINARY, LABELS, ORDINAL = TASKS["binary"], TASKS["multilabel"], TASKS["ordinal"]
@@ -86,7 +88,7 @@ def test_match_shares_leaves_the_nearest_share(rows, above):
 @pytest.mark.parametrize("task", ["binary", "multilabel", "ordinal"])
 def test_ratio_cuts_leave_as_many_rows_above_as_the_labels_have(task):
     y, p = sample(task)
-    cuts = ratio_cuts(problem(task, "accuracy", y), y, p)
+    cuts = ratio_cuts(problem(task, "accuracy", y), p)
     labels = TASKS[task].decide(p, cuts)
     if task == "ordinal":
         assert np.bincount(labels).tolist() == np.bincount(y).tolist()
@@ -102,7 +104,7 @@ def kappa_at(y, p, cuts):
 @given(graded)
 def test_no_move_of_one_cut_improves_kappa(rows):
     y, p = (np.array(v) for v in zip(*rows, strict=True))
-    starts = (ORDINAL.default_cuts(4), ratio_cuts(problem("ordinal", "quadratic_kappa", y, 4), y, p[:, None]))
+    starts = (ORDINAL.default_cuts(4), ratio_cuts(problem("ordinal", "quadratic_kappa", y, 4), p[:, None]))
     cuts = kappa_cuts(y, p, starts)
     best = kappa_at(y, p, cuts)
     every = [kappa_at(y, p, c) for c in combinations_with_replacement(places(p), 3)]
@@ -130,7 +132,7 @@ def test_kappa_cuts_are_nearly_always_the_best_of_all(signal):
     for _ in range(20):
         y = np.r_[0, 1, 2, 3, rng.integers(0, 4, 8)]
         p = np.round(y * signal + rng.normal(size=12), 1)
-        starts = (ORDINAL.default_cuts(4), ratio_cuts(problem("ordinal", "quadratic_kappa", y, 4), y, p[:, None]))
+        starts = (ORDINAL.default_cuts(4), ratio_cuts(problem("ordinal", "quadratic_kappa", y, 4), p[:, None]))
         every = max(kappa_at(y, p, c) for c in combinations_with_replacement(places(p), 3))
         best.append(kappa_at(y, p, kappa_cuts(y, p, starts)) >= every - 1e-12)
     assert np.mean(best) >= 0.9
@@ -149,14 +151,14 @@ def test_kappa_cuts_are_nearly_always_the_best_of_all(signal):
 def test_optimal_beats_fixed_and_ratio_on_its_own_rows(task, name):
     y, p = sample(task)
     asked = problem(task, name, y)
-    cuts = optimal_cuts(asked, y, p)
+    cuts = optimal_cuts(asked, p)
     fixed = TASKS[task].default_cuts(asked.classes)
     best = asked.metric(asked.task, y, p, cuts)
     assert best > asked.metric(asked.task, y, p, fixed)
     if task == "ordinal":  # the search moves on from its better start
-        assert best > asked.metric(asked.task, y, p, ratio_cuts(asked, y, p))
+        assert best > asked.metric(asked.task, y, p, ratio_cuts(asked, p))
     if task == "binary":
-        assert best >= asked.metric(asked.task, y, p, ratio_cuts(asked, y, p))
+        assert best >= asked.metric(asked.task, y, p, ratio_cuts(asked, p))
 
 
 def test_pooled_threshold_tries_one_half():
@@ -165,7 +167,7 @@ def test_pooled_threshold_tries_one_half():
     p = np.where(y, 0.9, np.random.default_rng(0).uniform(0, 0.499, y.shape))
     # Only cuts in 0.499 .. 0.9 are right, and the highest quantile tried lies below them.
     asked = problem("multilabel", "accuracy", y)
-    assert asked.metric(LABELS, y, p, optimal_cuts(asked, y, p)) == 1
+    assert asked.metric(LABELS, y, p, optimal_cuts(asked, p)) == 1
 
 
 @pytest.mark.parametrize("greater", [True, False])
@@ -176,7 +178,7 @@ def test_a_metric_of_the_user(greater):
 
     y, p = sample("binary")
     asked = problem("binary", Metric("mine", share, label=True, greater=greater, tasks=("binary",)), y)
-    right = METRICS["accuracy"](BINARY, y, p, optimal_cuts(asked, y, p))
+    right = METRICS["accuracy"](BINARY, y, p, optimal_cuts(asked, p))
     assert right == pytest.approx(max(((p[:, 0] > c) == y).mean() for c in places(p)), abs=0.01)
 
 
@@ -187,7 +189,7 @@ def test_rare_labels_fall_back_to_ratio(name):
     if name == "f1":
         y, p = y[:, 0], p[:, :1]
     asked = problem("multilabel" if y.ndim == 2 else "binary", name, y)
-    optimal, ratio = optimal_cuts(asked, y, p), ratio_cuts(asked, y, p)
+    optimal, ratio = optimal_cuts(asked, p), ratio_cuts(asked, p)
     assert y.reshape(len(y), -1)[:, 0].sum() == RARE - 1
     assert optimal[0] == ratio[0]
     assert (optimal[1:] != ratio[1:]).all()
@@ -219,11 +221,11 @@ def test_crossfit_gives_every_fold_its_view(task):
     asked = problem(task, "accuracy", y)
     decision = crossfit(asked, "ratio", lambda k: p + (10 if k is None else k))
     assert set(decision.by_fold) == {0, 1, 2}
-    assert (decision.cuts == ratio_cuts(asked, y, p + 10)).all()
+    assert (decision.cuts == ratio_cuts(asked, p + 10)).all()
     assert decision.method == "ratio"
     for k, cuts in decision.by_fold.items():
         mine = asked.folds == k
-        assert (cuts == ratio_cuts(asked, y[~mine], p[~mine] + k)).all()
+        assert (cuts == ratio_cuts(asked.part(~mine), p[~mine] + k)).all()
         assert (decision.labels[mine] == asked.task.decide(p[mine] + k, cuts)).all()
     assert decision.labels.shape == y.shape
     assert np.issubdtype(decision.labels.dtype, np.integer)
@@ -269,7 +271,7 @@ def test_match_ensemble_keeps_the_share_beyond_each_cut(task):
     y, p = sample(task, 1000)
     models = [p + s * np.random.default_rng(k).normal(size=p.shape) for k, s in enumerate((0.3, 0.5, 1.0))]
     mean = np.mean(models, 0)
-    cuts = ratio_cuts(problem(task, "accuracy", y), y, models[0])
+    cuts = ratio_cuts(problem(task, "accuracy", y), models[0])
     moved = match_ensemble(TASKS[task], cuts, models, mean)
     column = (lambda v: np.repeat(v, len(cuts), 1)) if task == "ordinal" else (lambda v: v)
     wanted = np.mean([(column(m) > cuts).mean(0) for m in models], 0)
@@ -282,3 +284,47 @@ def test_match_ensemble_of_one_model_and_without_cuts():
     moved = match_ensemble(ORDINAL, cuts, [p, p], p)
     assert (ORDINAL.decide(p, moved) == ORDINAL.decide(p, cuts)).all()
     assert match_ensemble(TASKS["multiclass"], np.zeros(0), [p], p).size == 0
+
+
+WEIGHTED = [*EXACT, ("ordinal", "quadratic_kappa"), ("ordinal", "linear_kappa"), ("multilabel", "f1_micro")]
+
+
+@pytest.mark.parametrize("method", ["ratio", "optimal"])
+@pytest.mark.parametrize("task, name", WEIGHTED)
+def test_a_whole_weight_is_a_repeated_row(task, name, method):
+    y, p = sample(task, 400 if task != "multilabel" else 900)  # no label is rare
+    times = np.random.default_rng(1).integers(0, 3, len(y))
+    rows = np.arange(len(y)).repeat(times)
+    asked = problem(task, name, y)
+    weighted = replace(asked, weight=times.astype(float))
+    repeated = asked.part(rows)
+    # A row that weighs nothing has no place among those between which a cut is put; what is decided is the same.
+    seen = times > 0
+    cuts = fit(weighted, method, seen, p)[0]
+    want = fit(repeated, method, np.ones(len(rows), bool), p[rows])[0]
+    score = weighted.score(p, cuts), repeated.score(p[rows], want)
+    if method == "ratio" or (task, name) in EXACT:
+        assert cuts == pytest.approx(want)
+    assert score[0] == pytest.approx(score[1], abs=0.02)
+
+
+@pytest.mark.parametrize("method", ["ratio", "optimal"])
+def test_unknown_labels_do_not_move_a_threshold(method):
+    y, p = sample("multilabel")
+    hidden = np.random.default_rng(1).random(y.shape) < 0.4
+    asked = problem("multilabel", "f1_macro", np.where(hidden, np.nan, y))
+    cuts = fit(asked, method, np.ones(len(y), bool), p)[0]
+    for c in range(3):
+        known = ~hidden[:, c]
+        alone = problem("multilabel", "f1_macro", y[known][:, [c]])
+        assert cuts[c] == fit(alone, method, np.ones(known.sum(), bool), p[known][:, [c]])[0][0]
+
+
+def test_a_mean_over_groups_has_no_exact_threshold():
+    y, p = sample("binary", 300)
+    blocks = np.arange(300) % 4
+    asked = problem("binary", "f1", y)
+    grouped = replace(asked, metric=replace(asked.metric, grouped=True), blocks=blocks)
+    best = grouped.score(p, optimal_cuts(grouped, p))
+    assert best >= max(grouped.score(p, [cut]) for cut in np.quantile(p, np.linspace(0.1, 0.9, 9))) - 0.01
+    assert best >= grouped.score(p)

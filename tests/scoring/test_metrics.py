@@ -1,33 +1,21 @@
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import sklearn.metrics as sk
-from hypothesis import given
-from hypothesis import strategies as st
+from scipy import stats
 
-from pipeline.scoring.metrics import (
-    EPS,
-    METRICS,
-    Metric,
-    binary_average_precision,
-    binary_roc_auc,
-    f_beta,
-    f_score,
-    get_metric,
-    log_loss,
-    quadratic_kappa,
-    r2,
-)
+from pipeline.scoring.classification import log_loss
+from pipeline.scoring.metrics import METRICS, Metric, get_metric, metric_of
+from pipeline.store.artifacts import CompetitionFiles
+from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
 from pipeline.tasks import TASKS
 
 CLASSES = 4
 CASES = [(name, task) for name, metric in METRICS.items() for task in metric.tasks]
-grades = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=30)
-# A grid of scores, so that ties are common.
-scored = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 8)), min_size=2, max_size=30)
 
 
 def sample(task, seed, absent=False, n=40):
@@ -68,6 +56,64 @@ def sk_f(beta, average, y, p, w):
     return sk.fbeta_score(y, p, beta=beta, average=average, sample_weight=w, zero_division=0)
 
 
+def sk_top(k, y, p, w):
+    # Of equals scikit-learn takes the last, we the first.
+    last = p.shape[1] - 1
+    return sk.top_k_accuracy_score(last - y, p[:, ::-1], k=k, sample_weight=w, labels=range(last + 1))
+
+
+def apk(k, y, p, w):
+    """The average precision at k as Kaggle's kernels have it."""
+    scores = []
+    for truth, row in zip(y, p, strict=True):
+        predicted, hits, score = np.argsort(-row, kind="stable")[:k].tolist(), 0.0, 0.0
+        for i, label in enumerate(predicted):
+            if label == truth and label not in predicted[:i]:
+                hits += 1.0
+                score += hits / (i + 1.0)
+        scores.append(score)
+    return np.average(scores, weights=w)
+
+
+def per_target(score, y, p, w):
+    y, p = y.reshape(len(y), -1), p.reshape(len(p), -1)
+    return np.mean([score(y[:, t], p[:, t], w) for t in range(y.shape[1])])
+
+
+def correlation(a, b, w):
+    covariance = np.cov(a, b, aweights=np.ones(len(a)) if w is None else w)
+    return covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+
+
+def rank_correlation(a, b, w):
+    """Spearman of rows repeated by their weights in thousandths, so that scipy knows the weights."""
+    if w is None:
+        return stats.spearmanr(a, b).statistic
+    times = np.round(w * 1000).astype(int)
+    return stats.spearmanr(a.repeat(times), b.repeat(times)).statistic
+
+
+def sk_balanced_log_loss(y, p, w):
+    w, wide = np.ones(len(y)) if w is None else w, p if p.ndim == 2 else np.column_stack([1 - p, p])
+    here = [c for c in range(wide.shape[1]) if (y == c).any()]
+    return np.mean(
+        [sk.log_loss(y[y == c], wide[y == c], sample_weight=w[y == c], labels=range(wide.shape[1])) for c in here]
+    )
+
+
+def sk_weighted_auc(y, p, w):
+    """Along scikit-learn's curve, segment by segment: what lies right of it between two true positive rates."""
+    alarms, hits, _ = sk.roc_curve(y, p, sample_weight=w, drop_intermediate=False)
+    total = 0.0
+    for x0, x1, t0, t1 in zip(alarms, alarms[1:], hits, hits[1:], strict=False):
+        for low, high, times in ((0, 0.4, 2), (0.4, 1, 1)):
+            start, end = max(t0, low), min(t1, high)
+            if end > start:
+                middle = x0 + (x1 - x0) * ((start + end) / 2 - t0) / (t1 - t0)
+                total += times * (end - start) * (1 - middle)
+    return total / 1.4
+
+
 REFERENCE = {
     "accuracy": lambda y, p, w: sk.accuracy_score(y, p, sample_weight=w),
     "balanced_accuracy": lambda y, p, w: sk.balanced_accuracy_score(y, p, sample_weight=w),
@@ -78,6 +124,21 @@ REFERENCE = {
     "quadratic_kappa": lambda y, p, w: sk.cohen_kappa_score(
         y, p, labels=range(CLASSES), weights="quadratic", sample_weight=w
     ),
+    "linear_kappa": lambda y, p, w: sk.cohen_kappa_score(
+        y, p, labels=range(CLASSES), weights="linear", sample_weight=w
+    ),
+    "balanced_log_loss": sk_balanced_log_loss,
+    "kl_divergence": sk_log_loss,
+    "weighted_auc": sk_weighted_auc,
+    **{f"map_at_{k}": partial(apk, k) for k in (3, 5)},
+    "top_3_accuracy": partial(sk_top, 3),
+    "mcrmse": partial(per_target, lambda y, p, w: sk.root_mean_squared_error(y, p, sample_weight=w)),
+    **{
+        f"pinball_{q:g}": partial(lambda q, y, p, w: sk.mean_pinball_loss(y, p, sample_weight=w, alpha=q), q)
+        for q in (0.1, 0.5, 0.9)
+    },
+    "pearson": partial(per_target, correlation),
+    "spearman": partial(per_target, rank_correlation),
     "rmse": lambda y, p, w: sk.mean_squared_error(y, p, sample_weight=w) ** 0.5,
     "mae": lambda y, p, w: sk.mean_absolute_error(y, p, sample_weight=w),
     "r2": lambda y, p, w: sk.r2_score(y, p, sample_weight=w),
@@ -105,7 +166,7 @@ def test_against_scikit_learn(name, task, weighted, absent):
     metric, cuts = METRICS[name], TASKS[task].default_cuts(CLASSES)
     for seed in range(4):
         y, p = sample(task, seed, absent)
-        w = np.random.default_rng(seed).uniform(0.1, 3, len(y)) if weighted else None
+        w = np.random.default_rng(seed).uniform(0.1, 3, len(y)).round(3) if weighted else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # scikit-learn's word on absent classes
             expected = REFERENCE[name](y, wanted(metric, task, y, p), w)
@@ -143,89 +204,6 @@ def test_gain_is_positive_for_better(greater):
     assert gains == pytest.approx([0.2, -0.3] if greater else [-0.2, 0.3])
 
 
-@given(scored)
-def test_auc_counts_pairs_and_survives_monotone_maps(rows):
-    y, s = (np.array(v) for v in zip(*rows, strict=True))
-    one, auc = np.ones(len(y)), binary_roc_auc(y, s / 8, np.ones(len(y)))
-    if len(set(y)) < 2:
-        assert np.isnan(auc)
-        return
-    higher = s[y == 1][:, None] - s[y == 0]
-    assert auc == pytest.approx(((higher > 0) + 0.5 * (higher == 0)).mean())
-    assert binary_roc_auc(y, np.exp(3.0 * s) - 5, one) == pytest.approx(auc)
-    assert binary_roc_auc(1 - y, s / 8, one) == pytest.approx(1 - auc)
-
-
-@given(scored)
-def test_average_precision_by_thresholds(rows):
-    y, s = (np.array(v) for v in zip(*rows, strict=True))
-    score = binary_average_precision(y, s / 8, np.ones(len(y)))
-    if not y.any():
-        assert np.isnan(score)
-        return
-    expected = sum((y[s == t].sum() / y.sum()) * y[s >= t].mean() for t in set(s))
-    assert score == pytest.approx(expected)
-
-
-@given(grades)
-def test_kappa_of_equal_grades_is_1_and_kappa_is_symmetric(rows):
-    y, p = (np.array(v) for v in zip(*rows, strict=True))
-    one = np.ones(len(y))
-    if len(set(y)) > 1:
-        assert quadratic_kappa(y, y, one) == 1
-    else:
-        assert np.isnan(quadratic_kappa(y, y, one))
-    if len(set(y) | set(p)) > 1:
-        kappa = quadratic_kappa(y, p, one)
-        assert kappa == pytest.approx(quadratic_kappa(p, y, one))
-        assert kappa == pytest.approx(quadratic_kappa(2 * y + 3, 2 * p + 3, one))
-        assert kappa == pytest.approx(sk.cohen_kappa_score(y, p, labels=range(5), weights="quadratic"))
-
-
-@pytest.mark.parametrize("beta", [0.5, 1, 2])
-@given(rows=grades)
-def test_f_of_precision_and_recall(beta, rows):
-    y, p = (np.array(v) > 2 for v in zip(*rows, strict=True))
-    hit = (y & p).sum()
-    precision, recall = hit / max(p.sum(), 1), hit / max(y.sum(), 1)
-    expected = (1 + beta**2) * precision * recall / (beta**2 * precision + recall) if hit else 0.0
-    assert f_score(hit, p.sum(), y.sum(), beta) == pytest.approx(expected)
-    assert f_beta(beta, "binary", y.astype(int), p.astype(int), np.ones(len(y))) == pytest.approx(expected)
-
-
-def test_log_loss_is_finite_at_0_and_1():
-    one = np.ones(2)
-    y = np.array([1, 0])
-    assert log_loss(y, np.array([0.0, 0.0], np.float32), one) == pytest.approx(-np.log(EPS) / 2)
-    # 1 - EPS rounds to the nearest double, so its logarithm is EPS' to 1 % only.
-    assert log_loss(y, np.array([0.0, 1.0], np.float32), one) == pytest.approx(-np.log(EPS), rel=0.01)
-    assert log_loss(y, np.array([[1.0, 0.0], [0.0, 1.0]]), one) == pytest.approx(-np.log(EPS))
-
-
-def test_multiclass_log_loss_forgives_rows_that_do_not_sum_to_1():
-    y, p = sample("multiclass", 0)
-    one = np.ones(len(y))
-    assert log_loss(y, p * 0.5, one) == pytest.approx(log_loss(y, p, one))
-
-
-@pytest.mark.parametrize("name", ["roc_auc", "average_precision"])
-@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_ranking_scores_without_any_positive_are_nan(name, task):
-    y = np.zeros((3, 2), int) if task == "multilabel" else np.array([0, 0, 0])
-    p = np.array([[0.1, 0.9], [0.5, 0.5], [0.6, 0.4]])
-    score = METRICS[name](TASKS[task], y, p, TASKS[task].default_cuts(2))
-    assert np.isnan(score) or (name, task, score) == ("average_precision", "multiclass", 1.0)
-
-
-@pytest.mark.parametrize("value", [0.1, 1e9, 0.0])
-@pytest.mark.parametrize("n", [2, 3, 1000])
-def test_r2_of_a_constant_target_is_nan(value, n):
-    y = np.column_stack([np.full(n, value), np.arange(n)])
-    assert np.isnan(r2(y, y + 1, np.ones(n)))
-    weight = np.r_[0.0, np.linspace(0.1, 0.7, n)]
-    assert np.isnan(r2(np.r_[value + 1, np.full(n, value)][:, None], np.zeros((n + 1, 1)), weight))
-
-
 def test_get_metric():
     assert get_metric("roc_auc", TASKS["binary"]) is METRICS["roc_auc"]
     with pytest.raises(UserError, match="unknown metric 'roc_acu'; did you mean 'roc_auc'"):
@@ -233,4 +211,50 @@ def test_get_metric():
     with pytest.raises(UserError, match=r"'rmse' does not fit a binary task; choices: accuracy, .*roc_auc"):
         get_metric("rmse", TASKS["binary"])
     with pytest.raises(UserError, match=r"must be a pipeline.scoring.metrics.Metric, not function"):
-        get_metric("pipeline.scoring.metrics:log_loss", TASKS["binary"])
+        get_metric("pipeline.scoring.classification:log_loss", TASKS["binary"])
+
+
+def test_families_are_called_by_their_number():
+    found = get_metric("map_at_12", TASKS["multiclass"])
+    assert found.name == "map_at_12"
+    assert get_metric("map_at_12", TASKS["multiclass"]) is found
+    assert found.built_in
+    y, p = sample("multiclass", 0)
+    one = np.ones(len(y))
+    assert found.function(y, p, one) == get_metric("map_at_4", TASKS["multiclass"]).function(y, p, one)
+    assert get_metric("top_1_accuracy", TASKS["multiclass"]).function(y, p, one) == np.mean(p.argmax(1) == y)
+    assert get_metric("pinball_0.25", TASKS["regression"]).name == "pinball_0.25"
+    assert get_metric("pinball_.50", TASKS["regression"]) is METRICS["pinball_0.5"]
+    for name in ("map_at_0", "map_at_x", "pinball_1.5", "pinball_0.0", "top_3"):
+        with pytest.raises(UserError, match="unknown metric"):
+            get_metric(name, TASKS["regression"])
+    with pytest.raises(UserError, match="'map_at_5' does not fit a binary task"):
+        get_metric("map_at_5", TASKS["binary"])
+
+
+def contract(**settings):
+    known = {"task": "multilabel", "metric": "roc_auc", "id": "id", "target": ["a", "b", "c"]}
+    return Competition.model_validate(known | settings)
+
+
+def test_metric_of_a_contract():
+    files = CompetitionFiles("toy")
+    assert metric_of(contract(), files) is METRICS["roc_auc"]
+    assert metric_of(contract(metric_weights={"b": 13.0}), files).shares == (1.0, 13.0, 1.0)
+    assert metric_of(contract(metric_per_group=True, group={"column": "g"}), files).grouped
+    for settings, said in (
+        ({"metric_weights": {"d": 2.0}}, "configs/toy/competition.toml: metric 'roc_auc': metric_weights names 'd'"),
+        ({"metric": "f1_micro", "metric_weights": {"a": 2.0}}, "needs a mean over labels or targets"),
+        ({"metric": "f1_macro", "soft": True}, "metric 'f1_macro' cannot score soft targets; choices: brier, kl_diver"),
+    ):
+        with pytest.raises(UserError, match=said):
+            metric_of(contract(**settings), files)
+
+
+def test_a_metric_of_the_users_own_takes_no_unknown_targets(monkeypatch):
+    own = Metric("mine", METRICS["roc_auc"].function, False, True, ("multilabel",))
+    monkeypatch.setitem(METRICS, "mine", own)
+    with pytest.raises(UserError, match="cannot score partly unknown targets"):
+        metric_of(contract(metric="mine", unknown="mask"), CompetitionFiles("toy"))
+    monkeypatch.setitem(METRICS, "mine", replace(own, unknown="columns"))
+    assert metric_of(contract(metric="mine", unknown="mask"), CompetitionFiles("toy")).unknown == "columns"

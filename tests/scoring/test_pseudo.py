@@ -262,3 +262,14 @@ def test_fewer_rows_are_noisier():
     now, before = {"entropy": 1.0, "agreement": 0.83}, {"entropy": 1.0, "agreement": 0.9}
     assert collapsing(now, before, 20) is None
     assert collapsing(now, before, 100) is not None
+
+
+def test_what_is_unknown_is_neither_right_nor_wrong():
+    labels, values = TASKS["multilabel"], TASKS["regression"]
+    y, p = np.array([[1, np.nan], [np.nan, 0], [0, 1]]), np.array([[0.9, 0.9], [0.1, 0.8], [0.9, 0.9]])
+    hits, count = right(labels, y, p, np.ones((3, 2), bool), labels.default_cuts(2))
+    assert hits.tolist() == [1, 0, 1]
+    assert count.tolist() == [1, 1, 2]
+    error, count = right(values, y, p, np.ones((3, 1), bool), np.zeros(0))
+    assert error == pytest.approx([0.01, 0.64, (0.81 + 0.01) / 2])
+    assert count.tolist() == [1, 1, 1]

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from pipeline.scoring.bootstrap import standard_error
-from pipeline.scoring.cuts import Problem, crossfit
+from pipeline.scoring.cuts import crossfit
 from pipeline.scoring.metrics import METRICS
+from pipeline.scoring.problem import Problem
 from pipeline.scoring.report import in_words, score_oof, score_run
 from pipeline.tasks import TASKS
 

@@ -13,8 +13,9 @@ from house import make_competition, prepare, stage
 from pipeline.audit.refit import refit
 from pipeline.audit.report import audit
 from pipeline.scoring.blend import Blend
-from pipeline.scoring.cuts import Problem, fit
+from pipeline.scoring.cuts import fit
 from pipeline.scoring.metrics import get_metric
+from pipeline.scoring.problem import Problem
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import digest, digest_file, read_json, write_json

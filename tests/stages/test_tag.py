@@ -9,7 +9,7 @@ import pytest
 from fake import METRIC, invent, shelve
 from house import make_competition, prepare, stage
 
-from pipeline.scoring.metrics import binary_roc_auc
+from pipeline.scoring.ranking import binary_roc_auc
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.errors import UserError
 from pipeline.store.keys import read_table_facts

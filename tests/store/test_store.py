@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,6 +110,10 @@ def test_graph_draws_bases_and_members(house):
     blend = next(line for line in drawn if line.startswith("runs/c/blend/cv.json:"))
     assert blend.endswith("runs/c/a/cv.json")
     assert toml.read_run("c/b")[0]["optim"] == {"lr": 3.0, "clip": 2.0}
+    (house / "configs/c/metric.py").touch()
+    needs = [line for line in graph.draw().splitlines() if line.startswith("runs/c/") and ": " in line]
+    assert len(needs) == 3
+    assert all(" configs/c/metric.py" in line for line in needs)
 
 
 def test_one_broken_config_does_not_stop_the_others(house, capsys):
@@ -216,6 +221,12 @@ def test_own_code_is_part_of_a_key(house, monkeypatch):
     (house / "mine_own.py").write_text("x = 2")
     assert own_code(settings) != before
     assert own_code("not_there_at_all:x") == []
+    Path("metric.py").write_text("one")
+    first = own_code("metric.py")
+    Path("metric.py").write_text("two")
+    assert len(first) == 1
+    assert own_code("metric.py") != first
+    assert own_code("no_such_metric.py") == []
 
 
 def test_names_that_make_cannot_hold_are_left_out(house, capsys):

@@ -470,3 +470,25 @@ def test_rows_mix_with_their_teacher():
     here = torch.cat([made.encode(Y), made.soften(teacher_of(TASKS["multiclass"]))], 1)
     mixed = made.loss(scores, 0.3 * here + 0.7 * here.flip(0))
     near(mixed, 0.3 * made.loss(scores, here) + 0.7 * made.loss(scores, here.flip(0)))
+
+
+def test_soft_classes_are_targets_as_they_are():
+    task, y = TASKS["multiclass"], np.random.default_rng(0).dirichlet(np.ones(4), 6)
+    made = Objective(task, "classification", 4, y, smoothing=0.2)
+    torch.testing.assert_close(made.encode(y), torch.tensor(0.8 * y + 0.05, dtype=torch.float32))
+    scores = torch.randn(6, 4)
+    plain = Objective(task, "classification", 4, y)
+    torch.testing.assert_close(
+        plain.loss(scores, plain.encode(y)),
+        F.cross_entropy(scores, torch.tensor(y, dtype=torch.float32), reduction="none"),
+    )
+    hard = np.array([0, 2, 1, 3, 3, 0])
+    torch.testing.assert_close(plain.encode(np.eye(4)[hard]), Objective(task, "classification", 4, hard).encode(hard))
+
+
+def test_weights_of_entries_are_of_known_labels():
+    task = TASKS["multilabel"]
+    y = np.array([[1, 0], [0, np.nan], [0, np.nan], [1, 1]])
+    made = Objective(task, "classification", 2, y, class_weight="inverse")
+    torch.testing.assert_close(made.weights[0], torch.tensor([1.0, 1.0]))
+    torch.testing.assert_close(made.weights[1], torch.tensor([1.0, 1.0]))

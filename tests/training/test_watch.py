@@ -175,3 +175,26 @@ def test_watching_changes_nothing(run_fit, toy, monkeypatch):
         run = run_fit(toy(dropout=0.3), f"watched {watched}")
         states.append(run.net.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize("name", ["multilabel", "regression"])
+def test_unknown_labels_and_values_are_passed_over(name):
+    rng, y = np.random.default_rng(1), truth(name).astype(np.float64)
+    scores = torch.from_numpy(rng.normal(0, 2, (N, columns(name, TASKS[name].heads[0], 0))).astype(np.float32))
+    full = watch_of(name, TASKS[name].heads[0], y)
+    part = y.copy()
+    part[2, 0] = part[4, 1] = np.nan
+    seen = watch_of(name, TASKS[name].heads[0], part)
+    seen.center, seen.spread = full.center, full.spread
+    for watch in (full, seen):
+        watch.see(torch.arange(N), scores)
+    same = np.setdiff1d(np.arange(N), [2, 4])
+    np.testing.assert_array_equal(seen.table()[same], full.table()[same])
+    assert np.isfinite(seen.table()).all()
+    # The margin of the row is that of what is known of it.
+    rest = watch_of(name, TASKS[name].heads[0], y[:, 1:])
+    rest.center, rest.spread, rest.width = full.center[1:], full.spread[1:], y.shape[1] - 1
+    rest.sums = rest.sums[:, 1:]
+    rest.see(torch.tensor([2]), scores[[2], 1:])
+    width = y.shape[1]
+    assert seen.table()[2, width + 1] == pytest.approx(rest.table()[2, width], rel=1e-5)
