@@ -13,7 +13,6 @@ SETUP := .venv/.ready
 override COMP := $(patsubst %/,%,$(COMP))
 RUN := $(COMP)/$(NAME)
 DEMO := $(or $(COMP),digits)
-RUNS :=
 CONFIGS = $(filter-out competition,$(patsubst configs/$(COMP)/%.toml,%,$(wildcard configs/$(COMP)/*.toml)))
 COMPS = $(patsubst configs/%/competition.toml,%,$(wildcard configs/*/competition.toml))
 
@@ -22,7 +21,7 @@ include .graph.mk
 	@$(PYTHON) -m pipeline.store.graph > $@.$$$$ && mv $@.$$$$ $@ || { rm -f $@.$$$$; exit 2; }
 
 # A wrong or missing argument is one line, before anything runs.
-OF_RUN := train ensemble pseudo tag lb submit audit
+OF_RUN := train ensemble pseudo tag lb full submit audit
 GOAL := $(filter data folds vary $(OF_RUN),$(MAKECMDGOALS))
 ifneq ($(GOAL),)
 $(if $(COMP),,$(error make $(GOAL) needs COMP=<competition>; choices: $(COMPS)))
@@ -64,6 +63,7 @@ ensemble: runs/$(RUN)/cv.json ## COMP= NAME= | blend runs with cross-fitted weig
 pseudo: runs/$(RUN)/cv.json ## COMP= NAME= | labels for test rows, by models blind to the fold whose student they train
 tag: runs/$(RUN)/cv.json ## COMP= NAME= | difficulty: easy, ambiguous, hard, suspect; a list to review
 lb: runs/$(RUN)/cv.json ## COMP= NAME= | predicted score of every row and of the submission; post-processing by it
+full: runs/$(RUN)/cv.json ## COMP= NAME= | the same models on all labelled rows, for the test set only
 audit: runs/$(RUN)/cv.json ## COMP= NAME= | prove from row ids and hashes that nothing saw its own fold
 	@$(PY) -m pipeline.stages.audit $(RUN)
 submit: submissions/$(RUN).csv ## COMP= NAME= | the file for Kaggle, checked, with a ledger row; builds all it needs

@@ -22,6 +22,8 @@ def disorder(shelf: Shelf, parents: dict[str, Shelf]) -> Wrong:
             check = _halves if "halves" in model.facts else _rows
             for reason in (*_held_out(model, shelf.table), *check(model, shelf.table, parents)):
                 yield model.name, reason
+    if shelf.stage == "full":
+        yield from _all(shelf)
     if shelf.stage in ("pseudo", "tag"):
         yield from _named(shelf)
     yield from _fits(shelf)
@@ -42,6 +44,16 @@ def _whole(shelf: Shelf) -> Wrong:
     mean = np.mean([shelf.test(k) for k in codes], 0, dtype=np.float64)
     if not np.allclose(mean, read_npy(files.test), rtol=1e-5, atol=1e-6):
         yield str(files.test), "is not the mean of its models' predictions"
+
+
+def _all(shelf: Shelf) -> Wrong:
+    """Check that models of all rows trained on what no holdout bars, and that nothing claims a score for them."""
+    wanted = np.sort(shelf.table.labelled[shelf.table.foreign(())])
+    for model in shelf.models:
+        if len(stray := np.setdiff1d(model.rows, wanted)):
+            yield model.name, f"trained on {len(stray)} rows that are not labelled, or of the holdout"
+    if shelf.receipt["metrics"].get("validated", True):
+        yield str(shelf.files.receipt), "claims a score of its own, which models of all rows cannot have"
 
 
 def _copies(shelf: Shelf) -> Wrong:

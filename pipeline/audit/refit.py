@@ -14,14 +14,14 @@ import numpy as np
 from pipeline.audit.records import Doubt, Shelf
 from pipeline.difficulty.difficulty import SUSPECT, suggest
 from pipeline.difficulty.tags import Seen, blind, known_mean
-from pipeline.scoring.blend import Blend, from_space, mix, to_space
+from pipeline.scoring.blend import Blend, compose, from_space, mix, to_space
 from pipeline.scoring.cuts import fit
 from pipeline.scoring.metrics import metric_of
 from pipeline.scoring.problem import Problem
 from pipeline.scoring.pseudo import Rule, choose, entries, say, sureness
 from pipeline.scoring.stack import Stack, inputs
 from pipeline.store.artifacts import RunFiles
-from pipeline.store.files import Array, number
+from pipeline.store.files import Array, number, read_npy
 from pipeline.store.runs import STACKERS
 from pipeline.tasks import TASKS
 
@@ -39,6 +39,8 @@ def refit(shelf: Shelf) -> Iterator[Doubt]:
         yield from training_tags(shelf, problem)
     if shelf.stage == "lb":
         yield from unchanged(shelf)
+    if shelf.stage == "full":
+        yield from deployed(shelf, problem)
     if shelf.stage == "train":
         yield from stopping(shelf, problem)
     if shelf.stage in ("train", "lb"):
@@ -67,6 +69,20 @@ def blend(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
         if not np.allclose(shelf.test(k), from_space(task, mix(tests, told), space), atol=1e-5):
             yield Doubt(k, f"the test predictions of fold {k} are not blended with the weights of fold {k}")
     yield from decisions(shelf, problem, shelf.oof, views)
+
+
+def deployed(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
+    """Doubt test predictions that are not those of the models of all rows, by the weights of the run they are of."""
+    (run,) = (parent["run"] for parent in shelf.parents)
+    made = {model.files.folder.name: model.test for model in shelf.models}
+    tests = []
+    for seed in shelf.receipt["folds"]:
+        below = {leaf.run: made[f"all-{leaf.run.split('/')[-1]}-{seed}"] for leaf in shelf.leaves}
+        tests.append(compose(problem.task, run, lambda r: np.array(list(r["weights"].values())), below))
+        if not np.allclose(shelf.test(seed), tests[-1], atol=1e-5):
+            yield Doubt(None, f"the test predictions of seed {seed} are not those of its models", rows=False)
+    if not np.allclose(read_npy(shelf.files.test), np.mean(tests, 0), atol=1e-5):
+        yield Doubt(None, "the test predictions are not the mean over the seeds", rows=False)
 
 
 def stack(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:

@@ -149,7 +149,7 @@ def proofs(lineage: Lineage, node: Node) -> Iterator[tuple[str, ...]]:
     competition = shelf.files.competition.name
     folds = [Fold(competition, int(k)) for k in np.unique(shelf.table.folds[shelf.table.scored])]
     holdout = Fold(competition, HOLDOUT)
-    for fold in folds:
+    for fold in folds if shelf.stage != "full" else ():  # it predicts no row that is scored
         claimed = "blind" if shelf.stage == "pseudo" else shelf.receipt["level"].get(str(fold.code), "blind")
         yield from below(node.title, lineage.run_saw(shelf.run, fold), claimed)
     for model in shelf.models:
@@ -179,7 +179,9 @@ def line(lineage: Lineage, node: Node, sound: bool) -> str:
     text = f"{'  ' * len(node.above)}{node.title}  {shelf.stage}"
     if node.again:
         return f"{text}  (see above)"
-    if sound:
+    if shelf.stage == "full":
+        text += "  deployed: trained on all rows, its score is inherited"
+    elif sound:
         codes = [int(k) for k in np.unique(shelf.table.folds[shelf.table.scored])]
         levels = {k: lineage.run_saw(shelf.run, Fold(shelf.files.competition.name, k)).level for k in codes}
         parts = {level: [str(k) for k in codes if levels[k] == level] for level in LEVELS}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from pipeline.scoring.bootstrap import adopt, resamples
 from pipeline.scoring.classification import EPS
 from pipeline.scoring.convex import convex
 from pipeline.scoring.problem import Problem
+from pipeline.store.errors import UserError
 from pipeline.store.files import Array
+from pipeline.store.shelves import read_stage
 from pipeline.tasks import Task
 
 
@@ -156,6 +159,28 @@ def from_space(task: Task, blend: Array, space: str) -> Array:
 def mix(members: Sequence[Array], weights: Array) -> Array:
     """Return the weighted mean of members (N P)."""
     return np.asarray(sum(w * p for w, p in zip(weights, members, strict=True)))
+
+
+def compose(
+    task: Task,
+    name: str,
+    weights: Callable[[dict[str, Any]], Array],
+    below: dict[str, Array],
+    blocks: Array | None = None,
+) -> Array:
+    """Return what a run predicts (N P) where the trained runs under it predict `below`.
+
+    `weights(receipt)`: those of a blend; `blocks` (N,): within which ranks are taken (None: among all rows).
+    """
+    if name in below:
+        return below[name]
+    receipt = read_stage(name, "member", "ensemble")
+    if "weights" not in receipt:
+        raise UserError(f"{name} is a stacker: what other models would make it say is not known; name a blend")
+    space = receipt["config"]["space"]
+    members = [compose(task, parent["run"], weights, below, blocks) for parent in receipt["parents"]]
+    mixed = mix([to_space(task, p, space, blocks) for p in members], weights(receipt))
+    return from_space(task, mixed, space).astype(np.float32)
 
 
 def _average_rank(p: Array) -> Array:

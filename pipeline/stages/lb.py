@@ -228,25 +228,16 @@ def scored_views(job: Job, source: Source, oof: Array) -> Callable[[int | None],
     plain = source.scored(lambda below: oof)
     if not job.config.strict:
         return lambda k: plain
-    strict = {k: source.scored(functools.partial(compose, job, job.config.run, k), k) for k in job.parent["folds"]}
+    from pipeline.scoring.blend import compose
+
+    def composed(k: int, below: dict[str, Array]) -> Array:
+        def weights(receipt: dict[str, Any]) -> Array:
+            return np.array(receipt["weights_by_fold"][str(k)])
+
+        return compose(job.problem.task, job.config.run, weights, below, job.problem.folds)
+
+    strict = {k: source.scored(functools.partial(composed, k), k) for k in job.parent["folds"]}
     return lambda k: plain if k is None else strict[k]
-
-
-def compose(job: Job, name: str, k: int, below: dict[str, Array]) -> Array:
-    """Return a run's predictions (N P) of rows that its leaves predict as given, under the weights of fold k."""
-    from pipeline.scoring.blend import from_space, mix, to_space
-
-    if name in below:
-        return below[name]
-    receipt, task = read_stage(name, "member", "ensemble"), job.problem.task
-    if "weights_by_fold" not in receipt:
-        raise UserError(f"strict = true: {name} is a stacker, which cannot be asked what pair models would make it say")
-    space = receipt["config"]["space"]
-    members = [compose(job, parent["run"], k, below) for parent in receipt["parents"]]
-    mixed = mix(
-        [to_space(task, p, space, job.problem.folds) for p in members], np.array(receipt["weights_by_fold"][str(k)])
-    )
-    return from_space(task, mixed, space).astype(np.float32)
 
 
 def compare(job: Job, source: Source) -> Shift:

@@ -20,7 +20,7 @@ from pipeline.store.errors import UserError
 from pipeline.store.files import Array, atomic, digest_file, lock, number, read_json, read_npy
 from pipeline.store.keys import read_table_facts, submit_key
 from pipeline.store.receipts import damaged, fresh, touch, write_receipt
-from pipeline.store.shelves import leaves
+from pipeline.store.shelves import PREDICTING, leaves
 from pipeline.tasks import TASKS, Task
 
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
@@ -129,7 +129,7 @@ def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
         looks = ledger.looks(files.competition.name)
         log.info("%s: local leaderboard: %s (look %d at these labels)", files.run, told, looks)
     if solution:
-        for leaf in leaves(files.run):
+        for leaf in leaves(files.run) if shelf["stage"] in PREDICTING else ():
             gains = student_gains(solution, table.ids[table.test], leaf)
             if gains:
                 single, blend = (f"{gains[n]:+.4f} +- {gains[n + '_se']:.4f}" for n in ("single", "blend"))

@@ -223,6 +223,10 @@ class RunFiles:
         """Return the files of the model that saw neither of two folds."""
         return FoldFiles(self.folder / f"pair{min(one, other)}-{max(one, other)}")
 
+    def whole(self, name: str) -> FoldFiles:
+        """Return the files of a model that trained on all labelled rows."""
+        return FoldFiles(self.folder / f"all-{name}")
+
     def fold_receipts(self) -> list[Path]:
         """Return the receipts of the models that are done."""
         return sorted(self.folder.glob("**/fold.json"))

@@ -61,7 +61,7 @@ def edges_of(found: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
 
 def draw() -> str:
     """Return the text of `.graph.mk`: per competition its inputs, per run its stage, configs and parents."""
-    lines = ["# written by pipeline/store/graph.py from configs/; do not edit"]
+    lines = ["# written by pipeline/store/graph.py from configs/; do not edit", "RUNS :="]
     for name in competitions():
         files = CompetitionFiles(name)
         raw = f"{files.data} {files.data}/*{class_folders(files)}"

@@ -306,8 +306,16 @@ class Lb(Section):
     seed: Seed = 0
 
 
-Run = Train | Ensemble | Pseudo | Tag | Lb
-STAGES: dict[str, type[Run]] = dict(zip(RUN_STAGES, (Train, Ensemble, Pseudo, Tag, Lb), strict=True))
+class Full(Section):
+    """The models of a run once more, trained on all labelled rows: for the test set, with no score of their own."""
+
+    stage: Literal["full"]
+    run: str
+    seeds: Count = 3
+
+
+Run = Train | Ensemble | Pseudo | Tag | Lb | Full
+STAGES: dict[str, type[Run]] = dict(zip(RUN_STAGES, (Train, Ensemble, Pseudo, Tag, Lb, Full), strict=True))
 
 
 def load_run(run: str) -> Run:

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.store.artifacts import CONFIGS, RunFiles
 from pipeline.store.errors import UserError, nearest
 
-RUN_STAGES = ["train", "ensemble", "pseudo", "tag", "lb"]
+RUN_STAGES = ["train", "ensemble", "pseudo", "tag", "lb", "full"]
 # The keys by which a run names what it builds on.
 ROLES = ("run", "pseudo", "teacher", "tags", "init")
 

@@ -61,6 +61,8 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     watch = Watch(job.task, job.head, watched, width, objective.center, objective.spread)
 
     def evaluate(current: nn.Module) -> dict[str, float]:
+        if not len(held_out):
+            return {}
         raw = scores(current, images, held_out, machine=job.machine, batch_size=config.predict.batch_size)
         real = raw[:, : raw.shape[1] - config.indicators]
         prediction = to_prediction(job.task, job.head, real, objective.center, objective.spread).numpy()

@@ -28,25 +28,31 @@ from pipeline.training.predict import TTA
 
 @dataclass(frozen=True)
 class Which:
-    """One model of a run: the folds it never trains on (two for a pair), and its half of the pseudo-labels."""
+    """One model of a run: the folds it never trains on (two for a pair), and its half of the pseudo-labels.
+
+    One that trains on all labelled rows has a name instead, `whole`.
+    """
 
     held_out: tuple[int, ...]
     half: int | None = None
+    whole: str | None = None
 
     def files(self, run: RunFiles) -> FoldFiles:
         """Return its files."""
+        if self.whole is not None:
+            return run.whole(self.whole)
         shelf = run.fold(self.held_out[0]) if len(self.held_out) == 1 else run.pair(*self.held_out)
         return shelf if self.half is None else shelf.half(self.half)
 
     @property
     def title(self) -> str:
         """Return its name for a person."""
-        name = "fold " + "-".join(map(str, self.held_out))
+        name = f"all rows, {self.whole}" if self.whole else "fold " + "-".join(map(str, self.held_out))
         return name if self.half is None else f"{name} half {self.half}"
 
     def seed(self, seed: int) -> int:
         """Return its own seed."""
-        half = [] if self.half is None else [f"half{self.half}"]
+        half = [self.whole] if self.whole else [] if self.half is None else [f"half{self.half}"]
         return int(digest(str(seed), *map(str, self.held_out), *half)[:8], 16)
 
 

@@ -1,0 +1,174 @@
+"""Train the models of a run once more, on all labelled rows: for the test set only, without a score of their own."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.store.artifacts import RunFiles
+from pipeline.store.command import log_to, main
+from pipeline.store.config import load_competition
+from pipeline.store.errors import UserError
+from pipeline.store.files import Array, digest, digest_json, lock, read_npy, write_npy
+from pipeline.store.keys import built_key, read_table_facts
+from pipeline.store.receipts import fresh, touch, write_receipt
+from pipeline.store.runs import Full, load_run
+from pipeline.store.shelves import as_parent, leaves, read_shelf, read_stage, refuse_strangers
+from pipeline.tasks import TASKS
+
+if TYPE_CHECKING:  # imports torch, which a run with nothing to do must not pay for
+    from pipeline.training.job import Job, Which
+
+log = logging.getLogger("pipeline.full")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Leave a shelf of test predictions alone; its score is inherited, and marked so."""
+    files = RunFiles(args.run)
+    config, competition = load_run(args.run), load_competition(files.competition.name)
+    if not isinstance(config, Full):
+        raise UserError(f'{files.config} has stage = "{config.stage}": run make {config.stage} instead of make full')
+    with lock(files.lock, f"run {args.run}"):
+        facts = read_table_facts(files.competition)
+        parent = read_stage(config.run, "run", "train", "ensemble")
+        receipts = {leaf: read_shelf(leaf, "run") for leaf in leaves(config.run)}
+        refuse_strangers({config.run: parent} | receipts, facts)
+        for leaf, receipt in receipts.items():
+            refuse_roles(leaf, receipt["config"])
+        key = built_key(config, competition, {config.run: parent})
+        if fresh(files.receipt, key):
+            return touch(files.receipt)
+        with log_to(files.log):
+            started = time.monotonic()
+            jobs = {leaf: pose(files, leaf, receipt, facts) for leaf, receipt in receipts.items()}
+            for seed in range(config.seeds):
+                said = {leaf: fit(job, leaf, seed) for leaf, job in jobs.items()}
+                write_npy(files.fold(seed).test, blend(config.run, TASKS[competition.task], said))
+            write(files, config, parent, jobs, key, started)
+
+
+def refuse_roles(leaf: str, config: dict[str, Any]) -> None:
+    """Refuse a run that learnt from others fold by fold: for all rows at once there is nobody to learn from."""
+    named = [role for role in ("pseudo", "teacher", "tags", "init") if config[role]]
+    if named:
+        raise UserError(f"{leaf} learns from {named[0]} = {config[named[0]]!r}, fold by fold: refit the run it is from")
+    if config["select"] == "best":
+        raise UserError(f'{leaf} has select = "best": on all rows nothing is left to choose by; use select = "last"')
+
+
+def pose(files: RunFiles, leaf: str, receipt: dict[str, Any], facts: dict[str, Any]) -> Job:
+    """Return what the models of a trained run share, for a shelf of its own, on the machine that run chose."""
+    from pipeline.scoring.metrics import metric_of
+    from pipeline.store.runs import Train
+    from pipeline.store.table import read_table
+    from pipeline.training.job import Job, check_names
+    from pipeline.training.machine import Machine, choose_machine
+
+    config, competition = load_run(leaf), load_competition(files.competition.name)
+    assert isinstance(config, Train)
+    table, metric = read_table(files.competition, facts), metric_of(competition, files.competition)
+    machine = choose_machine(config.precision)
+    if receipt["machine"]["device"] == machine.device:
+        machine = Machine(**receipt["machine"])
+    machine.prepare()
+    fitted = digest_json(["full", receipt["fit_hash"]])
+    predicted = digest_json(["full", receipt["predict_hash"]])
+    job = Job(files, config, competition, table, metric, machine, fitted, predicted)
+    check_names(job)
+    return job
+
+
+def fit(job: Job, leaf: str, seed: int) -> Array:
+    """Fit one model on all labelled rows, or find it fitted; return its test predictions (N P)."""
+    from pipeline.store.tracking import track
+    from pipeline.training.fold import fit_fold
+    from pipeline.training.job import Which
+    from pipeline.training.weights import is_fitted
+
+    which = Which((), whole=f"{leaf.split('/')[-1]}-{seed}")
+    shelf = which.files(job.files)
+    if not fresh(shelf.receipt, job.predict_key):
+        with track(job.files, "full", job.config.model_dump(), job.fit_key, which.title) as tracker:
+            if not is_fitted(job, which):
+                fit_fold(job, which, tracker)
+            predict(job, which)
+    return np.asarray(read_npy(shelf.test))
+
+
+def predict(job: Job, which: Which) -> None:
+    """Predict the test rows with one model; its receipt comes last."""
+    from safetensors.torch import load_file
+
+    from pipeline.training.job import new_network, without_weights
+    from pipeline.training.shelf import look_twice
+
+    table, shelf = job.table, which.files(job.files)
+    network = new_network(without_weights(job))
+    network.load_state_dict(load_file(shelf.model))
+    images, unreadable = job.images(table.test)
+    if unreadable:
+        raise UserError(f"{next(iter(unreadable.values()))}: every test row needs a prediction; mend the file")
+    write_npy(shelf.test, look_twice(job, network, images, np.arange(len(table.test)))[0])
+    learnt = read_npy(shelf.rows)
+    write_receipt(
+        shelf.receipt,
+        stage="full",
+        key=job.predict_key,
+        outputs=[shelf.model, shelf.rows, shelf.epochs, shelf.test],
+        run=job.files.run,
+        fit_hash=job.fit_key,
+        predict_hash=job.predict_key,
+        held_out=[],
+        level="deployed",
+        trained_on={"rows": len(learnt), "ids": digest(*table.ids[learnt])},
+        seed=job.config.seed,
+        machine=asdict(job.machine),
+    )
+
+
+def blend(run: str, task: Any, said: dict[str, Array]) -> Array:
+    """Return what the run would say of the test rows with these models under it, by its deployed weights."""
+    from pipeline.scoring.blend import compose
+
+    return compose(task, run, lambda receipt: np.array(list(receipt["weights"].values())), said)
+
+
+def write(
+    files: RunFiles, config: Full, parent: dict[str, Any], jobs: dict[str, Job], key: str, started: float
+) -> None:
+    """Write the mean over the seeds and the receipt: the parent's score and cuts, which nothing here validates."""
+    tests = [np.asarray(read_npy(files.fold(seed).test)) for seed in range(config.seeds)]
+    write_npy(files.test, np.asarray(np.mean(tests, 0, dtype=np.float64), np.float32))
+    names = [f"{leaf.split('/')[-1]}-{seed}" for leaf in jobs for seed in range(config.seeds)]
+    inherited = {name: value for name, value in parent["metrics"].items() if name != "holdout"}
+    write_receipt(
+        files.receipt,
+        stage="full",
+        key=key,
+        outputs=[
+            files.test,
+            *(files.fold(seed).test for seed in range(config.seeds)),
+            *(files.whole(name).receipt for name in names),
+        ],
+        run=files.run,
+        config=config.model_dump(),
+        **{name: parent[name] for name in ("fold_map", "rows", "test", "classes", "decision")},
+        folds=list(range(config.seeds)),
+        parents=[as_parent("run", parent)],
+        level={},
+        metrics=inherited | {"inherited_from": config.run, "validated": False},
+        seconds=round(time.monotonic() - started, 1),
+    )
+    rows = len(next(iter(jobs.values())).table.labelled)
+    log.info("%s: %d models on all %d labelled rows; no score of its own", files.run, len(names), rows)
+    told = f"{inherited['metric']} {inherited['score']:.4f} +- {inherited['se']:.4f}"
+    log.info("%s: cv of %s, %s, is inherited: nothing validates this fit", files.run, config.run, told)
+
+
+if __name__ == "__main__":
+    main(run, __doc__, "run")
