@@ -57,6 +57,8 @@ def refuse_roles(leaf: str, config: dict[str, Any]) -> None:
     named = [role for role in ("pseudo", "teacher", "tags", "init") if config[role]]
     if named:
         raise UserError(f"{leaf} learns from {named[0]} = {config[named[0]]!r}, fold by fold: refit the run it is from")
+    if config["fit"] != "network":
+        raise UserError(f"{leaf} is a head on features (fit = {config['fit']!r}): only networks are refitted")
     if config["select"] == "best":
         raise UserError(f'{leaf} has select = "best": on all rows nothing is left to choose by; use select = "last"')
 

@@ -195,10 +195,14 @@ def fit(job: Job, models: list[Which]) -> None:
     """Fit some models, and predict with each that is final."""
     from pipeline.store.tracking import track
     from pipeline.training.fold import fit_fold
+    from pipeline.training.frozen import fit_frozen
     from pipeline.training.shelf import predict_fold
 
     for which in models:
         with track(job.files, "train", job.config.model_dump(), job.fit_key, which.title) as tracker:
+            if job.config.fit != "network":
+                fit_frozen(job, which, tracker)
+                continue
             fit_fold(job, which, tracker)
             if job.config.select == "last":
                 predict_fold(job, which, tracker)

@@ -73,6 +73,11 @@ class CompetitionFiles:
         return CACHE / self.name / "images"
 
     @property
+    def features(self) -> Path:
+        """Return the folder of features of networks that stay as they are."""
+        return CACHE / self.name / "features"
+
+    @property
     def lock(self) -> Path:
         """Return the lock of the competition's shared files."""
         return CACHE / self.name / ".lock"

@@ -159,6 +159,7 @@ class Train(Section):
     epochs: Count = 20
     batch_size: Count | Literal["auto"] = 32
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    fit: Literal["network", "linear", "boosted"] = "network"
     select: Literal["last", "best"] = "last"
     on_bad_image: Literal["error", "skip-train"] = "error"
     decision: Decision = "auto"
@@ -192,6 +193,14 @@ class Train(Section):
         for role, section in (("pseudo", "student"), ("teacher", "distill"), ("tags", "difficulty")):
             if section in self.model_fields_set and getattr(self, role) is None:
                 raise ValueError(f"[{section}] needs {role}, the name of a run")
+        return self
+
+    @model_validator(mode="after")
+    def _frozen(self) -> Train:
+        odd = [name for name in ("pseudo", "teacher", "tags", "init", "indicators") if getattr(self, name)]
+        odd += ['select = "best"'] if self.select == "best" else []
+        if self.fit != "network" and odd:
+            raise ValueError(f'fit = "{self.fit}" is a head on features that nobody trains: it takes no {odd[0]}')
         return self
 
     @model_validator(mode="after")

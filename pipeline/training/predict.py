@@ -125,7 +125,9 @@ def predict(
 
 
 @torch.inference_mode()
-def embed(network: Network, images: Images, *, machine: Machine, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def embed(
+    network: Network, images: Images, *, machine: Machine, batch_size: int, view: View = identity
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield pooled features (n F, float16) and raw scores (n D, float32) of all images, batch by batch, on the CPU."""
     network.to(machine.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     meta = torch.from_numpy(metadata(images))
@@ -133,6 +135,6 @@ def embed(network: Network, images: Images, *, machine: Machine, batch_size: int
         rows = np.arange(start, min(start + batch_size, len(images)))
         x = on_device(torch.from_numpy(images[rows]), images, rows, machine)
         with machine.autocast():
-            features = network.features(x)
+            features = network.features(view(x))
             scored = network.classify(features, meta[rows].to(machine.device))
             yield features.to(torch.float16).cpu(), scored.float().cpu()
