@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
-from pipeline.store.files import read_json
+from pipeline.store.files import Array, read_json, read_npy
 from pipeline.store.receipts import damaged
 from pipeline.store.toml import read_toml
 
@@ -35,6 +37,15 @@ def read_stage(run: str, role: str, *stages: str) -> dict[str, Any]:
     if receipt["stage"] not in stages:
         raise UserError(f"{role} = {run!r} is of stage {receipt['stage']}; it must be of stage {' or '.join(stages)}")
     return receipt
+
+
+def as_out_of_fold(run: str, repeats: int, fold: int, name: str = "test") -> Array:
+    """Return predictions (N P) of rows that are in no fold as rows of a fold are predicted: mean over repeats.
+
+    Only trained runs have `repeats` of their own models: what is built on them has one prediction a fold.
+    """
+    shelves = [RunFiles(run).fold(fold, r) for r in range(repeats)]
+    return np.asarray(np.mean([read_npy(getattr(s, name)) for s in shelves], 0, dtype=np.float64), np.float32)
 
 
 def as_parent(role: str, receipt: dict[str, Any]) -> dict[str, Any]:
