@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline.audit.records import Model, Shelf
 from pipeline.store.files import Array, digest, read_npy
+from pipeline.store.shelves import of_repeat
 from pipeline.store.table import HOLDOUT, TEST, UNLABELLED, Table, half_of
 
 Wrong = Iterator[tuple[str, str]]
@@ -38,10 +39,12 @@ def _whole(shelf: Shelf) -> Wrong:
         more = f" in each of {len(repeats)} repeats" if len(repeats) > 1 else ""
         yield str(files.receipt), f"has not one model for each of the folds {codes}{more}"
         return
+    for r, k in sorted(wanted):
+        if len(read_npy(path := files.fold(k, r).oof)) != (folds[:, r] == k).sum():
+            yield str(path), f"is not of the rows of fold {k}"
+            return
     oof = shelf.oof
-    each = np.zeros((len(repeats), *oof.shape), np.float32)
-    for r, k in wanted:
-        each[r, folds[:, r] == k] = read_npy(files.fold(k, r).oof)
+    each = np.stack([of_repeat(shelf.run, table, r) for r in repeats])
     same = (each.mean(0, dtype=np.float64).astype(np.float32) == oof).all(1)
     for k in codes:
         if not same[folds[:, 0] == k].all():

@@ -208,7 +208,8 @@ def blend(job: Job, key: str) -> None:
     tests, deployed = predict(files, fitted, "test")
     report, decision = score_run(problem, fitted.oof, config.decision, fitted.view)
     real = table.folds[table.test] == TEST
-    report = size_matched(problem, report, decision, [test[real] for test in tests.values()], deployed[real])
+    views, repeats = [test[real] for test in tests.values()], len(table.splits)
+    report = size_matched(problem, report, decision, views, deployed[real], repeats)
     report |= compare(job)
     outputs = [files.oof, files.test, *(files.fold(k).test for k in fitted.folds)]
     # A member that post-processes (`lb`) has no predictions of the holdout.

@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -280,7 +280,7 @@ def foretell(
 
     problem, n = job.problem, job.submitted
     cuts = np.array(decision["cuts"]) if decision else problem.task.default_cuts(problem.classes)
-    return forecast(
+    found = forecast(
         problem,
         run=job.files.run,
         score=report["score"],
@@ -298,6 +298,7 @@ def foretell(
         leaves=list(job.leaves),
         past=past_of(job),
     )
+    return replace(found, models=found.models * len(job.table.splits))
 
 
 def past_of(job: Job) -> list[Submission]:

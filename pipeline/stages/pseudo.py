@@ -20,7 +20,7 @@ from pipeline.store.files import Array, atomic, lock, read_npy
 from pipeline.store.keys import builds_on, built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, write_receipt
 from pipeline.store.runs import Pseudo, load_run
-from pipeline.store.shelves import as_parent, leaves, read_shelf, read_stage, refuse_seen, refuse_strangers
+from pipeline.store.shelves import as_parent, leaves, of_repeat, read_shelf, read_stage, refuse_seen, refuse_strangers
 from pipeline.tasks import TASKS, Task
 
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
@@ -41,8 +41,10 @@ class Teacher:
         """Return the test predictions of the members' models of a fold (M N P): blind to that fold."""
         return np.stack([read_npy(member.fold(fold, repeat).test) for member in self.members])
 
-    def oof(self) -> Array:
-        """Return the members' out-of-fold predictions (M N P)."""
+    def oof(self, table: Table) -> Array:
+        """Return the members' out-of-fold predictions (M N P): of one repeat, as it is one model that labels."""
+        if len(table.splits) > 1:
+            return np.stack([of_repeat(member.run, table, 0) for member in self.members])
         return np.stack([read_npy(member.oof) for member in self.members])
 
 
@@ -215,7 +217,7 @@ def expected(teacher: Teacher, rule: Rule, table: Table, fold: int) -> dict[str,
     """
     scored, task = table.scored, teacher.task
     other = np.flatnonzero(table.folds[scored] != fold)
-    members, y = teacher.oof()[:, other], task.targets(table.y[scored])[other]
+    members, y = teacher.oof(table)[:, other], task.targets(table.y[scored])[other]
     mean = members.mean(0)
     kept = choose(rule, sureness(task, members, teacher.cuts, rule.select), entries(task, mean, teacher.cuts))
     values = task.name == "regression"

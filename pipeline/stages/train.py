@@ -18,7 +18,7 @@ from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
 from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
-from pipeline.store.files import Array, lock, read_json, read_npy, require_space, write_json, write_npy
+from pipeline.store.files import lock, read_json, require_space, write_json, write_npy
 from pipeline.store.keys import read_table_facts, train_keys
 from pipeline.store.receipts import damaged, fresh, touch, write_receipt
 from pipeline.store.runs import Train, load_run
@@ -26,6 +26,7 @@ from pipeline.store.shelves import (
     as_out_of_fold,
     as_parent,
     leaves,
+    of_repeat,
     read_shelf,
     read_stage,
     refuse_seen,
@@ -177,15 +178,6 @@ def fit_and_predict(job: Job) -> None:
             join_halves(job, which)
 
 
-def by_repeat(job: Job) -> Array:
-    """Return the out-of-fold predictions of every repeat (R N P)."""
-    folds = job.table.repeats[job.table.scored]
-    each = np.zeros((job.repeats, len(folds), job.task.width(len(job.table.classes))), np.float32)
-    for which in job.whole:
-        each[which.repeat, folds[:, which.repeat] == which.held_out[0]] = read_npy(which.files(job.files).oof)
-    return each
-
-
 def assemble(job: Job, key: str, started: float) -> None:
     """Put the folds together, score the run, write its receipt."""
     from pipeline.forecast.level import size_matched
@@ -193,7 +185,7 @@ def assemble(job: Job, key: str, started: float) -> None:
 
     files, table, task, scored = job.files, job.table, job.task, job.table.scored
     shelves = [which.files(files) for which in job.whole]
-    each = by_repeat(job)
+    each = np.stack([of_repeat(files.run, table, r) for r in range(job.repeats)])
     # A row's own label was seen by none of the models that its prediction is the mean of. Those of repeats 1, 2, ...
     # saw labels of other rows of its fold, as the models of the other folds' rows do: crossfit, at second hand.
     oof = each.mean(0, dtype=np.float64).astype(np.float32)
