@@ -392,7 +392,7 @@ def test_the_student_of_another_repeat(twice):
 def test_kill_9_in_a_later_repeat(house):
     make_competition(house, "multiclass", extra="repeats = 2\n")
     config = house / "configs/toy/a.toml"
-    config.write_text(config.read_text().replace("epochs = 3", "epochs = 60").replace('"none"', '"light"'))
+    config.write_text(config.read_text().replace("epochs = 3", "epochs = 30").replace('"none"', '"light"'))
     prepare()
     stage("train", "toy/a")
     whole = {str(p): p.read_bytes() for p in Path("runs").glob("**/*.npy")}
