@@ -39,13 +39,14 @@ def worst_seen(seen: Iterable[Seen]) -> Seen:
 
 @dataclass(frozen=True)
 class Fold:
-    """Rows whose labels a proof is about: of one competition, with one fold code (the holdout is one too)."""
+    """Rows whose labels a proof is about: of one competition and repeat, with one fold code (the holdout is one)."""
 
     competition: str
     code: int
+    repeat: int = 0
 
     def __str__(self) -> str:
-        return "the holdout" if self.code < 0 else f"fold {self.code}"
+        return "the holdout" if self.code < 0 else f"fold {self.code}" + f" of repeat {self.repeat}" * (self.repeat > 0)
 
 
 class Lineage(Records):
@@ -65,13 +66,19 @@ class Lineage(Records):
         return self._doubts[run]
 
     def run_saw(self, run: str, fold: Fold) -> Seen:
-        """Return what a run's rows of a fold (pseudo, tag: those that name its models) saw of the fold's labels."""
-        shelf, code = self.shelf(run), fold.code
+        """Return what a run's rows of a fold (pseudo, tag: those that name its models) saw of the fold's labels.
+
+        Where rows are split several times, a row of a fold is the mean of a model a repeat: of those of repeats 1, 2,
+        ... each must not have seen what it left out itself.
+        """
+        shelf, own = self.shelf(run), (fold.code, fold.repeat)
         if shelf.stage in ("pseudo", "tag"):
-            return self.named_saw(shelf, code, fold)
-        seen = [Seen("saw", (d.reason,)) for d in self.doubts(run) if d.rows and d.fold in (None, code)]
+            return self.named_saw(shelf, own, fold)
+        seen = [Seen("saw", (d.reason,)) for d in self.doubts(run) if d.of(*own)]
         if shelf.stage == "train":
-            return worst_seen([*seen, *(self.model_saw(m, fold) for m in shelf.models if m.named == [code])])
+            models = [m for m in shelf.models if len(m.named) == 1 and (m.repeat or m.named == [fold.code])]
+            left = [replace(fold, code=m.named[0], repeat=m.repeat) for m in models]
+            return worst_seen([*seen, *map(self.model_saw, models, left)])
         if shelf.stage == "lb" or shelf.receipt["config"]["method"] not in ("uniform", "hand"):
             seen.append(Seen("crossfit", ("fitted on out-of-fold rows of the other folds",)))
         below = [self.run_saw(p["run"], fold).through(f"{p['role']} {p['run']}") for p in shelf.parents]
@@ -94,26 +101,26 @@ class Lineage(Records):
 
     def parent_saw(self, model: Model, parent: dict[str, Any], fold: Fold) -> Seen:
         """Return what a model was told of a fold by a run that plays a role in its training."""
-        shelf, own = self.shelf(parent["run"]), model.named[0]
+        shelf, own = self.shelf(parent["run"]), (model.named[0], model.repeat)
         seen = self.models_saw(self.sources(model, parent), fold)
         if shelf.stage in ("pseudo", "tag"):
             seen.append(self.named_saw(shelf, own, fold))
         return worst_seen(seen).through(f"{parent['role']} {shelf.run}")
 
-    def named_saw(self, shelf: Shelf, code: int, fold: Fold) -> Seen:
-        """Return what the rows of a `pseudo` or `tag` run that name the models of fold `code` saw of a fold."""
-        seen = [Seen("saw", (d.reason,)) for d in self.doubts(shelf.run) if d.rows and d.fold in (None, code)]
+    def named_saw(self, shelf: Shelf, own: tuple[int, int], fold: Fold) -> Seen:
+        """Return what the rows of a `pseudo` or `tag` run that name the models of a fold and repeat saw of a fold."""
+        seen = [Seen("saw", (d.reason,)) for d in self.doubts(shelf.run) if d.of(*own)]
         if shelf.tags is not None:
-            seen.append(self.named_saw(shelf.tags, code, fold).through(f"tags {shelf.tags.run}"))
-        return worst_seen([*seen, *self.models_saw(self.own_models(shelf, code), fold)])
+            seen.append(self.named_saw(shelf.tags, own, fold).through(f"tags {shelf.tags.run}"))
+        return worst_seen([*seen, *self.models_saw(self.own_models(shelf, own), fold)])
 
     def sources(self, model: Model, parent: dict[str, Any]) -> list[Model]:
         """Return the models that a parent in some role gave to a model: of its `files` where the receipt names them."""
-        own, shelf = model.named[0], self.shelf(parent["run"])
+        own, shelf = (model.named[0], model.repeat), self.shelf(parent["run"])
         if parent.get("files") and shelf.stage not in ("pseudo", "tag"):
             return [source for path in parent["files"] for source in self.made_by(Path(path))]
         if parent["role"] == "init":
-            files = shelf.files.fold(own)
+            files = shelf.files.fold(*own)
             half = files.half(int(model.facts.get("half") or 0))
             return read_models(shelf.run, half.receipt if half.receipt.exists() else files.receipt)
         nested = self.shelf(model.run).receipt["config"].get("distill", {}).get("nested", "none")
@@ -121,9 +128,10 @@ class Lineage(Records):
             return [m for leaf in shelf.leaves for m in leaf.models if len(m.named) == 1]
         return self.own_models(shelf, own)
 
-    def own_models(self, shelf: Shelf, code: int) -> list[Model]:
-        """Return the models under a run that left a fold out: its own, and those of pairs with it."""
-        return [model for leaf in shelf.leaves for model in leaf.models if code in model.named]
+    def own_models(self, shelf: Shelf, own: tuple[int, int]) -> list[Model]:
+        """Return the models under a run that left a fold of a repeat out: its own, and those of pairs with it."""
+        code, repeat = own
+        return [m for leaf in shelf.leaves for m in leaf.models if code in m.named and m.repeat == repeat]
 
     def made_by(self, path: Path) -> list[Model]:
         """Return the models that made a file: of its folder, or all of a run whose folder it lies in."""
@@ -137,7 +145,7 @@ class Lineage(Records):
         """Return the labelled rows of a competition that tell of a fold: its own, of its groups, or of its images."""
         if (fold, competition) not in self._kin:
             table, here = self.table(fold.competition), self.table(competition)
-            mine = table.folds == fold.code
+            mine = table.split(fold.repeat).folds == fold.code
             known = np.isin(here.digests, table.digests[mine])
             if competition == fold.competition:
                 known |= mine | np.isin(here.groups, np.setdiff1d(table.groups[mine], [""]))
@@ -153,7 +161,7 @@ class Lineage(Records):
         rows = model.rows[(kin | near)[model.rows]]
         if not len(rows):
             return Seen()
-        own = table.folds[rows] == fold.code if here else np.zeros(len(rows), bool)
+        own = table.split(fold.repeat).folds[rows] == fold.code if here else np.zeros(len(rows), bool)
         what = f"rows of {fold}" if own.any() else f"rows that share a group or an image with {fold}"
         if near[rows].all():
             what = f"rows that lie in the gap around {fold}"
@@ -166,7 +174,7 @@ class Lineage(Records):
         if not chosen and self.shelf(model.run).receipt["config"].get("select") == "best":
             return Seen("saw", ("its epoch was chosen, and the receipt does not say on which folds",))
         competition = RunFiles(model.run).competition.name
-        rows = np.isin(self.table(competition).folds, chosen)
+        rows = np.isin(self.table(competition).split(model.repeat).folds, chosen)
         if (rows & self.kin(fold, competition)).any():
             return Seen("saw", (f"its epoch was chosen on scores of {fold}",))
         if chosen and competition == fold.competition:

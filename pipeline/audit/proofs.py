@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 
 from pipeline.audit.records import Model, Shelf
 from pipeline.store.files import Array, digest, read_npy
+from pipeline.store.shelves import of_repeat
 from pipeline.store.table import HOLDOUT, TEST, UNLABELLED, Table, half_of
 
 Wrong = Iterator[tuple[str, str]]
@@ -19,8 +21,8 @@ def disorder(shelf: Shelf, parents: dict[str, Shelf]) -> Wrong:
         yield from _whole(shelf)
         yield from _copies(shelf)
         for model in shelf.models:
-            check = _halves if "halves" in model.facts else _rows
-            for reason in (*_held_out(model, shelf.table), *check(model, shelf.table, parents)):
+            check, table = _halves if "halves" in model.facts else _rows, shelf.table.split(model.repeat)
+            for reason in (*_held_out(model, table), *check(model, table, parents)):
                 yield model.name, reason
     if shelf.stage == "full":
         yield from _all(shelf)
@@ -32,16 +34,25 @@ def disorder(shelf: Shelf, parents: dict[str, Shelf]) -> Wrong:
 def _whole(shelf: Shelf) -> Wrong:
     """Compare the run's predictions with those of its models."""
     table, files = shelf.table, shelf.files
-    folds = table.folds[table.scored]
-    codes = [int(k) for k in np.unique(folds)]
-    if shelf.receipt["folds"] != codes or {k for m in shelf.models if len(m.named) == 1 for k in m.named} != set(codes):
-        yield str(files.receipt), f"has not one model for each of the folds {codes}"
+    folds = table.repeats[table.scored]
+    codes, repeats = [int(k) for k in np.unique(folds[:, 0])], range(folds.shape[1])
+    wanted = {(r, k) for r in repeats for k in codes}
+    if shelf.receipt["folds"] != codes or {(m.repeat, *m.named) for m in shelf.models if len(m.named) == 1} != wanted:
+        more = f" in each of {len(repeats)} repeats" if len(repeats) > 1 else ""
+        yield str(files.receipt), f"has not one model for each of the folds {codes}{more}"
         return
+    for r, k in sorted(wanted):
+        if len(read_npy(path := files.fold(k, r).oof)) != (folds[:, r] == k).sum():
+            yield str(path), f"is not of the rows of fold {k}"
+            return
     oof = shelf.oof
+    each = np.stack([of_repeat(shelf.run, table, r) for r in repeats])
+    same = (each.mean(0, dtype=np.float64).astype(np.float32) == oof).all(1)
     for k in codes:
-        if not np.array_equal(oof[folds == k], read_npy(files.fold(k).oof)):
-            yield str(files.oof), f"rows of fold {k} are not the predictions of model {k}, which never saw them"
-    mean = np.mean([shelf.test(k) for k in codes], 0, dtype=np.float64)
+        if not same[folds[:, 0] == k].all():
+            whose = f"model {k}" if len(repeats) == 1 else "the models of all repeats, in the mean"
+            yield str(files.oof), f"rows of fold {k} are not the predictions of {whose}, which never saw them"
+    mean = np.mean([shelf.test(k, r) for r, k in sorted(wanted)], 0, dtype=np.float64)
     if not np.allclose(mean, read_npy(files.test), rtol=1e-5, atol=1e-6):
         yield str(files.test), "is not the mean of its models' predictions"
 
@@ -62,13 +73,15 @@ def _copies(shelf: Shelf) -> Wrong:
     for model in shelf.models:
         known = model.facts["outputs"].get(str(model.files.model))
         other = first.setdefault(known, model) if known else model
-        if other.named != model.named:
+        if (other.repeat, other.named) != (model.repeat, model.named):
             yield str(model.files.model), f"is a copy of {other.files.model}, which left out other folds"
 
 
 def _held_out(model: Model, table: Table) -> Iterator[str]:
-    """Check which folds a model left out, and its two predictions of their rows."""
+    """Check which folds a model left out, and its two predictions of their rows; `table` is of its repeat."""
     held_out, files = model.facts.get("held_out", []), model.files
+    if model.repeat != (told := model.facts.get("repeat", 0)):
+        yield f"its folder is of repeat {model.repeat}, its receipt says {told}"
     if model.named != held_out:
         yield f"its folder is of folds {model.named}, its receipt says it held out {held_out}"
     own = np.isin(table.folds[table.scored], held_out)
@@ -97,7 +110,8 @@ def _pseudo_rows(model: Model, table: Table, pseudo: Shelf | None) -> Iterator[s
     ids, wanted = table.ids[rows], np.array([], str)
     if pseudo is not None:
         frame = pseudo.named
-        mine = (frame["fold"] == fold) & (frame["half"] == (-1 if half is None else half))
+        mine = (frame["repeat"] == model.repeat) & (frame["fold"] == fold)
+        mine &= frame["half"] == (-1 if half is None else half)
         wanted = frame["id"][mine].to_numpy(str)
     if len(stray := np.setdiff1d(ids, wanted)):
         yield f"trained on {len(stray)} test rows that no pseudo-label gives it, for example id {str(stray[0])!r}"
@@ -130,9 +144,12 @@ def _same(one: Array, other: Array) -> Array:
 def _named(shelf: Shelf) -> Wrong:
     """Check which rows name which model."""
     frame, table, files = shelf.named, shelf.table, shelf.files
-    codes = dict(zip(table.ids.tolist(), table.folds.tolist(), strict=True))
-    code = frame["id"].map(codes).fillna(-99).to_numpy(int)
     path = files.pseudo if shelf.stage == "pseudo" else files.difficulty_train
+    if not (known := frame["repeat"].isin(range(len(table.splits)))).all():
+        yield str(path), f"names models of repeats that are not there, for example {frame['repeat'][~known].iloc[0]}"
+        return
+    rows, repeat = pd.Index(table.ids).get_indexer(pd.Index(frame["id"])), frame["repeat"].to_numpy(int)
+    code = np.where(rows >= 0, table.repeats[rows, repeat], -99)
     if (code == HOLDOUT).any():
         yield str(path), f"names {(code == HOLDOUT).sum()} rows of the holdout"
     if shelf.stage == "pseudo":

@@ -18,6 +18,7 @@ from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest_file, read_json, read_npy
 from pipeline.store.keys import read_table_facts
+from pipeline.store.shelves import as_out_of_fold
 from pipeline.store.table import Table, read_table
 
 
@@ -28,6 +29,11 @@ class Doubt:
     fold: int | None
     reason: str
     rows: bool = True
+    repeat: int = 0
+
+    def of(self, fold: int, repeat: int) -> bool:
+        """Say whether it made rows of a fold."""
+        return self.rows and (self.fold is None or (self.fold, self.repeat) == (fold, repeat))
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,12 @@ class Model:
         place = str(self.files.folder.relative_to(RunFiles(self.run).folder))
         found = re.search(r"(?:fold|pair)(\d+)(?:-(\d+))?", place)
         return [] if found is None else [int(k) for k in found.groups() if k is not None]
+
+    @property
+    def repeat(self) -> int:
+        """Return the repeat that its folder is of."""
+        place = self.files.folder.relative_to(RunFiles(self.run).folder).parts[0]
+        return int(place.removeprefix("repeat")) if place.startswith("repeat") else 0
 
     @cached_property
     def rows(self) -> Array:
@@ -127,9 +139,13 @@ class Shelf:
         """Return the out-of-fold predictions (N P)."""
         return np.asarray(read_npy(self.files.oof))
 
-    def test(self, fold: int) -> Array:
+    def test(self, fold: int, repeat: int = 0) -> Array:
         """Return the test predictions of one fold's model (N P)."""
-        return np.asarray(read_npy(self.files.fold(fold).test))
+        return np.asarray(read_npy(self.files.fold(fold, repeat).test))
+
+    def view(self, fold: int) -> Array:
+        """Return the test predictions as out-of-fold rows of a fold are made: mean over repeats (N P)."""
+        return as_out_of_fold(self.run, self.receipt.get("repeats", 1), fold)
 
     @cached_property
     def named(self) -> pd.DataFrame:

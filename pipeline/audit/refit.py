@@ -36,7 +36,8 @@ def refit(shelf: Shelf) -> Iterator[Doubt]:
     if shelf.stage == "pseudo":
         yield from labels(shelf, problem)
     if shelf.stage == "tag":
-        yield from training_tags(shelf, problem)
+        for r, table in enumerate(shelf.table.splits):
+            yield from training_tags(shelf, Problem.of(table, task, problem.metric), r)
     if shelf.stage == "lb":
         yield from unchanged(shelf)
     if shelf.stage == "full":
@@ -65,7 +66,7 @@ def blend(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
             yield Doubt(k, f"the weights of fold {k} are not those of a fit without it{used}")
         if not np.allclose(shelf.oof[mine], views[k][mine], atol=1e-5):
             yield Doubt(k, f"the rows of fold {k} are not blended with the weights of fold {k}")
-        tests = [to_space(task, member.test(k), space) for member in shelf.members]
+        tests = [to_space(task, member.view(k), space) for member in shelf.members]
         if not np.allclose(shelf.test(k), from_space(task, mix(tests, told), space), atol=1e-5):
             yield Doubt(k, f"the test predictions of fold {k} are not blended with the weights of fold {k}")
     yield from decisions(shelf, problem, shelf.oof, views)
@@ -96,7 +97,7 @@ def stack(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
         views[k] = solver.predict(fitted, x)
         if not np.allclose(shelf.oof[mine], views[k][mine], atol=CLOSE):
             yield Doubt(k, f"the rows of fold {k} are not predicted by a stacker fitted without it")
-        test = solver.predict(fitted, inputs(task, [m.test(k) for m in shelf.members], meta[shelf.table.test]))
+        test = solver.predict(fitted, inputs(task, [m.view(k) for m in shelf.members], meta[shelf.table.test]))
         if not np.allclose(shelf.test(k), test, atol=CLOSE):
             yield Doubt(k, f"the test predictions of fold {k} are not those of a stacker fitted without it")
     yield from decisions(shelf, problem, shelf.oof, views)
@@ -128,19 +129,21 @@ def labels(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
     quotas = config["quota"] if isinstance(config["quota"], list) else [config["quota"]]
     quota = quotas[min(len(shelf.receipt.get("rounds", [])) - 1, len(quotas) - 1)]
     rule = Rule(config["select"], quota, config["threshold"], config["stratify"])
-    tests = {k: np.stack([teacher.test(k) for teacher in shelf.members]) for k in shelf.receipt["folds"]}
+    models = [(k, r) for r in range(len(shelf.table.splits)) for k in shelf.receipt["folds"]]
+    tests = {model: np.stack([teacher.test(*model) for teacher in shelf.members]) for model in models}
     everyone = np.mean(list(tests.values()), 0)
-    for k, members in tests.items():
-        mine = frame[frame["fold"] == k]
+    for (k, r), members in tests.items():
+        mine = frame[(frame["repeat"] == r) & (frame["fold"] == k)]
         if mine["id"].duplicated().any():
-            yield Doubt(k, f"a row names the model of fold {k} twice")
+            yield Doubt(k, f"a row names the model of fold {k} twice", repeat=r)
             continue
         told = mine.set_index("id").reindex(ids)
         mean, sure = members.mean(0), sureness(task, members, cuts, rule.select)
-        kept = choose(rule, sure, entries(task, mean, cuts)) & _allowed(shelf, ids, k)[:, None]
+        kept = choose(rule, sure, entries(task, mean, cuts)) & _allowed(shelf, ids, k, r)[:, None]
         given = told["fold"].notna().to_numpy()
         if (odd := given != kept.any(1)).any():
-            yield Doubt(k, f"{odd.sum()} rows are chosen otherwise than models of fold {k} choose{_example(ids, odd)}")
+            what = f"{odd.sum()} rows are chosen otherwise than models of fold {k} choose{_example(ids, odd)}"
+            yield Doubt(k, what, repeat=r)
         values = told.filter(regex=r"^t\d+$").to_numpy(float)
 
         both, said = given & kept.any(1), partial(say, task, kept=kept, cuts=cuts, targets=config["targets"])
@@ -148,10 +151,11 @@ def labels(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
         if (odd := both & ~_alike(values, said(mean))).any():
             all_folds = _alike(values[both], said(everyone.mean(0))[both]).all()
             source = ", but what the models of all folds say" if all_folds else ""
-            yield Doubt(k, f"{odd.sum()} labels are not what models of fold {k} say{source}{_example(ids, odd)}")
+            what = f"{odd.sum()} labels are not what models of fold {k} say{source}{_example(ids, odd)}"
+            yield Doubt(k, what, repeat=r)
         weight = np.nanmean(np.where(kept, sure, np.nan)[both], 1) if config["weight"] == "confidence" else 1.0
         if not np.allclose(told["weight"].to_numpy(float)[both], weight, rtol=1e-5):
-            yield Doubt(k, f"labels of fold {k} weigh otherwise than how sure its models are")
+            yield Doubt(k, f"labels of fold {k} weigh otherwise than how sure its models are", repeat=r)
 
 
 def stopping(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
@@ -162,28 +166,31 @@ def stopping(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
         return int(np.argmax(np.nan_to_num(problem.metric.gain(curve, 0.0), nan=-np.inf)))
 
     for model in models:
-        others = [other.header["curve"] for other in models if other.named != model.named]
+        within = [other for other in models if other.repeat == model.repeat]
+        others = [other.header["curve"] for other in within if other.named != model.named]
         epoch, own = model.header["epoch"], best(np.array(model.header["curve"]))
         if epoch != best(np.mean(others, 0)):
             why = ", but of its own: it stopped itself" if epoch == own else ""
-            yield Doubt(model.named[0], f"epoch {epoch} of {model.name} is not the best of the other folds{why}")
+            what = f"epoch {epoch} of {model.name} is not the best of the other folds{why}"
+            yield Doubt(model.named[0], what, repeat=model.repeat)
 
 
-def training_tags(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
+def training_tags(shelf: Shelf, problem: Problem, repeat: int) -> Iterator[Doubt]:
     """Doubt training tags that name fold k's model and are not what models blind to fold k make of their training."""
     config, frame, leaves, folds = shelf.receipt["config"], shelf.named, shelf.leaves, shelf.receipt["folds"]
     problem = replace(problem, y=problem.hard)
+    frame = frame[frame["repeat"] == repeat]
     table, oof = shelf.table, np.mean([leaf.oof for leaf in leaves], 0)
     # Weights and targets need no features of the images, and no other view of a row than these.
     blank, statistics = np.zeros((len(oof), 2)), np.zeros((len(oof) + len(table.test), 0))
-    tests = {k: np.stack([leaf.test(k) for leaf in (leaves[0], *leaves)]) for k in folds}
-    epochs = {k: known_mean([epochs for leaf in leaves for epochs in _epochs(leaf, k)]) for k in folds}
-    pairs = {k: _pairs(leaves, problem.folds, k) for k in folds} if config["strict"] else None
+    tests = {k: np.stack([leaf.test(k, repeat) for leaf in (leaves[0], *leaves)]) for k in folds}
+    epochs = {k: known_mean([epochs for leaf in leaves for epochs in _epochs(leaf, k, repeat)]) for k in folds}
+    pairs = {k: _pairs(leaves, problem.folds, k, repeat) for k in folds} if config["strict"] else None
     seen = Seen(problem, oof, problem.y, oof[None], epochs, blank, blank, tests, {}, statistics, pairs)
     for k in folds:
         mine, outside = frame[frame["fold"] == k], problem.folds != k
         if mine["id"].duplicated().any():
-            yield Doubt(k, f"a row names the model of fold {k} twice")
+            yield Doubt(k, f"a row names the model of fold {k} twice", repeat=repeat)
             continue
         found, ids = blind(seen, k, config["easy_error"], config["hard_share"]), table.ids[table.scored][outside]
         told, weight = mine.set_index("id").reindex(ids), found.weight[: len(oof)][outside]
@@ -194,31 +201,32 @@ def training_tags(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
         if not same.all():
             by_oof = _alike(values, suggest(problem, oof)[outside]).all()
             used = ", but what out-of-fold predictions say" if by_oof else ""
-            yield Doubt(k, f"{(~same).sum()} tags are not what models of fold {k} say{used}{_example(ids, ~same)}")
+            what = f"{(~same).sum()} tags are not what models of fold {k} say{used}{_example(ids, ~same)}"
+            yield Doubt(k, what, repeat=repeat)
 
 
 def unchanged(shelf: Shelf) -> Iterator[Doubt]:
     """Doubt an `lb` run that adopted nothing and yet predicts otherwise than the run below it."""
     (below, *_), folds = shelf.members, shelf.receipt["folds"]
-    pairs = [(shelf.oof, below.oof), *((shelf.test(k), below.test(k)) for k in folds)]
+    pairs = [(shelf.oof, below.oof), *((shelf.test(k), below.view(k)) for k in folds)]
     if not shelf.receipt.get("adopted") and not all(np.array_equal(one, other) for one, other in pairs):
         yield Doubt(None, f"nothing was adopted, and yet its predictions are not those of {below.run}")
 
 
-def _epochs(leaf: Shelf, fold: int) -> Iterator[Array]:
+def _epochs(leaf: Shelf, fold: int, repeat: int) -> Iterator[Array]:
     """Yield what the models of a fold saw of their training rows, N x (P + 4): see `scoring.tags.Seen`."""
     for model in leaf.models:
-        if model.named == [fold] and "halves" not in model.facts:
+        if (model.named, model.repeat) == ([fold], repeat) and "halves" not in model.facts:
             seen = model.epochs.astype(np.float64)
             low = seen[:, -2] < model.facts.get("indicators", {}).get("threshold", -np.inf)
             yield np.column_stack([seen, np.where(np.isnan(seen[:, -2]), np.nan, low)])
 
 
-def _pairs(leaves: list[Shelf], folds: Array, fold: int) -> tuple[Array, list[Array]]:
+def _pairs(leaves: list[Shelf], folds: Array, fold: int, repeat: int) -> tuple[Array, list[Array]]:
     """Return what models that saw neither fold j nor a fold say of the rows of j (N P), and of the test rows (T P)."""
     rows, tests = np.full(leaves[0].oof.shape, np.nan), []
     for j in np.unique(folds[folds != fold]).tolist():
-        models = [m for leaf in leaves for m in leaf.models if sorted((j, fold)) == m.named]
+        models = [m for leaf in leaves for m in leaf.models if (sorted((j, fold)), repeat) == (m.named, m.repeat)]
         rows[folds == j] = np.mean([model.train[folds == j] for model in models], 0)
         tests.append(np.mean([model.test for model in models], 0))
     return rows, tests
@@ -231,12 +239,13 @@ def _method(shelf: Shelf) -> str:
     return str(shelf.receipt["config"].get("decision") or _method(shelf.members[0]))
 
 
-def _allowed(shelf: Shelf, ids: Array, fold: int) -> Array:
+def _allowed(shelf: Shelf, ids: Array, fold: int, repeat: int) -> Array:
     """Return the test rows (N,) that may be pseudo-labelled: all, or those that are easy to models blind to a fold."""
     if shelf.tags is None:
         return np.ones(len(ids), bool)
     tags = shelf.tags.named
-    return np.isin(ids, tags["id"][(tags["fold"] == fold) & (tags["tag"] == "easy")].to_numpy(str))
+    easy = tags[(tags["repeat"] == repeat) & (tags["fold"] == fold) & (tags["tag"] == "easy")]
+    return np.isin(ids, easy["id"].to_numpy(str))
 
 
 def _example(ids: Array, odd: Array) -> str:

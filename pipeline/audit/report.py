@@ -147,16 +147,19 @@ def proofs(lineage: Lineage, node: Node) -> Iterator[tuple[str, ...]]:
     """Yield the chains to whatever is less than its receipt, its role or honesty demands."""
     shelf = node.shelf
     competition = shelf.files.competition.name
-    folds = [Fold(competition, int(k)) for k in np.unique(shelf.table.folds[shelf.table.scored])]
+    repeats = range(len(shelf.table.splits) if shelf.stage in ("pseudo", "tag") else 1)
+    codes = np.unique(shelf.table.folds[shelf.table.scored]).tolist()
+    folds = [Fold(competition, k, r) for r in repeats for k in codes]
     holdout = Fold(competition, HOLDOUT)
     for fold in folds if shelf.stage != "full" else ():  # it predicts no row that is scored
         claimed = "blind" if shelf.stage == "pseudo" else shelf.receipt["level"].get(str(fold.code), "blind")
         yield from below(node.title, lineage.run_saw(shelf.run, fold), claimed)
     for model in shelf.models:
         for code in model.facts.get("held_out", []):
-            yield from below(node.title, lineage.model_saw(model, Fold(competition, code)), model.facts["level"])
+            fold = Fold(competition, code, model.repeat)
+            yield from below(node.title, lineage.model_saw(model, fold), model.facts["level"])
             for parent in model.facts.get("parents", []) if "halves" not in model.facts else ():
-                seen = lineage.parent_saw(model, parent, Fold(competition, code)).through(model.name)
+                seen = lineage.parent_saw(model, parent, fold).through(model.name)
                 yield from below(node.title, seen, "blind")
         yield from below(node.title, lineage.model_saw(model, holdout), "crossfit")
     for doubt in lineage.doubts(shelf.run):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pipeline.store.artifacts import FoldFiles, RunFiles
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, read_json, read_npy
+from pipeline.store.shelves import as_out_of_fold
 from pipeline.store.table import Table, half_of
 from pipeline.training.images import cached
 
@@ -46,6 +47,10 @@ class Case:
         """Return the folds."""
         return [int(k) for k in self.shelf["folds"]]
 
+    def folds_in(self, repeat: int) -> Array:
+        """Return the folds of the scored rows (N,) in a repeat."""
+        return np.asarray(self.table.repeats[self.table.scored, repeat])
+
     @cached_property
     def rows(self) -> Array:
         """Return the table positions of all rows."""
@@ -59,10 +64,10 @@ class Case:
         parts = [(table.paths[rows], table.digests[rows]) for rows in (table.scored, table.test)]
         return [cached(self.run.competition, *part, self.competition.images, shape)[0] for part in parts]
 
-    def models(self, leaf: RunFiles, k: int) -> list[tuple[FoldFiles, Array]]:
+    def models(self, leaf: RunFiles, k: int, repeat: int = 0) -> list[tuple[FoldFiles, Array]]:
         """Return the models of a fold and the rows (a mask) each answers for: two where it was trained in halves."""
-        shelf = leaf.fold(k)
-        mine = np.r_[self.problem.folds == k, np.ones(len(self.table.test), bool)]
+        shelf = leaf.fold(k, repeat)
+        mine = np.r_[self.folds_in(repeat) == k, np.ones(len(self.table.test), bool)]
         if "halves" not in read_json(shelf.receipt):
             return [(shelf, mine)]
         half = half_of(self.table.ids[self.rows])
@@ -92,33 +97,52 @@ def read(path: Path) -> Array:
     return read_npy(path)
 
 
-def gather(case: Case, neighbours: int, strict: bool) -> Seen:
-    """Read what the run and its leaves know."""
+def gather(case: Case, neighbours: int) -> Seen:
+    """Read what the run and its leaves know; where rows are split several times, of models those of the first time."""
     problem, oof = case.problem, np.array(read_npy(case.run.oof))
     labels = np.zeros_like(problem.y)
     for k in case.folds:
         labels[problem.folds == k] = case.decide(oof[problem.folds == k], k)
     looks, test_looks, other = look(case, neighbours)
-    shelves = [case.run, *case.leaves]
+    shelves = [(case.run.run, case.shelf), *case.members.items()]
+    repeats = [(run, receipt.get("repeats", 1)) for run, receipt in shelves]
+    tests = {k: np.stack([as_out_of_fold(run, count, k) for run, count in repeats]) for k in case.folds}
     return Seen(
         problem,
         oof,
         labels,
         np.stack([read_npy(leaf.oof) for leaf in case.leaves]),
-        {k: known_mean([epochs for leaf in case.leaves for epochs in epochs_of(case, leaf, k)]) for k in case.folds},
+        dynamics(case, 0),
         looks,
         other,
-        {k: np.stack([read_npy(shelf.fold(k).test) for shelf in shelves]) for k in case.folds},
+        tests,
         test_looks,
         np.concatenate([image_statistics(images) for images in case.images]),
-        {k: pairs_of(case, k) for k in case.folds} if strict else None,
     )
 
 
-def epochs_of(case: Case, leaf: RunFiles, k: int) -> list[Array]:
+def within(case: Case, seen: Seen, repeat: int, strict: bool) -> Seen:
+    """Return what is known with the folds of one repeat and by its models alone, which are blind to its folds."""
+    leaves = [case.leaves[0], *case.leaves]  # of a blend there is no model: nothing that is blind asks for its own
+    return replace(
+        seen,
+        problem=replace(seen.problem, folds=case.folds_in(repeat)),
+        epochs=dynamics(case, repeat),
+        test={k: np.stack([read_npy(shelf.fold(k, repeat).test) for shelf in leaves]) for k in case.folds},
+        pairs={k: pairs_of(case, k, repeat) for k in case.folds} if strict else None,
+    )
+
+
+def dynamics(case: Case, repeat: int) -> dict[int, Array]:
+    """Return what the models of each fold thought of their training rows (N x (P + 4)), mean over the leaves."""
+    found = {k: [e for leaf in case.leaves for e in epochs_of(case, leaf, k, repeat)] for k in case.folds}
+    return {k: known_mean(epochs) for k, epochs in found.items()}
+
+
+def epochs_of(case: Case, leaf: RunFiles, k: int, repeat: int) -> list[Array]:
     """Return `epochs.npy` of the models of a fold, and whether the AUM is below that of indicator samples."""
     found = []
-    for model, _ in case.models(leaf, k):
+    for model, _ in case.models(leaf, k, repeat):
         seen = np.array(read(model.epochs), np.float64)
         threshold = read_json(model.receipt).get("indicators", {}).get("threshold", -np.inf)
         found.append(np.column_stack([seen, np.where(np.isnan(seen[:, -2]), np.nan, seen[:, -2] < threshold)]))
@@ -150,12 +174,12 @@ def look(case: Case, neighbours: int) -> tuple[Array, dict[int, Array], Array]:
     return scored, test, other
 
 
-def pairs_of(case: Case, k: int) -> tuple[Array, list[Array]]:
+def pairs_of(case: Case, k: int, repeat: int) -> tuple[Array, list[Array]]:
     """Return what models that saw neither fold j nor fold k say of the rows of j (N P), and of the test rows (T P)."""
     rows, tests = np.full(read_npy(case.run.oof).shape, np.nan), []
     for j in case.folds:
         if j != k:
-            shelves, mine = [leaf.pair(j, k) for leaf in case.leaves], case.problem.folds == j
+            shelves, mine = [leaf.pair(j, k, repeat) for leaf in case.leaves], case.folds_in(repeat) == j
             rows[mine] = np.mean([read(shelf.train)[mine] for shelf in shelves], 0)
             tests.append(np.mean([read(shelf.test) for shelf in shelves], 0))
     return rows, tests

@@ -137,15 +137,24 @@ def size_match(problem: Problem, score: float, models: Sequence[Array], mean: Ar
 
 
 def size_matched(
-    problem: Problem, report: dict[str, Any], decision: dict[str, Any] | None, models: Sequence[Array], mean: Array
+    problem: Problem,
+    report: dict[str, Any],
+    decision: dict[str, Any] | None,
+    models: Sequence[Array],
+    mean: Array,
+    repeats: int = 1,
 ) -> dict[str, Any]:
-    """Return the scores of a run with what the mean of its models is expected to score beside that of one a row."""
+    """Return the scores of a run with what the mean of its models is expected to score beside that of one a row.
+
+    With `repeats` an out-of-fold row is the mean of as many models, and so is each of `models`.
+    """
     scale, se = Scale.of(problem.metric), report["se"]
     cuts = np.array(decision["cuts"]) if decision else problem.task.default_cuts(problem.classes)
     start = float(scale.inside(report["score"], se))
     match = size_match(problem, start, models, mean, cuts)
     expected = float(scale.inside(start + match.gain, se / 4))
-    return report | {"size_matched": {"score": expected, "se": float(np.hypot(se, match.se)), "models": len(models)}}
+    found = {"score": expected, "se": float(np.hypot(se, match.se)), "models": len(models) * repeats}
+    return report | {"size_matched": found}
 
 
 def ambiguity(models: Sequence[Array], mean: Array) -> Array:

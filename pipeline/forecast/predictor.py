@@ -8,7 +8,6 @@ median, which for a row that is right nine times in ten says 1.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.scoring.features import Features, schema
+from pipeline.scoring.stack import one_thread
 from pipeline.store.files import Array
 
 # More distinct values than this are no levels; fewer units than this grow no trees.
@@ -165,14 +165,6 @@ def _calibrate(raw: Array, target: Array) -> tuple[float, float]:
     spread = float(raw.var())
     slope = float(np.clip(np.mean((raw - raw.mean()) * target) / spread, 0, 2)) if spread else 0.0
     return slope, float(target.mean() - slope * raw.mean())
-
-
-def one_thread() -> AbstractContextManager[Any]:
-    """Hold OpenMP to one thread: sums are the same everywhere, and small trees only lose by sharing cores."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    limits: AbstractContextManager[Any] = threadpool_limits(1)
-    return limits
 
 
 def _residuals(predicted: Array, target: Array) -> tuple[Array, Array]:

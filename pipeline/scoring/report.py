@@ -61,6 +61,11 @@ def in_words(report: dict[str, Any]) -> str:
     line += f", folds sd {report['fold_sd']:.4f}"
     if "in_sample" in report and not report["score"] == report["fixed"] == report["in_sample"]:
         line += f"; fixed cuts {report['fixed']:.4f}, tuned in-sample {report['in_sample']:.4f} (optimistic)"
+    if "by_repeat" in report:
+        *each, mean = report["by_repeat"]
+        alone = f"{np.mean(each):.4f} (sd {np.std(each, ddof=1):.4f})"
+        untuned = " at fixed cuts" if "fixed" in report else ""
+        line += f"; one repeat alone {alone}, the mean of {len(each)} {mean:.4f}{untuned}"
     if "size_matched" in report:
         matched = report["size_matched"]
         line += f"; expected of the mean of {matched['models']} on test {matched['score']:.4f} +- {matched['se']:.4f}"

@@ -6,6 +6,7 @@ Its own setting is chosen inside those rows, fold by fold (Wolpert 1992; ridge o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,14 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
     "logistic": {"logisticregression__C": [0.001, 0.01, 0.1, 1.0, 10.0]},
     "boosted": {"max_leaf_nodes": [3, 8], "max_iter": [50, 150]},
 }
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Hold OpenMP to one thread: sums are the same everywhere, and small trees only lose by sharing cores."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    limits: AbstractContextManager[Any] = threadpool_limits(1)
+    return limits
 
 
 def inputs(task: Task, members: Sequence[Array], meta: Array) -> Array:
@@ -40,6 +49,10 @@ class Stack:
 
     def fit(self, rows: Array) -> list[Any]:
         """Fit on the rows of a mask; return one fitted estimator a target column (one for all classes)."""
+        with one_thread():
+            return self._fit(rows)
+
+    def _fit(self, rows: Array) -> list[Any]:
         y = self.problem.y.reshape(len(self.problem.y), -1)
         return [self._search(self.x[rows], y[rows, t], self.problem.folds[rows]) for t in range(y.shape[1])]
 

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from pipeline.store.files import Array, lock, number, read_npy, write_npy
 from pipeline.store.keys import built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, worst, write_receipt
 from pipeline.store.runs import STACKERS, Ensemble, load_run
-from pipeline.store.shelves import PREDICTING, as_parent, read_stage, refuse_strangers
+from pipeline.store.shelves import PREDICTING, as_out_of_fold, as_parent, read_stage, refuse_strangers
 from pipeline.tasks import TASKS, Task
 
 if TYPE_CHECKING:  # imports pandas, which a blend with nothing to do must not pay for
@@ -77,6 +76,10 @@ class Job:
         """Return the members' shelves."""
         return [RunFiles(member) for member in self.receipts]
 
+    def fold(self, k: int, name: str) -> list[Array]:
+        """Return what the members say of the `test` or `holdout` rows (N P each) as rows of fold k are predicted."""
+        return [as_out_of_fold(member, r.get("repeats", 1), k, name) for member, r in self.receipts.items()]
+
 
 def refuse_space(files: RunFiles, space: str, task: Task, metric: Metric) -> None:
     """Refuse a blend space that gives the metric what it cannot score."""
@@ -122,8 +125,8 @@ def weighted(job: Job) -> Fitted:
     solver = Blend(problem, spaced, config.space, config.method, hand, config.seed, config.steps, config.bags)
     weights = solver.crossfit()
 
-    def blended(paths: list[Path], how: Array) -> Array:
-        mixed = mix([to_space(task, read_npy(path), config.space) for path in paths], how)
+    def blended(said: list[Array], how: Array) -> Array:
+        mixed = mix([to_space(task, p, config.space) for p in said], how)
         return from_space(task, mixed, config.space).astype(np.float32)
 
     shares = ", ".join(f"{w:.3f} {name}" for name, w in zip(job.receipts, weights.deployed, strict=True))
@@ -131,8 +134,8 @@ def weighted(job: Job) -> Fitted:
         weights.oof,
         list(weights.by_fold),
         lambda k: solver.predict(weights.deployed if k is None else weights.by_fold[k]).astype(np.float32),
-        lambda name, k: blended([getattr(member.fold(k), name) for member in job.members], weights.by_fold[k]),
-        lambda name: blended([getattr(member, name) for member in job.members], weights.deployed),
+        lambda name, k: blended(job.fold(k, name), weights.by_fold[k]),
+        lambda name: blended([read_npy(getattr(member, name)) for member in job.members], weights.deployed),
         {
             "weights": dict(zip(job.receipts, weights.deployed.tolist(), strict=True)),
             "weights_by_fold": weights.by_fold,
@@ -153,8 +156,7 @@ def stacked(job: Job) -> Fitted:
     oof, by_fold, deployed = solver.crossfit()
 
     def model(name: str, k: int, fitted: list[Any]) -> Array:
-        said = [np.asarray(read_npy(getattr(member.fold(k), name))) for member in job.members]
-        return solver.predict(fitted, inputs(task, said, table.meta[getattr(table, name)]))
+        return solver.predict(fitted, inputs(task, job.fold(k, name), table.meta[getattr(table, name)]))
 
     def everywhere(name: str) -> Array:
         # What was fitted on one model a row is asked of one model a row, K times.
@@ -207,7 +209,8 @@ def blend(job: Job, key: str) -> None:
     tests, deployed = predict(files, fitted, "test")
     report, decision = score_run(problem, fitted.oof, config.decision, fitted.view)
     real = table.folds[table.test] == TEST
-    report = size_matched(problem, report, decision, [test[real] for test in tests.values()], deployed[real])
+    views, repeats = [test[real] for test in tests.values()], len(table.splits)
+    report = size_matched(problem, report, decision, views, deployed[real], repeats)
     report |= compare(job)
     outputs = [files.oof, files.test, *(files.fold(k).test for k in fitted.folds)]
     # A member that post-processes (`lb`) has no predictions of the holdout.

@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from pipeline.store.receipts import fresh, touch, worst, write_receipt
 from pipeline.store.runs import Capacity, Lb, load_run
 from pipeline.store.shelves import (
     PREDICTING,
+    as_out_of_fold,
     as_parent,
     leaves,
     read_shelf,
@@ -95,6 +96,9 @@ def run(args: argparse.Namespace) -> None:
             if parent["stage"] == "lb":
                 told = f"{config.run!r} is of stage lb: name the run below it"
                 raise UserError(f"strict = true needs a trained run or a blend, {told}")
+            if any(receipt.get("repeats", 1) > 1 for receipt in receipts.values()):
+                # A model of another repeat that saw neither fold j nor fold k of its own saw rows of both of repeat 0.
+                raise UserError(f"{files.config}: strict = true needs folds.repeats = 1: pair models are of one split")
             refuse_without_pairs("strict = true", receipts)
         key = built_key(config, competition, {config.run: parent})
         if fresh(files.receipt, key):
@@ -117,7 +121,8 @@ def predict_scores(job: Job, key: str) -> None:
     # The cuts of these very rows, as `submit` and `audit` take them; those of a blend are fitted on other views.
     source = source_of(job, score_run(problem, oof, method, lambda k: oof)[1])
     view = scored_views(job, source, oof)
-    models = {k: source.test(np.array(read_npy(job.below.fold(k).test)), k) for k in job.parent["folds"]}
+    repeats = job.parent.get("repeats", 1)
+    models = {k: source.test(as_out_of_fold(config.run, repeats, k), k) for k in job.parent["folds"]}
     whole, each = source.whole(np.array(test), list(models.values())), config.capacity.each if config.capacity else None
     output = postprocess.process(problem, view, models, whole, each, config.seed)
     rows = rowscores.score_rows(problem, view, models, output, config.strict, config.seed)
@@ -177,12 +182,16 @@ def source_of(job: Job, decision: dict[str, Any] | None) -> Source:
 
 
 def read_model(job: Job, leaf: str, held_out: tuple[int, ...]) -> Seen:
-    """Read what a model of a leaf says of the rows that it did not train on."""
+    """Read what a model of a leaf says of the rows that it did not train on: with repeats, and those like it."""
     from pipeline.forecast.views import Seen
 
     files = RunFiles(leaf)
-    model = files.fold(held_out[0]) if len(held_out) == 1 else files.pair(*held_out)
-    p = np.concatenate([read_npy(model.train), read_npy(model.test)])
+    if len(held_out) == 1:
+        model, repeats = files.fold(*held_out), job.leaves[leaf].get("repeats", 1)
+        p = np.concatenate([read_npy(files.oof), as_out_of_fold(leaf, repeats, *held_out)])
+    else:
+        model = files.pair(*held_out)
+        p = np.concatenate([read_npy(model.train), read_npy(model.test)])
     foreign = np.isin(job.problem.folds, held_out)
     return Seen(p, np.nan_to_num(read_npy(model.spread)), distances(model, job.table.ids[job.rows], foreign))
 
@@ -262,7 +271,7 @@ def foretell(
 
     problem, n = job.problem, job.submitted
     cuts = np.array(decision["cuts"]) if decision else problem.task.default_cuts(problem.classes)
-    return forecast(
+    found = forecast(
         problem,
         run=job.files.run,
         score=report["score"],
@@ -280,6 +289,7 @@ def foretell(
         leaves=list(job.leaves),
         past=past_of(job),
     )
+    return replace(found, models=found.models * len(job.table.splits))
 
 
 def past_of(job: Job) -> list[Submission]:

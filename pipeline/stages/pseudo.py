@@ -20,7 +20,7 @@ from pipeline.store.files import Array, atomic, lock, read_npy
 from pipeline.store.keys import builds_on, built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, write_receipt
 from pipeline.store.runs import Pseudo, load_run
-from pipeline.store.shelves import as_parent, leaves, read_shelf, read_stage, refuse_seen, refuse_strangers
+from pipeline.store.shelves import as_parent, leaves, of_repeat, read_shelf, read_stage, refuse_seen, refuse_strangers
 from pipeline.tasks import TASKS, Task
 
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
@@ -37,12 +37,14 @@ class Teacher:
     task: Task
     cuts: Array
 
-    def test(self, fold: int) -> Array:
+    def test(self, fold: int, repeat: int = 0) -> Array:
         """Return the test predictions of the members' models of a fold (M N P): blind to that fold."""
-        return np.stack([read_npy(member.fold(fold).test) for member in self.members])
+        return np.stack([read_npy(member.fold(fold, repeat).test) for member in self.members])
 
-    def oof(self) -> Array:
-        """Return the members' out-of-fold predictions (M N P)."""
+    def oof(self, table: Table) -> Array:
+        """Return the members' out-of-fold predictions (M N P): of one repeat, as it is one model that labels."""
+        if len(table.splits) > 1:
+            return np.stack([of_repeat(member.run, table, 0) for member in self.members])
         return np.stack([read_npy(member.oof) for member in self.members])
 
 
@@ -100,18 +102,20 @@ def label(
     ids = table.ids[table.test]
     half = half_of(ids) if config.halves else np.full(len(ids), -1)
     parts, state, precision = [], [], {}
-    for k in first["folds"]:
-        members = teacher.test(k)
+    models = [(r, k) for r in range(len(table.splits)) for k in first["folds"]]
+    for r, k in models:
+        members = teacher.test(k, r)
         mean, sure = members.mean(0), sureness(teacher.task, members, teacher.cuts, rule.select)
-        kept = choose(rule, sure, entries(teacher.task, mean, teacher.cuts)) & allowed(config, table, k)[:, None]
+        kept = choose(rule, sure, entries(teacher.task, mean, teacher.cuts)) & allowed(config, table, k, r)[:, None]
         said = say(teacher.task, mean, kept, teacher.cuts, config.targets, config.temperature)
         rows = np.flatnonzero(kept.any(1))
         weight = np.nanmean(np.where(kept, sure, np.nan)[rows], 1) if config.weight == "confidence" else 1.0
-        part = pd.DataFrame({"id": ids[rows], "repeat": 0, "fold": k, "half": half[rows], "weight": weight})
+        part = pd.DataFrame({"id": ids[rows], "repeat": r, "fold": k, "half": half[rows], "weight": weight})
         parts.append(part.join(pd.DataFrame(said[rows], columns=[f"t{c}" for c in range(said.shape[1])])))
         refuse_empty(files, part, k, config.halves)
-        state.append(look(teacher, mean, before.test(k).mean(0) if before else None))
-        precision[k] = expected(teacher, rule, table, k)
+        state.append(look(teacher, mean, before.test(k, r).mean(0) if before else None))
+        if r == 0:  # the rows that it is measured on are the same in each
+            precision[k] = expected(teacher, rule, table, k)
     now = {name: float(np.mean([s[name] for s in state])) for name in state[0]}
     why = collapsing(now, history[-1], len(ids)) if history else None
     if why and config.stop:
@@ -121,7 +125,7 @@ def label(
     frame = pd.concat(parts)
     with atomic(files.pseudo) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
-    report = summary(teacher.task, precision, len(frame) / len(first["folds"]) / len(ids))
+    report = summary(teacher.task, precision, len(frame) / len(models) / len(ids))
     with track(files, "pseudo", config.model_dump(), key) as tracker:
         tracker.summary({**report, **now, "round": len(history) + 1})
     write_receipt(
@@ -140,7 +144,7 @@ def label(
         metrics=report,
         seconds=round(time.monotonic() - started, 1),
     )
-    kept_share = f"{len(frame) / len(first['folds']):.0f} of {len(ids)} test rows a fold"
+    kept_share = f"{len(frame) / len(models):.0f} of {len(ids)} test rows a fold"
     log.info("%s: round %d, %s", files.run, len(history) + 1, kept_share)
     log.info(
         "%s: expected %s %.4f +- %.4f, by the same rule on other folds' rows (all rows: %.4f)",
@@ -161,7 +165,7 @@ def parents_of(receipts: dict[str, dict[str, Any]], tags: str | None) -> list[di
     return [as_parent(role, receipt) for role, receipt in known]
 
 
-def allowed(config: Pseudo, table: Table, fold: int) -> Array:
+def allowed(config: Pseudo, table: Table, fold: int, repeat: int) -> Array:
     """Return the test rows (N,) that may be used: all, or those that are easy to models blind to the fold."""
     ids = table.ids[table.test]
     if config.tags is None:
@@ -169,8 +173,9 @@ def allowed(config: Pseudo, table: Table, fold: int) -> Array:
     import pandas as pd
 
     path, text = RunFiles(config.tags).difficulty_train, {"id": str, "tag": str}
-    frame = pd.read_csv(path, dtype=text, keep_default_na=False, usecols=["fold", *text])
-    return np.isin(ids, frame["id"][(frame["fold"] == fold) & (frame["tag"] == "easy")].to_numpy(str))
+    frame = pd.read_csv(path, dtype=text, keep_default_na=False, usecols=["repeat", "fold", *text])
+    easy = frame[(frame["repeat"] == repeat) & (frame["fold"] == fold) & (frame["tag"] == "easy")]
+    return np.isin(ids, easy["id"].to_numpy(str))
 
 
 def refuse_empty(files: RunFiles, part: Any, fold: int, halves: bool) -> None:
@@ -212,7 +217,7 @@ def expected(teacher: Teacher, rule: Rule, table: Table, fold: int) -> dict[str,
     """
     scored, task = table.scored, teacher.task
     other = np.flatnonzero(table.folds[scored] != fold)
-    members, y = teacher.oof()[:, other], task.harden(task.targets(table.y[scored]))[other]
+    members, y = teacher.oof(table)[:, other], task.harden(task.targets(table.y[scored]))[other]
     mean = members.mean(0)
     kept = choose(rule, sureness(task, members, teacher.cuts, rule.select), entries(task, mean, teacher.cuts))
     values = task.name == "regression"

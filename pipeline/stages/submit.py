@@ -20,7 +20,7 @@ from pipeline.store.errors import UserError
 from pipeline.store.files import Array, atomic, digest_file, lock, number, read_json, read_npy
 from pipeline.store.keys import read_table_facts, submit_key
 from pipeline.store.receipts import damaged, fresh, touch, write_receipt
-from pipeline.store.shelves import PREDICTING, leaves
+from pipeline.store.shelves import PREDICTING, as_out_of_fold, leaves
 from pipeline.tasks import TASKS, Task
 
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
@@ -84,7 +84,7 @@ def decide(
         cuts, method = fit(problem, "auto", np.ones(len(problem.y), bool), np.asarray(read_npy(files.oof)))
     else:
         cuts, method = np.array(decision["cuts"]), decision["method"]
-    models = [np.asarray(read_npy(files.fold(k).test)) for k in shelf["folds"]]
+    models = [as_out_of_fold(files.run, shelf.get("repeats", 1), k) for k in shelf["folds"]]
     moved = cuts if method == "fixed" else match_ensemble(task, cuts, models, test)
     return task.decide(test, moved), {"metric": metric.name, "method": method, "one_model": cuts, "deployed": moved}
 

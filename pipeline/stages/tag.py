@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import math
 import time
@@ -81,7 +82,7 @@ def tag(files: RunFiles, config: Tag, case: Case, key: str) -> None:
     from pipeline.store.tracking import track
 
     started, n = time.monotonic(), len(case.problem.y)
-    seen = gather(case, config.neighbours, config.strict)
+    seen = gather(case, config.neighbours)
     report = assess(seen, config.easy_error, config.hard_share)
     metrics = risk(case.problem, report.p_error[:n], report.wrong, belief(report.label_wrong), report.tags[:n])
     metrics |= counts(seen, report)
@@ -157,16 +158,18 @@ def training_tags(case: Case, config: Tag, seen: Seen) -> pd.DataFrame:
     """Return the tags that training may use: for each fold of the other rows and the test rows, blind to it."""
     import pandas as pd
 
+    from pipeline.difficulty.known import within
     from pipeline.difficulty.tags import blind
 
     ids, frames = case.table.ids[case.rows], []
-    for k in case.folds:
-        found = blind(seen, k, config.easy_error, config.hard_share)
-        frame = pd.DataFrame({"id": ids, "repeat": 0, "fold": k, "weight": found.weight, "tag": found.tags})
+    repeats = [within(case, seen, r, config.strict) for r in range(len(case.table.splits))]
+    for (r, mine), k in itertools.product(enumerate(repeats), case.folds):
+        found = blind(mine, k, config.easy_error, config.hard_share)
+        frame = pd.DataFrame({"id": ids, "repeat": r, "fold": k, "weight": found.weight, "tag": found.tags})
         frame["difficulty"] = found.difficulty
         targets = np.concatenate([found.targets, np.full((len(case.table.test), found.targets.shape[1]), np.nan)])
         frame[[f"t{c}" for c in range(targets.shape[1])]] = targets
-        frames.append(frame[np.r_[seen.problem.folds != k, np.ones(len(case.table.test), bool)]])
+        frames.append(frame[np.r_[mine.problem.folds != k, np.ones(len(case.table.test), bool)]])
     return pd.concat(frames)
 
 

@@ -15,16 +15,25 @@ from pipeline.launch import side_by_side, slots
 from pipeline.scoring.holdout import look_at_holdout
 from pipeline.scoring.metrics import metric_of
 from pipeline.scoring.problem import Problem
-from pipeline.scoring.report import in_words, score_run
+from pipeline.scoring.report import in_words, score_oof, score_run
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
 from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError
-from pipeline.store.files import lock, read_json, read_npy, require_space, write_json, write_npy
+from pipeline.store.files import lock, read_json, require_space, write_json, write_npy
 from pipeline.store.keys import read_table_facts, train_keys
 from pipeline.store.receipts import damaged, fresh, touch, write_receipt
 from pipeline.store.runs import Train, load_run
-from pipeline.store.shelves import as_parent, leaves, read_shelf, read_stage, refuse_seen, refuse_strangers
+from pipeline.store.shelves import (
+    as_out_of_fold,
+    as_parent,
+    leaves,
+    of_repeat,
+    read_shelf,
+    read_stage,
+    refuse_seen,
+    refuse_strangers,
+)
 from pipeline.tasks import TASKS
 
 if TYPE_CHECKING:  # both import torch, which a run with nothing to do must not pay for
@@ -178,9 +187,9 @@ def fit_and_predict(job: Job) -> None:
         if not fresh(which.files(files).receipt, job.predict_key):
             with track(files, "train", settings, job.predict_key, which.title) as tracker:
                 predict_fold(job, which, tracker)
-    for k in job.folds if job.halves else []:
-        if not fresh(files.fold(k).receipt, job.predict_key):
-            join_halves(job, k)
+    for which in job.whole if job.halves else []:
+        if not fresh(which.files(files).receipt, job.predict_key):
+            join_halves(job, which)
 
 
 def unfitted(job: Job) -> list[Which]:
@@ -224,23 +233,27 @@ def assemble(job: Job, key: str, started: float) -> None:
     from pipeline.store.table import TEST
 
     files, table, task, scored = job.files, job.table, job.task, job.table.scored
-    shelves = {k: files.fold(k) for k in job.folds}
-    oof = np.zeros((len(scored), task.width(len(table.classes))), np.float32)
-    for k, shelf in shelves.items():
-        oof[table.folds[scored] == k] = read_npy(shelf.oof)
+    shelves = [which.files(files) for which in job.whole]
+    each = np.stack([of_repeat(files.run, table, r) for r in range(job.repeats)])
+    # A row's own label was seen by none of the models that its prediction is the mean of. Those of repeats 1, 2, ...
+    # saw labels of other rows of its fold, as the models of the other folds' rows do: crossfit, at second hand.
+    oof = each.mean(0, dtype=np.float64).astype(np.float32)
     write_npy(files.oof, oof)
-    tests = np.stack([read_npy(shelf.test) for shelf in shelves.values()])
+    tests = np.stack([as_out_of_fold(files.run, job.repeats, k) for k in job.folds])
     write_npy(files.test, tests.mean(0, dtype=np.float64).astype(np.float32))
     problem = Problem.of(table, task, job.metric)
     report, decision = score_run(problem, oof, job.config.decision, lambda k: oof)
+    if job.repeats > 1:
+        # Untuned, as cuts are fitted on the mean.
+        report["by_repeat"] = [score_oof(problem, p, None)["score"] for p in (*each, oof)]
     real = table.folds[table.test] == TEST
-    report = size_matched(problem, report, decision, list(tests[:, real]), tests[:, real].mean(0))
-    parts = [path for shelf in shelves.values() for path in (shelf.receipt, shelf.oof, shelf.test)]
+    report = size_matched(problem, report, decision, list(tests[:, real]), tests[:, real].mean(0), job.repeats)
+    parts = [path for shelf in shelves for path in (shelf.receipt, shelf.oof, shelf.test)]
     if len(table.holdout):
-        models = [np.asarray(read_npy(shelf.holdout)) for shelf in shelves.values()]
+        models = [as_out_of_fold(files.run, job.repeats, k, "holdout") for k in job.folds]
         write_npy(files.holdout, np.stack(models).mean(0, dtype=np.float64).astype(np.float32))
         report["holdout"] = look_at_holdout(files, table, task, job.metric, models, decision)
-        parts += [files.holdout, *(shelf.holdout for shelf in shelves.values())]
+        parts += [files.holdout, *(shelf.holdout for shelf in shelves)]
     parts += [which.files(files).receipt for which in job.models if len(which.held_out) > 1]
     write_receipt(
         files.receipt,
@@ -256,6 +269,7 @@ def assemble(job: Job, key: str, started: float) -> None:
         test=table.content(table.test),
         classes=table.classes,
         folds=job.folds,
+        repeats=job.repeats,
         parents=list(job.parents),
         level={str(k): job.level for k in job.folds},
         machine=asdict(job.machine),

@@ -221,12 +221,14 @@ class RunFiles:
 
     def fold(self, fold: int, repeat: int = 0) -> FoldFiles:
         """Return the files of one model."""
-        folder = self.folder if repeat == 0 else self.folder / f"repeat{repeat}"
-        return FoldFiles(folder / f"fold{fold}")
+        return FoldFiles(self._repeat(repeat) / f"fold{fold}")
 
-    def pair(self, one: int, other: int) -> FoldFiles:
+    def pair(self, one: int, other: int, repeat: int = 0) -> FoldFiles:
         """Return the files of the model that saw neither of two folds."""
-        return FoldFiles(self.folder / f"pair{min(one, other)}-{max(one, other)}")
+        return FoldFiles(self._repeat(repeat) / f"pair{min(one, other)}-{max(one, other)}")
+
+    def _repeat(self, repeat: int) -> Path:
+        return self.folder / f"repeat{repeat}" if repeat else self.folder
 
     def whole(self, name: str) -> FoldFiles:
         """Return the files of a model that trained on all labelled rows."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
-from pipeline.store.files import read_json
+from pipeline.store.files import Array, read_json, read_npy
 from pipeline.store.receipts import damaged
 from pipeline.store.toml import read_toml
+
+if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
+    from pipeline.store.table import Table
 
 PREDICTING = ("train", "ensemble", "lb")
 
@@ -35,6 +40,25 @@ def read_stage(run: str, role: str, *stages: str) -> dict[str, Any]:
     if receipt["stage"] not in stages:
         raise UserError(f"{role} = {run!r} is of stage {receipt['stage']}; it must be of stage {' or '.join(stages)}")
     return receipt
+
+
+def of_repeat(run: str, table: Table, repeat: int) -> Array:
+    """Return the out-of-fold predictions (N P) of one repeat of a trained run."""
+    folds = table.split(repeat).folds[table.scored]
+    parts = {k: read_npy(RunFiles(run).fold(k, repeat).oof) for k in np.unique(folds).tolist()}
+    found = np.zeros((len(folds), next(iter(parts.values())).shape[1]), np.float32)
+    for k, part in parts.items():
+        found[folds == k] = part
+    return found
+
+
+def as_out_of_fold(run: str, repeats: int, fold: int, name: str = "test") -> Array:
+    """Return predictions (N P) of rows that are in no fold as rows of a fold are predicted: mean over repeats.
+
+    Only trained runs have `repeats` of their own models: what is built on them has one prediction a fold.
+    """
+    shelves = [RunFiles(run).fold(fold, r) for r in range(repeats)]
+    return np.asarray(np.mean([read_npy(getattr(s, name)) for s in shelves], 0, dtype=np.float64), np.float32)
 
 
 def as_parent(role: str, receipt: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Codes: 0..K-1 scored; -1 test; -2 holdout; -3 extra labelled; -4 extra unlabelle
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,17 @@ class Table:
     def repeats(self) -> Array:
         """Return the folds of every repeat (N R); those of repeat 0 are `folds`, whose codes below 0 hold for all."""
         return self.folds[:, None] if self.further is None else np.column_stack([self.folds, self.further])
+
+    def split(self, repeat: int) -> Table:
+        """Return the same rows with the folds of one repeat alone."""
+        if self.further is None:
+            return self
+        return replace(self, folds=self.repeats[:, repeat], further=None)
+
+    @property
+    def splits(self) -> list[Table]:
+        """Return the table as each repeat has it: its folds alone."""
+        return [self.split(r) for r in range(self.repeats.shape[1])]
 
     @property
     def scored(self) -> Array:

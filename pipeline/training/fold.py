@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     """Train one model on what it may learn from and write its weights (or every epoch's)."""
+    job = job.within(which)
     config, table, files = job.config, job.table, which.files(job.files)
     started = time.monotonic()
     for stale in (files.rows, files.epochs):  # of another config: with them a fit that is killed would look done

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 def fit_frozen(job: Job, which: Which, tracker: Tracker) -> None:
     """Fit the head of one model on what it may learn from, predict, and write its shelf; the receipt comes last."""
+    job = job.within(which)
     started, table, files = time.monotonic(), job.table, which.files(job.files)
     images, bad = labelled_images(job)
     x, gold = beside(job, images, table.labelled), training_rows(job, which, bad)

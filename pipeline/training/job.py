@@ -28,32 +28,38 @@ from pipeline.training.predict import TTA
 
 @dataclass(frozen=True)
 class Which:
-    """One model of a run: the folds it never trains on (two for a pair), and its half of the pseudo-labels.
+    """One model of a run: the folds it never trains on (two for a pair), its half of the pseudo-labels, its repeat.
 
     One that trains on all labelled rows has a name instead, `whole`.
     """
 
     held_out: tuple[int, ...]
     half: int | None = None
+    repeat: int = 0
     whole: str | None = None
 
     def files(self, run: RunFiles) -> FoldFiles:
         """Return its files."""
         if self.whole is not None:
             return run.whole(self.whole)
-        shelf = run.fold(self.held_out[0]) if len(self.held_out) == 1 else run.pair(*self.held_out)
+        first, last, r = self.held_out[0], self.held_out[-1], self.repeat
+        shelf = run.fold(first, r) if first == last else run.pair(first, last, r)
         return shelf if self.half is None else shelf.half(self.half)
 
     @property
     def title(self) -> str:
         """Return its name for a person."""
-        name = f"all rows, {self.whole}" if self.whole else "fold " + "-".join(map(str, self.held_out))
+        if self.whole:
+            return f"all rows, {self.whole}"
+        name = f"repeat {self.repeat} " if self.repeat else ""
+        name += "fold " + "-".join(map(str, self.held_out))
         return name if self.half is None else f"{name} half {self.half}"
 
     def seed(self, seed: int) -> int:
         """Return its own seed."""
-        half = [self.whole] if self.whole else [] if self.half is None else [f"half{self.half}"]
-        return int(digest(str(seed), *map(str, self.held_out), *half)[:8], 16)
+        more = [self.whole] if self.whole else [] if self.half is None else [f"half{self.half}"]
+        more += [f"repeat{self.repeat}"] if self.repeat else []
+        return int(digest(str(seed), *map(str, self.held_out), *more)[:8], 16)
 
 
 @dataclass(frozen=True)
@@ -73,9 +79,26 @@ class Job:
 
     @property
     def models(self) -> list[Which]:
-        """Return every model of the run: one a fold, or one a fold and half, and one a pair of folds."""
-        pairs = [Which(pair) for pair in combinations(self.folds, 2)] if self.config.pairs else []
-        return [Which((k,), half) for k in self.folds for half in ((0, 1) if self.halves else (None,))] + pairs
+        """Return every model of the run: in each repeat one a fold, or one a fold and half, and one a pair of folds."""
+        found, halves = [], (0, 1) if self.halves else (None,)
+        for r in range(self.repeats):
+            found += [Which((k,), half, r) for k in self.folds for half in halves]
+            found += [Which(pair, None, r) for pair in combinations(self.folds, 2)] if self.config.pairs else []
+        return found
+
+    @property
+    def whole(self) -> list[Which]:
+        """Return the models whose predictions make the run's: one a repeat and fold, the two of halves as one."""
+        return [Which((k,), None, r) for r in range(self.repeats) for k in self.folds]
+
+    @property
+    def repeats(self) -> int:
+        """Return how often the rows are split."""
+        return len(self.table.splits)
+
+    def within(self, which: Which) -> Job:
+        """Return the job as a model knows it: with the folds of its own repeat."""
+        return replace(self, table=self.table.split(which.repeat))
 
     @property
     def level(self) -> str:

@@ -94,7 +94,7 @@ def read_tags(job: Job, which: Which) -> pd.DataFrame:
     assert job.config.tags is not None
     path = RunFiles(job.config.tags).difficulty_train
     frame = pd.read_csv(path, dtype={"id": str, "tag": str}, keep_default_na=False, na_values={"difficulty": [""]})
-    mine = frame[frame["fold"] == which.held_out[0]].set_index("id")
+    mine = frame[(frame["repeat"] == which.repeat) & (frame["fold"] == which.held_out[0])].set_index("id")
     return mine.reindex(job.table.ids[job.table.labelled])
 
 
@@ -131,7 +131,7 @@ def teachers(job: Job, which: Which, leaf: str) -> dict[int, FoldFiles]:
     """Return the models of a leaf that teach a model: by fold of the rows they speak of, its own fold first."""
     files, (k,) = RunFiles(leaf), which.held_out
     pairs = [j for j in job.folds if j != k] if job.config.distill.nested == "pairs" else []
-    return {k: files.fold(k)} | {j: files.pair(j, k) for j in pairs}
+    return {k: files.fold(k, which.repeat)} | {j: files.pair(j, k, which.repeat) for j in pairs}
 
 
 def sources(job: Job, which: Which) -> dict[str, list[Path]]:
@@ -154,7 +154,8 @@ def with_pseudo(job: Job, which: Which, course: Course) -> Course:
     assert job.config.pseudo is not None
     table = job.table
     frame = pd.read_csv(RunFiles(job.config.pseudo).pseudo, dtype={"id": str}, keep_default_na=False, na_values=[""])
-    mine = frame[(frame["fold"] == which.held_out[0]) & (frame["half"] == (-1 if which.half is None else which.half))]
+    mine = frame[(frame["repeat"] == which.repeat) & (frame["fold"] == which.held_out[0])]
+    mine = mine[mine["half"] == (-1 if which.half is None else which.half)]
     test = table.ids[table.test]
     at = pd.Index(test).get_indexer(pd.Index(mine["id"]))
     if not len(at) or at.min() < 0:

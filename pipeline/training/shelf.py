@@ -28,6 +28,7 @@ from pipeline.training.weights import header_of
 
 def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
     """Predict with one model the rows it never saw, those it trained on and the test rows; the receipt comes last."""
+    job = job.within(which)
     table, files, config = job.table, which.files(job.files), job.config
     started = time.monotonic()
     network = new_network(without_weights(job))
@@ -113,12 +114,13 @@ def everything(job: Job, network: Network, images: Rows, test_images: Rows) -> t
     return np.concatenate(predictions), np.concatenate(features)
 
 
-def join_halves(job: Job, fold: int) -> None:
+def join_halves(job: Job, which: Which) -> None:
     """Put the two students of a fold together: each row is predicted by the one that did not train on its half."""
-    table, files = job.table, job.files.fold(fold)
+    job = job.within(which)
+    table, files = job.table, which.files(job.files)
     scored, halves = table.scored, [files.half(0), files.half(1)]
     mine, test = half_of(table.ids[scored]), half_of(table.ids[table.test])
-    at = table.folds[scored] == fold
+    at = np.isin(table.folds[scored], which.held_out)
 
     def join(name: str, half: Array) -> Array:
         first, second = (np.asarray(read_npy(getattr(shelf, name))) for shelf in halves)
@@ -134,7 +136,7 @@ def join_halves(job: Job, fold: int) -> None:
     if len(table.holdout):
         join("holdout", half_of(table.ids[table.holdout]))
         outputs.append(files.holdout)
-    sign(job, Which((fold,)), outputs, oof, {"halves": [0, 1]})
+    sign(job, which, outputs, oof, {"halves": [0, 1]})
 
 
 def sign(job: Job, which: Which, outputs: list[Path], oof: Array, facts: dict[str, Any]) -> float:
@@ -149,6 +151,7 @@ def sign(job: Job, which: Which, outputs: list[Path], oof: Array, facts: dict[st
         "run": job.files.run,
         "fit_hash": job.fit_key,
         "predict_hash": job.predict_key,
+        "repeat": which.repeat,
         "held_out": list(which.held_out),
         "level": job.level,
         "parents": [parent | {"files": files.get(parent["role"], {})} for parent in job.parents],

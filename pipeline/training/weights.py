@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,9 @@ def choose_epochs(job: Job) -> None:
     for which in job.models:
         files = which.files(job.files)
         if header_of(files.model).get("key") != job.fit_key:
-            others = np.mean([c for other, c in curves.items() if other.held_out != which.held_out], axis=0)
+            # Of its own repeat: elsewhere every model is scored on rows of this fold too.
+            other = [w for w in curves if w.repeat == which.repeat and w.held_out != which.held_out]
+            others = np.mean([curves[w] for w in other], axis=0)
             best = int(np.argmax(np.nan_to_num(job.metric.gain(others, 0.0), nan=-np.inf)))
             network = new_network(without_weights(job))
             network.load_state_dict(load_file(files.epoch(best)))
@@ -75,10 +78,16 @@ def choose_epochs(job: Job) -> None:
 
 
 def start_of(job: Job, which: Which) -> Path:
-    """Return the weights of the same model of the run that `init` names: of the same half, where it has halves."""
+    """Return the weights of the same model of the run that `init` names: of the same half, where it has halves.
+
+    A run of another competition may have fewer repeats: none of its models saw an image that is scored here.
+    """
     assert job.config.init is not None
     files = RunFiles(job.config.init)
-    whole = Which(which.held_out).files(files)
+    there = files.fold(which.held_out[0], which.repeat).folder.exists()
+    same = there or files.competition == job.files.competition
+    which = which if same else replace(which, repeat=0)
+    whole = replace(which, half=None).files(files)
     known = read_json(whole.receipt) if whole.receipt.exists() else {}
     path = which.files(files).model if "halves" in known else whole.model
     if not path.exists():

@@ -1,5 +1,6 @@
 """What a model saw, against a brute-force reading of the rules: own rows, groups and images, through any chain."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,34 @@ def test_what_a_choice_of_epochs_tells(table, chosen):
     assert seen.level == ("saw" if saw else "crossfit" if chosen else "blind")
 
 
+@given(tables(), st.data())
+@settings(max_examples=150, deadline=None)
+def test_what_a_model_of_another_repeat_saw(table, data):
+    """Each is judged by the fold of its own repeat, and a run's rows by all of them."""
+    order = np.array(data.draw(st.permutations(range(len(table.ids)))))
+    free = table.folds >= 0
+    further = table.folds.copy()
+    further[free] = table.folds[order[free[order]]]
+    twice = replace(table, further=further[:, None])
+    rows = data.draw(st.lists(st.integers(0, len(table.ids) - 1), unique=True))
+    folder = Path("runs/c/a/repeat1/fold1")
+    model = Model("c/a", FoldFiles(folder), {"parents": [], "chosen_on": []})
+    model.__dict__["rows"] = np.array(rows, np.int64)
+    lineage, split = lineage_of([model], c=twice), replace(table, folds=further)
+    seen = lineage.model_saw(model, Fold("c", 1, 1))
+    assert seen.level == ("saw" if any(tells(split, row, split, 1) for row in rows) else "blind")
+    # Rows of fold 0 of the first repeat rest on it as well.
+    assert lineage.run_saw("c/a", Fold("c", 0)).level == seen.level
+    assert lineage.model_saw(model, Fold("c", HOLDOUT)).level == (
+        "saw" if any(tells(table, row, table, HOLDOUT) for row in rows) else "blind"
+    )
+
+
 def test_names_of_models():
+    assert model_of("c/a", [], fold=12).repeat == 0
+    late = Model("c/repeat3", FoldFiles(Path("runs/c/repeat3/repeat11/pair1-2")), {})
+    assert (late.repeat, late.named) == (11, [1, 2])
+    assert Model("c/repeat3", FoldFiles(Path("runs/c/repeat3/fold2")), {}).repeat == 0
     assert model_of("c/a", [], fold=12).named == [12]
     assert Model("c/a", FoldFiles(Path("runs/c/a/pair3-11")), {}).named == [3, 11]
     half = Model("c/fold9", FoldFiles(Path("runs/c/fold9/fold2/half1")), {})

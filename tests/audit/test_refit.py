@@ -53,8 +53,9 @@ def predict(problem, rng, rows=None, skill=1.0):
 
 def shelf_of(problem, stage, receipt, oof=None, tests=None, **more):
     found = SimpleNamespace(stage=stage, receipt=receipt, oof=oof, tests=tests, tags=None, models=[], **more)
-    found.test = lambda k: found.tests[k]
-    found.table = SimpleNamespace(ids=np.array([f"t{i}" for i in range(TESTS)]), test=np.arange(TESTS))
+    found.test = lambda k, repeat=0: found.tests[k]
+    found.view = found.test
+    found.table = SimpleNamespace(ids=np.array([f"t{i}" for i in range(TESTS)]), test=np.arange(TESTS), splits=[0])
     return found
 
 
@@ -169,7 +170,7 @@ def labelled(task, rule, targets, of, weight="one", quota=None):
         mean, sure = members.mean(0), sureness(problem.task, members, cuts, rule.select)
         kept = choose(rule, sure, entries(problem.task, mean, cuts))
         said, rows = say(problem.task, mean, kept, cuts, targets, 0.5), np.flatnonzero(kept.any(1))
-        part = pd.DataFrame({"id": [f"t{i}" for i in rows], "fold": k, "half": 0, "weight": 1.0})
+        part = pd.DataFrame({"id": [f"t{i}" for i in rows], "repeat": 0, "fold": k, "half": 0, "weight": 1.0})
         parts.append(part.join(pd.DataFrame(said[rows], columns=[f"t{c}" for c in range(said.shape[1])])))
     config = {"targets": targets, "temperature": 0.5, "quota": quota or rule.quota, "select": rule.select}
     config |= {"threshold": rule.threshold, "stratify": rule.stratify, "weight": weight}
@@ -224,7 +225,7 @@ def test_weights_of_labels():
 
 def test_labels_of_easy_rows_only():
     problem, shelf = labelled("multiclass", Rule(), "hard", own)
-    tags = pd.DataFrame({"id": [f"t{i}" for i in range(TESTS)], "fold": 1, "tag": "easy"})
+    tags = pd.DataFrame({"id": [f"t{i}" for i in range(TESTS)], "repeat": 0, "fold": 1, "tag": "easy"})
     tags = pd.concat([tags.assign(fold=k) for k in range(K)], ignore_index=True)
     shelf.tags = SimpleNamespace(named=tags)
     assert reasons(labels(shelf, problem)) == []
@@ -249,7 +250,7 @@ def test_stopping(metric, sign):
     def models(epochs):
         named = zip(curves, epochs, strict=True)
         return [
-            SimpleNamespace(name=f"fold{k}", named=[k], header={"curve": curve.tolist(), "epoch": epoch})
+            SimpleNamespace(name=f"fold{k}", named=[k], repeat=0, header={"curve": curve.tolist(), "epoch": epoch})
             for k, (curve, epoch) in enumerate(named)
         ]
 

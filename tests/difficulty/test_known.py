@@ -6,7 +6,7 @@ from fake import METRIC, invent, shelve
 from house import make_competition, prepare
 
 from pipeline.difficulty import known
-from pipeline.difficulty.known import Case, gather, look, pairs_of, readers
+from pipeline.difficulty.known import Case, gather, look, pairs_of, readers, within
 from pipeline.scoring.features import in_model
 from pipeline.scoring.metrics import METRICS
 from pipeline.scoring.problem import Problem
@@ -58,7 +58,7 @@ def test_neighbours_are_looked_for_among_so_many_rows(house, monkeypatch):
 
 def test_everything_is_gathered(house):
     case, made, _ = case_of(house, pairs=True)
-    seen = gather(case, 5, True)
+    seen = within(case, gather(case, 5), 0, True)
     np.testing.assert_array_equal(seen.oof, made.oof)
     np.testing.assert_array_equal(seen.labels, made.oof.argmax(1))
     assert seen.statistics.shape == (84, 5)
@@ -67,7 +67,7 @@ def test_everything_is_gathered(house):
         assert np.nansum(seen.epochs[k][:, -1]) == 0, "no indicator samples, nothing below their margin"
         np.testing.assert_array_equal(seen.test[k], np.stack([made.test[k]] * 2))
     assert seen.pairs is not None
-    rows, tests = pairs_of(case, 2)
+    rows, tests = pairs_of(case, 2, 0)
     np.testing.assert_array_equal(rows, seen.pairs[2][0])
     for j in (0, 1):
         mine = case.problem.folds == j
@@ -80,7 +80,7 @@ def test_tuned_cuts_decide(house):
     case, made, _ = case_of(house, "binary")
     by_fold = {"0": [0.1], "1": [0.5], "2": [0.9]}
     case.shelf["decision"] = {"cuts": [0.3], "by_fold": by_fold}
-    labels = gather(case, 5, False).labels
+    labels = gather(case, 5).labels
     cuts = np.array([0.1, 0.5, 0.9])[case.problem.folds]
     np.testing.assert_array_equal(labels, made.oof[:, 0] > cuts)
     assert case.decide(np.array([[0.2], [0.4]]), None).tolist() == [0, 1]
@@ -120,4 +120,4 @@ def test_a_missing_array_is_one_line(house):
     case, _, _ = case_of(house)
     RunFiles("toy/a").fold(1).embeddings.unlink()
     with pytest.raises(UserError, match="fold1/emb.npy is missing: delete"):
-        gather(case, 5, False)
+        gather(case, 5)

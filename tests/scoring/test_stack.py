@@ -22,6 +22,11 @@ CASES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _few_trees(monkeypatch):
+    monkeypatch.setitem(GRIDS, "boosted", {"max_leaf_nodes": [3, 8], "max_iter": [60]})
+
+
 def case(task, n=150, seed=0, gap=False):
     """A problem, three members that each see a noisy part of the truth, and metadata of which some is unknown."""
     rng = np.random.default_rng(seed)

@@ -8,11 +8,17 @@ from sklearn.linear_model import LogisticRegression
 
 from pipeline.audit.refit import refit
 from pipeline.audit.report import audit
+from pipeline.scoring.stack import GRIDS
 from pipeline.store.artifacts import CompetitionFiles, RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import read_json
 from pipeline.training import frozen
 from pipeline.training.job import labelled_images
+
+
+@pytest.fixture(autouse=True)
+def _few_trees(monkeypatch):
+    monkeypatch.setitem(GRIDS, "boosted", {"max_leaf_nodes": [3, 8], "max_iter": [25]})
 
 
 def score(run):
@@ -25,7 +31,12 @@ def score(run):
 ])  # fmt: skip
 def test_a_shelf_like_any_other(task, enough, fit, house):
     # Boosted trees learn nothing from leaves of less than twenty rows.
-    make_competition(house, task, n_train=60 if fit == "linear" else 240, extra="holdout = 0.1\n")
+    make_competition(
+        house,
+        task,
+        n_train=60 if fit == "linear" else 240,
+        extra="holdout = 0.1\nrepeats = 2\n" if task == "binary" else "holdout = 0.1\n",
+    )
     prepare()
     write("f", f'base = "a"\nfit = "{fit}"\n[predict]\ntta = "hflip"\n')
     write("tags", 'stage = "tag"\nrun = "f"\n')

@@ -1,5 +1,7 @@
 """The models of a run, their names, files and seeds; what is refused before anything is trained."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from house import make_competition, prepare, stage
@@ -17,6 +19,9 @@ FILES = RunFiles("toy/a")
     (Which((2,)), "fold2", "fold 2"),
     (Which((0,), 1), "fold0/half1", "fold 0 half 1"),
     (Which((1, 2)), "pair1-2", "fold 1-2"),
+    (Which((2,), repeat=1), "repeat1/fold2", "repeat 1 fold 2"),
+    (Which((0,), 1, 2), "repeat2/fold0/half1", "repeat 2 fold 0 half 1"),
+    (Which((2, 1), repeat=1), "repeat1/pair1-2", "repeat 1 fold 2-1"),
 ])  # fmt: skip
 def test_every_model_has_its_place_and_its_name(which, folder, title):
     assert str(which.files(FILES).folder) == f"runs/toy/a/{folder}"
@@ -27,6 +32,7 @@ def test_every_model_has_its_own_seed():
     assert Which((1,)).seed(7) == int(digest("7", "1")[:8], 16)  # as it always was: shelves stay what they are
     models = [Which((k,), half) for k in range(12) for half in (None, 0, 1)]
     models += [Which((j, k)) for k in range(12) for j in range(k)]
+    models += [replace(which, repeat=r) for which in models for r in (1, 2, 11)]
     seeds = [which.seed(seed) for which in models for seed in (0, 1)]
     assert len(set(seeds)) == len(seeds)
     assert 0 <= min(seeds) <= max(seeds) < 2**32
@@ -37,6 +43,25 @@ def test_the_models_of_a_run(school):
     assert job_of("toy/a").models == folds
     assert job_of("toy/b").models == [*folds, Which((0, 1)), Which((0, 2)), Which((1, 2))]
     assert job_of("toy/s", halves=True).models == [Which((k,), half) for k in range(3) for half in (0, 1)]
+
+
+def test_the_models_of_repeats(school):
+    job = job_of("toy/b")
+    further = np.roll(job.table.folds[job.table.scored], 1)
+    table = replace(job.table, further=np.where(job.table.folds >= 0, 0, job.table.folds)[:, None])
+    table.further[table.scored, 0] = further
+    twice = replace(job, table=table)
+    assert twice.models == [*job.models, *(replace(which, repeat=1) for which in job.models)]
+    assert twice.whole == [Which((k,), None, r) for r in (0, 1) for k in range(3)]
+    first, second = (twice.within(Which((0,), repeat=r)).table for r in (0, 1))
+    np.testing.assert_array_equal(first.folds, job.table.folds)
+    np.testing.assert_array_equal(second.folds[second.scored], further)
+    np.testing.assert_array_equal(second.test, job.table.test)
+    for k in range(3):
+        learnt = second.labelled[second.foreign((k,))]
+        np.testing.assert_array_equal(learnt, table.scored[further != k])
+    assert job.table.split(0) is job.table
+    assert first.fold_map() == job.table.fold_map() != table.fold_map()
 
 
 def test_choosing_an_epoch_is_not_blind(school):

@@ -1,6 +1,7 @@
 """Weights on the shelf: what their header says, which epoch is chosen, where training starts from."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -123,6 +124,18 @@ def test_the_epoch_is_chosen_without_the_own_fold_and_both_its_halves(school):
             assert not list(files.folder.glob("epoch*.safetensors"))
             assert curve(job, which) == curves[k][half]
     assert header_of(Which((0,), 0).files(job.files).model)["epoch"] != 0
+
+
+def test_the_epoch_is_chosen_within_the_repeat(school):
+    write("best", 'base = "a"\nselect = "best"\nepochs = 3\n')
+    job = job_of("toy/best")
+    job = replace(job, table=replace(job.table, further=job.table.folds[:, None]))
+    for k in range(3):
+        put(job, Which((k,)), [0.1, 0.2, 0.3])
+        put(job, Which((k,), repeat=1), [9.0, 0.1, 0.1])  # models of repeat 1 are scored on rows of fold k too
+    choose_epochs(job)
+    epochs = [header_of(which.files(job.files).model)["epoch"] for which in job.models]
+    assert epochs == [2, 2, 2, 0, 0, 0]
 
 
 def test_epochs_without_a_score_are_not_chosen(school):
