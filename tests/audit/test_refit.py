@@ -296,7 +296,7 @@ def test_cuts_of_an_lb_run_are_fitted_as_below_it():
 def test_every_stage_is_dispatched():
     problem = problem_of("multiclass")
     oof = predict(problem, np.random.default_rng(1), np.arange(N))
-    everyone = {"scored": np.arange(N), "folds": problem.folds, "weights": np.ones(N)}
+    everyone = {"scored": np.arange(N), "folds": problem.folds, "weights": np.ones(N), "units": np.arange(N)}
     table = SimpleNamespace(classes=list("abcd"), y=problem.y[:, None], **everyone)
     table.group = None
     receipt = {"decision": None, "config": {"decision": "auto"}, "metrics": {"score": 2.0}, "folds": [0, 1, 2]}

@@ -24,7 +24,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def _few_trees(monkeypatch):
-    monkeypatch.setitem(GRIDS, "boosted", {"max_leaf_nodes": [3, 8], "max_iter": [60]})
+    monkeypatch.setitem(GRIDS, "boosted", {"max_leaf_nodes": [3, 8], "max_iter": [80]})
 
 
 def case(task, n=150, seed=0, gap=False):
@@ -60,7 +60,7 @@ def score(problem, p):
 
 @pytest.mark.parametrize("task, method", CASES)
 def test_better_than_the_mean_and_in_the_shapes_of_the_task(task, method):
-    problem, members, meta = case(task, n=400, gap=True)
+    problem, members, meta = case(task, n=600, gap=True)
     oof, by_fold, _ = Stack(problem, inputs(problem.task, members, meta), method, 0).crossfit()
     assert oof.shape == members[0].shape
     assert oof.dtype == np.float32

@@ -57,7 +57,8 @@ def area(happened, p):
 
 @pytest.mark.parametrize("task", TASK_NAMES)
 def test_a_run_is_tagged(task, house):
-    table, facts, bad, made = invented(house, task, n=240)
+    # Of few rows with several labels each none may be wrong and believed: there is nothing to foresee then.
+    table, facts, bad, made = invented(house, task, n=480 if task == "multilabel" else 240)
     shelve("toy/a", made, table, facts)
     receipt, report, train = tags(house)
     n = len(bad)
