@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from pipeline.competitions.paths import ENDINGS, walk
-from pipeline.competitions.table_of_images import read_csv
+from pipeline.competitions.tables import read_csv
 from pipeline.store.errors import UserError, nearest
 
 ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz")

@@ -10,7 +10,8 @@ import pandas as pd
 
 from pipeline.competitions.checks import check
 from pipeline.competitions.copies import find_near, hash_images
-from pipeline.competitions.table_of_images import Raw, column, read, read_csv, read_train
+from pipeline.competitions.table_of_images import Raw, read
+from pipeline.competitions.tables import column, read_csv, read_train
 from pipeline.scoring.split import assign, balance, draw_holdout, too_near, union
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.config import Competition, Folds

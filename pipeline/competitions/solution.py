@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.competitions.submission import Format
-from pipeline.competitions.table_of_images import column, encode, numbers, read_csv, read_ids, read_weights
+from pipeline.competitions.table_of_images import read_weights
+from pipeline.competitions.tables import column, numbers, read_csv, read_ids
+from pipeline.competitions.targets import encode
 from pipeline.scoring.bootstrap import replicate
 from pipeline.scoring.metrics import Metric
 from pipeline.scoring.problem import Problem

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.competitions.table_of_images import encode, read_csv, read_ids
+from pipeline.competitions.tables import read_csv, read_ids
+from pipeline.competitions.targets import encode
 from pipeline.scoring.cells import Cells, best_of, holds_labels, written
 from pipeline.scoring.metrics import Metric
 from pipeline.store.config import Competition

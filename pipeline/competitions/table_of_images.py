@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipeline.competitions.dialect import delimiter
 from pipeline.competitions.metadata import read_metadata
-from pipeline.competitions.paths import class_folders, find, unlabelled
+from pipeline.competitions.paths import find, unlabelled
+from pipeline.competitions.tables import column, numbers, read_csv, read_ids, read_train
+from pipeline.competitions.targets import encode
 from pipeline.store.config import Competition, Extra, Group
-from pipeline.store.errors import UserError, nearest
+from pipeline.store.errors import UserError
 from pipeline.store.files import Array
 from pipeline.store.table import EXTRA, TEST, UNLABELLED
 
@@ -45,53 +45,6 @@ class Raw:
     def test(self) -> Array:
         """Return which rows are to be submitted."""
         return np.asarray(self.codes == TEST)
-
-
-def read_csv(path: Path) -> pd.DataFrame:
-    """Read a table as text, divided by ',', ';' or tabs: no guessing of types, an empty cell stays an empty cell."""
-    if not path.exists():
-        raise UserError(f"{path} does not exist: put or link the competition's files into {path.parent}")
-    try:
-        frame = pd.read_csv(path, sep=delimiter(path), dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} cannot be read as CSV: {str(error).strip()}") from error
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas would shift every cell by one column
-        raise UserError(f"{path}: rows have more cells than the header: remove closing delimiters, or name the column")
-    return frame
-
-
-def read_train(config: Competition, data: Path) -> pd.DataFrame:
-    """Read the labelled rows: a table, or with `*` in `train` a glob of images whose folder is the class."""
-    if "*" not in config.train:
-        return read_csv(data / config.train)
-    if not isinstance(config.target, str):
-        raise UserError(f"target: class folders (train = {config.train!r}) give one target, not {config.target}")
-    pattern = config.images.pattern.replace("{split}", config.images.train)
-    ids, classes = class_folders(data, config.train, pattern)
-    return pd.DataFrame({config.id: ids, config.target: classes}, dtype=str)
-
-
-def column(frame: pd.DataFrame, name: str, path: Path) -> Array:
-    """Return a column as text; a missing one is named with the nearest match."""
-    if name not in frame.columns:
-        raise UserError(f"{path} has no column {name!r}; {nearest(name, map(str, frame.columns))}")
-    return frame[name].to_numpy(str)
-
-
-def read_ids(frame: pd.DataFrame, name: str, path: Path) -> Array:
-    """Return the id column: present, unique, and safe as a part of a path."""
-    ids = column(frame, name, path)
-    values, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        raise UserError(
-            f"{path}: id {str(values[counts > 1][0])!r} stands there {counts.max()} times: keep one row an id"
-        )
-    for row, value in enumerate(ids.tolist()):
-        if not value.strip():
-            raise UserError(f"{path}: row {row + 2} has an empty id in column {name!r}")
-        if "\\" in value or "\0" in value or value.startswith("/") or ".." in PurePosixPath(value).parts:
-            raise UserError(f"{path}: id {value!r} (row {row + 2}) would lead out of the data folder: rename it")
-    return ids
 
 
 def read(config: Competition, data: Path) -> Raw:
@@ -192,77 +145,6 @@ def read_weights(name: str, frame: pd.DataFrame, ids: Array, path: Path) -> Arra
     return values
 
 
-def encode(config: Competition, frame: pd.DataFrame, ids: Array, path: Path) -> tuple[Array, list[str]]:
-    """Return targets (N T) as numbers and the names of classes, labels, grades or targets."""
-    names = [config.target] if isinstance(config.target, str) else config.target
-    cells = np.column_stack([column(frame, name, path) for name in names])
-    cells = np.char.strip(cells)
-    if config.separator is not None:
-        return _encode_joined(config, cells[:, 0], ids, path)
-    empty = (cells == "") | (np.char.lower(cells) == "nan")
-    refuse_empty(config, empty, names, ids, path)
-    if config.task == "regression":
-        return numbers(cells, names, ids, path, empty), names
-    if config.soft:
-        return soft_targets(numbers(cells, names, ids, path, empty), names, config, ids, path)
-    if len(names) > 1:
-        values = numbers(cells, names, ids, path, empty)
-        wrong = ~(np.isin(values, (0, 1)) | empty).all(1)
-        if config.task == "multiclass":
-            wrong |= values.sum(1) != 1
-        if wrong.any():
-            want = "exactly one 1 and else 0" if config.task == "multiclass" else "0 or 1"
-            raise UserError(f"{path}: id {str(ids[wrong][0])!r} must have {want} in columns {names}")
-        return (values if config.task == "multilabel" else values.argmax(1)[:, None]), names
-    classes = config.classes or _sorted(np.unique(cells).tolist())
-    if config.task == "binary" and len(classes) != 2:
-        raise UserError(f"{path}: a binary target has 2 values, column {names[0]!r} has {len(classes)}: {classes[:5]}")
-    if len(classes) < 2:
-        raise UserError(f"{path}: column {names[0]!r} has one class only ({classes[0]!r}): nothing to learn")
-    if config.task == "ordinal":
-        try:
-            [float(c) for c in classes]
-        except ValueError:
-            raise UserError(f"{path}: ordinal grades must be numbers, column {names[0]!r} has {classes[:5]}") from None
-    index = {c: i for i, c in enumerate(classes)}
-    for i, cell in zip(ids.tolist(), cells[:, 0].tolist(), strict=True):
-        if cell not in index:
-            raise UserError(
-                f"{path}: id {i!r} has the label {cell!r}, which is not among the classes; {nearest(cell, classes)}"
-            )
-    return np.array([[index[cell]] for cell in cells[:, 0].tolist()], float), classes
-
-
-def refuse_empty(config: Competition, empty: Array, names: list[str], ids: Array, path: Path) -> None:
-    """Refuse empty cells (N T): any, or with unknown = "mask" a whole row or a whole column of them."""
-    if config.unknown == "refuse" and empty.any():
-        row, t = np.argwhere(empty)[0]
-        several = "" if len(names) == 1 else ' (or set unknown = "mask")'
-        raise UserError(
-            f"{path}: id {str(ids[row])!r} has no value in column {names[t]!r}: fill it or drop the row{several}"
-        )
-    if empty.all(1).any():
-        who = str(ids[empty.all(1)][0])
-        raise UserError(f"{path}: id {who!r} has no value in any of the columns {names}: drop the row")
-    if len(empty) and empty.all(0).any():
-        raise UserError(f"{path}: column {names[int(empty.all(0).argmax())]!r} has no value at all: drop it")
-
-
-def soft_targets(
-    values: Array, names: list[str], config: Competition, ids: Array, path: Path
-) -> tuple[Array, list[str]]:
-    """Return soft targets (N T) and the names of classes: 0 to 1, those of classes with a sum of 1 (made exact)."""
-    wrong = ~(((values >= 0) & (values <= 1)) | np.isnan(values)).all(1)
-    want = "numbers from 0 to 1"
-    if config.task == "multiclass":
-        wrong, want = wrong | (np.abs(values.sum(1) - 1) > 1e-3), f"{want} that sum to 1"
-    if wrong.any():
-        raise UserError(f"{path}: id {str(ids[wrong][0])!r} must have {want} in columns {names} (soft = true)")
-    if config.task == "multiclass":
-        return values / values.sum(1, keepdims=True), names
-    return values, config.classes or names if config.task == "binary" else names
-
-
 def read_groups(
     group: Group, id_name: str, frame: pd.DataFrame, ids: Array, test: Array, data: Path, train_path: Path
 ) -> Array:
@@ -287,40 +169,3 @@ def read_groups(
         if not value and not is_test:
             raise UserError(f"{where} gives no group for id {i!r}: every train row needs one")
     return np.array([value or "" for value in values], object)
-
-
-def _encode_joined(config: Competition, cells: Array, ids: Array, path: Path) -> tuple[Array, list[str]]:
-    """Encode a column of joined labels; an empty cell is the valid empty set."""
-    assert config.separator is not None
-    split = [[part.strip() for part in cell.split(config.separator) if part.strip()] for cell in cells.tolist()]
-    classes = config.classes or _sorted({label for labels in split for label in labels})
-    if not classes:
-        raise UserError(f"{path}: column {config.target!r} has no label at all")
-    y = np.zeros((len(split), len(classes)))
-    for row, labels in enumerate(split):
-        for label in labels:
-            if label not in classes:
-                who = str(ids[row])
-                raise UserError(
-                    f"{path}: id {who!r} has the label {label!r}, not among the classes; {nearest(label, classes)}"
-                )
-            y[row, classes.index(label)] = 1
-    return y, classes
-
-
-def numbers(cells: Array, names: Sequence[str], ids: Array, path: Path, empty: Array | None = None) -> Array:
-    """Return cells (N T) of text as finite numbers; `empty` ones are NaN."""
-    values = np.column_stack([pd.to_numeric(pd.Series(c), errors="coerce").to_numpy(float) for c in cells.T])
-    wrong = ~np.isfinite(values) if empty is None else ~np.isfinite(values) & ~empty
-    if wrong.any():
-        row, t = np.argwhere(wrong)[0]
-        raise UserError(f"{path}: id {str(ids[row])!r} has {str(cells[row, t])!r} in column {names[t]!r}, not a number")
-    return values
-
-
-def _sorted(values: Sequence[str] | set[str]) -> list[str]:
-    """Sort numerically where every value is a number, else by name."""
-    try:
-        return sorted(values, key=float)
-    except ValueError:
-        return sorted(values)

@@ -66,8 +66,8 @@ def refuse_roles(leaf: str, config: dict[str, Any]) -> None:
 def pose(files: RunFiles, leaf: str, receipt: dict[str, Any], facts: dict[str, Any]) -> Job:
     """Return what the models of a trained run share, for a shelf of its own, on the machine that run chose."""
     from pipeline.scoring.metrics import metric_of
-    from pipeline.store.runs import Train
     from pipeline.store.table import read_table
+    from pipeline.store.train import Train
     from pipeline.training.job import Job, check_names
     from pipeline.training.machine import Machine, choose_machine
 

@@ -23,7 +23,7 @@ from pipeline.store.errors import UserError
 from pipeline.store.files import lock, read_json, require_space, write_json, write_npy
 from pipeline.store.keys import read_table_facts, train_keys
 from pipeline.store.receipts import damaged, fresh, touch, write_receipt
-from pipeline.store.runs import Train, load_run
+from pipeline.store.runs import load_run
 from pipeline.store.shelves import (
     as_out_of_fold,
     as_parent,
@@ -34,6 +34,7 @@ from pipeline.store.shelves import (
     refuse_seen,
     refuse_strangers,
 )
+from pipeline.store.train import Train
 from pipeline.tasks import TASKS
 
 if TYPE_CHECKING:  # both import torch, which a run with nothing to do must not pay for

@@ -15,9 +15,10 @@ from pipeline.store.artifacts import CompetitionFiles, FoldFiles, RunFiles
 from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import digest_file, digest_json, read_json
-from pipeline.store.runs import Run, Train, load_run
+from pipeline.store.runs import Run, load_run
 from pipeline.store.shelves import leaves
 from pipeline.store.toml import ROLES
+from pipeline.store.train import Train
 
 
 def folds_key(config: Competition, files: CompetitionFiles) -> str:

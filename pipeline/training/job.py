@@ -13,8 +13,8 @@ from pipeline.store.artifacts import FoldFiles, RunFiles
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError, nearest, resolve
 from pipeline.store.files import Array, digest
-from pipeline.store.runs import Train
 from pipeline.store.table import Table
+from pipeline.store.train import Train
 from pipeline.tasks import TASKS, Task
 from pipeline.training.augment import augmenter
 from pipeline.training.images import Rows, cached

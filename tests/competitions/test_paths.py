@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.competitions.dialect import delimiter
 from pipeline.competitions.paths import class_folders, locate, regex, walk
-from pipeline.competitions.table_of_images import read_csv
+from pipeline.competitions.tables import read_csv
 from pipeline.store.errors import UserError
 
 

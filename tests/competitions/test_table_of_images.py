@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from house import make_competition, prepare
 
-from pipeline.competitions.table_of_images import encode, read_groups
+from pipeline.competitions.table_of_images import read_groups
+from pipeline.competitions.targets import encode
 from pipeline.store.config import Competition, Group
 from pipeline.store.errors import UserError
 
