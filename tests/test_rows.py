@@ -310,3 +310,78 @@ def test_wrong_stackers_are_one_line(house, task, lines, said):
     Path("configs/toy/stack.toml").write_text(f'stage = "ensemble"\nmembers = ["a", "b"]\n{lines}\n')
     with pytest.raises(UserError, match=said):
         stage("ensemble", "toy/stack")
+
+
+def test_other_extra_rows_are_another_run(wide):
+    stage("train", "toy/a")
+    before = np.load(RunFiles("toy/a").oof)
+    path = wide / "more.csv"
+    path.write_text(path.read_text().replace(",ant,", ",x,").replace(",bee,", ",ant,").replace(",x,", ",bee,"))
+    prepare()
+    stage("train", "toy/a")
+    assert not np.array_equal(np.load(RunFiles("toy/a").oof), before)
+
+
+def test_near_copies_among_extra_rows_do_not_leak(wide):
+    here = table()
+    for row in range(12):
+        image = cv2.imread(str(wide / f"train/i{row:03d}.png"), cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(str(wide / f"more/m{row}.png"), np.clip(image.astype(int) + 1, 0, 255).astype(np.uint8))
+    contract(lambda text: text.replace("[folds]\n", "[folds]\nnear = 6\n"))
+    prepare()
+    here = table()
+    of = dict(zip(here.ids, here.folds, strict=True))
+    for k in range(3):
+        allowed = set(here.ids[here.labelled[here.foreign((k,))]])
+        assert not any(f"m{row}" in allowed for row in range(12) if of[f"i{row:03d}"] == k)
+
+
+def test_test_rows_have_the_groups_of_their_own_table(house):
+    patients(house)
+    contract(lambda text: text.replace("[metadata]", '[group]\ncolumn = "ward"\n[metadata]'), "patients")
+    prepare("patients")
+    here = table("patients")
+    assert (here.groups[here.test] == pd.read_csv("data/patients/test.csv")["ward"]).all()
+
+
+def test_weights_of_another_competition_are_looked_at_for_its_extra_rows(house):
+    make_competition(house, "multiclass")
+    data = make_competition(house, "multiclass", "other", extra='[extra]\ntable = "m.csv"\npattern = "m/{id}.png"\n')
+    (data / "m").mkdir()
+    rows = pd.read_csv("data/toy/train.csv")[:5].assign(id=[f"x{row}" for row in range(5)])
+    rows.to_csv(data / "m.csv", index=False)
+    for row in range(5):
+        (data / f"m/x{row}.png").write_bytes(Path(f"data/toy/train/i{row:03d}.png").read_bytes())
+    for path in (data / "train").glob("*.png"):  # else the two competitions are the same
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+    for name in ("toy", "other"):
+        prepare(name)
+    stage("train", "other/a")
+    Path("configs/toy/s.toml").write_text('base = "a"\ninit = "other/a"\n')
+    with pytest.raises(UserError, match="has trained on 5 images that are scored here"):
+        stage("train", "toy/s")
+
+
+def test_metadata_is_measured_by_the_rows_of_the_fold_whatever_the_start(house):
+    patients(house)
+    prepare("patients")
+    stage("train", "patients/a")
+    Path("configs/patients/s.toml").write_text('base = "a"\ninit = "a"\nepochs = 1\n')
+    stage("train", "patients/s")
+    from safetensors.numpy import load_file
+
+    for k in range(3):
+        learnt = np.load(RunFiles("patients/s").fold(k).rows)
+        state = load_file(RunFiles("patients/s").fold(k).model)
+        np.testing.assert_allclose(state["beside.center"][0], np.nanmean(table("patients").meta[learnt, 0]), rtol=1e-5)
+
+
+def test_frozen_features_with_metadata_are_tagged_and_foretold(house):
+    patients(house)
+    prepare("patients")
+    Path("configs/patients/f.toml").write_text('base = "a"\nfit = "linear"\n')
+    Path("configs/patients/tags.toml").write_text('stage = "tag"\nrun = "f"\n')
+    Path("configs/patients/final.toml").write_text('stage = "lb"\nrun = "f"\n')
+    for name, run in (("train", "f"), ("tag", "tags"), ("lb", "final")):
+        stage(name, f"patients/{run}")
+    assert np.isfinite(np.load(RunFiles("patients/f").fold(0).embeddings)).all()

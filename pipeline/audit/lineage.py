@@ -17,7 +17,7 @@ from pipeline.audit.records import Doubt, Model, Records, Refit, Shelf, read_mod
 from pipeline.store.artifacts import RUNS, FoldFiles, RunFiles
 from pipeline.store.files import Array
 from pipeline.store.receipts import LEVELS
-from pipeline.store.table import TEST, UNLABELLED
+from pipeline.store.table import EXTRA, TEST, UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,8 @@ class Lineage(Records):
             known = np.isin(here.digests, table.digests[mine])
             if competition == fold.competition:
                 known |= mine | np.isin(here.groups, np.setdiff1d(table.groups[mine], [""]))
+                # An extra row that is nearly a copy of one of the fold is of its unit.
+                known |= (here.folds == EXTRA) & np.isin(here.units, table.units[mine])
             self._kin[fold, competition] = known & ~np.isin(here.folds, (TEST, UNLABELLED))
         return self._kin[fold, competition]
 

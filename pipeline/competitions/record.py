@@ -16,7 +16,7 @@ from pipeline.scoring.split import assign, balance, draw_holdout, too_near, unio
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.config import Competition, Folds
 from pipeline.store.errors import UserError
-from pipeline.store.files import Array, digest_bytes, digest_file, read_json, write_json, write_text
+from pipeline.store.files import Array, digest, digest_bytes, digest_file, read_json, write_json, write_text
 from pipeline.store.table import EXTRA, HOLDOUT, UNLABELLED, Table, fold_columns, write_table
 from pipeline.tasks import TASKS, Task
 
@@ -50,7 +50,7 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     if errors:
         raise UserError(f"{files.folds}: {'; '.join(errors)}: change [folds] or [group] in {files.config}")
     shut = gaps(config, folds[:, 0], files.data) if config.folds.gap else None
-    table = tabulate(raw, digests, units, folds, shut)
+    table = tabulate(raw, digests, near, units, folds, shut)
     write_table(target, table)
     text = committed_text(table)
     facts = {
@@ -76,6 +76,8 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     write_json(files.folds_receipt, facts)
     write_text(files.folds, text)
     hashes = {"scored": table.content(table.scored), "test": table.content(table.test)}
+    if len(table.extra):
+        hashes["extra"] = digest(table.content(table.extra), *table.units[table.extra].astype(str))
     if held.any():
         hashes["holdout"] = table.content(table.holdout)
     return facts, {"fold_map": table.fold_map(), "classes": raw.classes, **hashes}
@@ -100,11 +102,15 @@ def committed_text(table: Table) -> str:
     return frame.to_csv(index=False)
 
 
-def tabulate(raw: Raw, digests: Array, units: Array, folds: Array, shut: Array | None) -> Table:
+def tabulate(raw: Raw, digests: Array, near: Array, units: Array, folds: Array, shut: Array | None) -> Table:
     """Return the table of record of labelled rows with `units`, `folds` (N R) and `shut`, and of all others."""
     train = raw.train
     codes, all_units = np.repeat(raw.codes[:, None], folds.shape[1], 1), np.arange(len(raw.ids))
     codes[train], all_units[train] = folds, units
+    # A near copy of a labelled row is of its unit.
+    of = dict(zip(near[train].tolist(), units.tolist(), strict=True))
+    for row in np.flatnonzero((raw.codes == EXTRA) & (near != "") & np.isin(near, near[train])):
+        all_units[row] = of[near[row]]
     further = codes[:, 1:] if codes.shape[1] > 1 else None
     if shut is not None:
         everywhere = np.full(len(raw.ids), "", shut.dtype)

@@ -117,7 +117,7 @@ def join(config: Competition, data: Path, parts: list[Part], encoded: Array, cla
     y = np.concatenate([blank[: len(part.ids)] if part.y is None else part.y for part in parts])
     groups = np.full(len(ids), "", object)
     if config.group is not None:
-        labelled = [part.frame for part in parts if part.y is not None]
+        labelled = [p.frame for p in parts if p.y is not None or (p.code == TEST and config.group.column in p.frame)]
         table = pd.concat(labelled, ignore_index=True)
         groups = read_groups(config.group, config.id, table, ids, codes != 0, data, parts[0].path)
     weights = np.ones(len(ids))

@@ -54,7 +54,8 @@ class Stack:
 
     def _fit(self, rows: Array) -> list[Any]:
         y = self.problem.y.reshape(len(self.problem.y), -1)
-        return [self._search(self.x[rows], y[rows, t], self.problem.folds[rows]) for t in range(y.shape[1])]
+        weight = None if self.problem.weight is None else self.problem.weight[rows]
+        return [self._search(self.x[rows], y[rows, t], self.problem.folds[rows], weight) for t in range(y.shape[1])]
 
     def predict(self, fitted: list[Any], x: Array) -> Array:
         """Return predictions (n P, float32) in the shapes of `pipeline.tasks`."""
@@ -76,18 +77,37 @@ class Stack:
             oof[folds == k] = self.predict(fitted, self.x[folds == k])
         return oof, by_fold, self.fit(np.ones(len(folds), bool))
 
-    def _search(self, x: Array, y: Array, folds: Array) -> Any:
+    def _search(self, x: Array, y: Array, folds: Array, weight: Array | None) -> Any:
+        from sklearn.base import clone
         from sklearn.dummy import DummyClassifier
-        from sklearn.model_selection import GridSearchCV, PredefinedSplit
+        from sklearn.model_selection import ParameterGrid
 
         classes = self.problem.task.probabilities
         if classes and len(np.unique(y)) < 2:
             return DummyClassifier(strategy="prior").fit(x, y)
         model = _estimator(self.method, classes, self.seed)
+        if classes:
+            # Without such a fold one class is left: it cannot help to choose.
+            alone = [k for k in np.unique(folds) if len(np.unique(y[folds != k])) < 2]
+            folds = np.where(np.isin(folds, alone), -1, folds)
+        step = "" if self.method == "boosted" else f"{model.steps[-1][0]}__"
+        more = {} if weight is None else {f"{step}sample_weight": weight}
         if len(np.unique(folds)) < 2:
-            return model.fit(x, y)
-        score = _log_loss if classes else "neg_mean_squared_error"
-        return GridSearchCV(model, GRIDS[self.method], scoring=score, cv=PredefinedSplit(folds)).fit(x, y)
+            return model.fit(x, y, **more)
+        w = np.ones(len(y)) if weight is None else weight
+
+        def lost(settings: dict[str, Any]) -> float:
+            total = 0.0
+            for k in np.unique(folds[folds >= 0]):
+                mine = folds == k
+                inner = {name: value[~mine] for name, value in more.items()}
+                fitted = clone(model).set_params(**settings).fit(x[~mine], y[~mine], **inner)
+                rows = -_log_p(fitted, x[mine], y[mine]) if classes else (fitted.predict(x[mine]) - y[mine]) ** 2
+                total += float(w[mine] @ rows) / max(float(w[mine].sum()), 1e-9)
+            return total
+
+        best = min(ParameterGrid(GRIDS[self.method]), key=lost)
+        return model.set_params(**best).fit(x, y, **more)
 
 
 def _estimator(method: str, classes: bool, seed: int) -> Any:
@@ -111,7 +131,7 @@ def _shares(model: Any, x: Array, classes: int) -> Array:
     return out
 
 
-def _log_loss(model: Any, x: Array, y: Array) -> float:
-    """Score by log loss; a class that is only in the rows to be scored costs what a probability of 1e-6 costs."""
+def _log_p(model: Any, x: Array, y: Array) -> Array:
+    """Return log p of the truth (N); a class that the model was never shown costs what a probability of 1e-6 costs."""
     p = _shares(model, x, int(max(y.max(), model.classes_.max())) + 1)
-    return float(np.log(np.clip(p[np.arange(len(y)), y.astype(int)], 1e-6, 1)).mean())
+    return np.asarray(np.log(np.clip(p[np.arange(len(y)), y.astype(int)], 1e-6, 1)))

@@ -41,10 +41,12 @@ def contents(config: Competition, files: CompetitionFiles) -> dict[str, str]:
     others = [section.table for section in (config.group, config.metadata, config.extra) if section is not None]
     names = [config.train, config.test, *others, config.submission.sample]
     tables = [files.data / name for name in names if name is not None]
-    folders = [path for path in sorted(files.data.iterdir()) if path.is_dir()]
+    folders = {path for path in files.data.iterdir() if path.is_dir()}
+    if config.unlabelled and not config.unlabelled.startswith("/"):
+        folders |= {path.parent for path in files.data.glob(config.unlabelled)}
     if "*" in config.train:  # class folders
-        folders += [path for path in sorted(files.data.glob(config.train.rpartition("/")[0])) if path.is_dir()]
-    times = {str(path): str(path.stat().st_mtime_ns) for path in folders}
+        folders |= {path for path in files.data.glob(config.train.rpartition("/")[0]) if path.is_dir()}
+    times = {str(path): str(path.stat().st_mtime_ns) for path in sorted(folders)}
     return {str(path): digest_file(path) for path in tables if path.is_file()} | times
 
 

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     task = TASKS[competition.task]
     metric = metric_of(competition, files.competition)
     refuse_space(files, config.space, task, metric)
-    refuse_stacker(files, config.method, task)
+    refuse_stacker(files, config.method, task, competition.soft or competition.unknown == "mask")
     with lock(files.lock, f"run {args.run}"):
         table = read_table_facts(files.competition)
         receipts = {member: read_stage(member, "member", *PREDICTING) for member in config.members}
@@ -92,8 +92,10 @@ def refuse_space(files: RunFiles, space: str, task: Task, metric: Metric) -> Non
         raise UserError(f'{files.config}: space = "logit" needs probabilities; a {task.name} task has values')
 
 
-def refuse_stacker(files: RunFiles, method: str, task: Task) -> None:
-    """Refuse a stacker that does not fit the task."""
+def refuse_stacker(files: RunFiles, method: str, task: Task, vague: bool) -> None:
+    """Refuse a stacker that does not fit the task, or whose targets are soft or partly unknown (`vague`)."""
+    if method in STACKERS and vague:
+        raise UserError(f'{files.config}: method = "{method}" needs labels that are known and hard: use a blend')
     other = {"ridge": task.probabilities, "logistic": not task.probabilities}
     if other.get(method, False):
         what, use = ("probabilities", "logistic") if task.probabilities else ("values", "ridge")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
         parent = read_stage(config.run, "run", "train", "ensemble")
         receipts = {leaf: read_shelf(leaf, "run") for leaf in leaves(config.run)}
         refuse_strangers({config.run: parent} | receipts, facts)
+        refuse_stackers(parent)
         for leaf, receipt in receipts.items():
             refuse_roles(leaf, receipt["config"])
         key = built_key(config, competition, {config.run: parent})
@@ -50,6 +51,15 @@ def run(args: argparse.Namespace) -> None:
                 said = {leaf: fit(job, leaf, seed) for leaf, job in jobs.items()}
                 write_npy(files.fold(seed).test, blend(config.run, TASKS[competition.task], said))
             write(files, config, parent, jobs, key, started)
+
+
+def refuse_stackers(receipt: dict[str, Any]) -> None:
+    """Refuse a stacker, and a blend with one in it: what other models would make it say is not known."""
+    if receipt["stage"] == "ensemble":
+        if "weights" not in receipt:
+            raise UserError(f"{receipt['run']} is a stacker: what other models would make it say is not known")
+        for parent in receipt["parents"]:
+            refuse_stackers(read_shelf(parent["run"]))
 
 
 def refuse_roles(leaf: str, config: dict[str, Any]) -> None:
@@ -77,6 +87,8 @@ def pose(files: RunFiles, leaf: str, receipt: dict[str, Any], facts: dict[str, A
     machine = choose_machine(config.precision)
     if receipt["machine"]["device"] == machine.device:
         machine = Machine(**receipt["machine"])
+    else:
+        machine = replace(machine, batch_size=receipt["machine"]["batch_size"])
     machine.prepare()
     fitted = digest_json(["full", receipt["fit_hash"]])
     predicted = digest_json(["full", receipt["predict_hash"]])

@@ -124,14 +124,15 @@ def refuse_damaged(run: str) -> None:
 
 def refuse_overlap(other: str, role: str, files: RunFiles) -> None:
     """Refuse a run of another competition that learnt from images which are scored here."""
-    from pipeline.store.table import read_table
+    from pipeline.store.table import EXTRA, HOLDOUT, read_table
 
     if role != "init":
         raise UserError(f"{role} = {other!r} is of another competition: only init may be")
     theirs, ours = RunFiles(other).competition, files.competition
     known = read_table(theirs, read_table_facts(theirs))
     here = read_table(ours, read_table_facts(ours))
-    seen = np.isin(here.digests, known.digests[known.folds >= 0]) & (here.folds >= 0)
+    seen = np.isin(here.digests, known.digests[(known.folds >= 0) | (known.folds == EXTRA)])
+    seen &= (here.folds >= 0) | (here.folds == HOLDOUT)
     if seen.any():
         raise UserError(
             f"init = {other!r} has trained on {seen.sum()} images that are scored here, for example that of id "

@@ -47,7 +47,7 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
     contract = [competition.task, how, own_code(how)]
     chosen_by = metric_facts(competition) if config.select == "best" else None
     known = [digest_file(weights) if weights.is_file() else None, own_code(config.fitting())]
-    rows = [table["classes"], table["fold_map"], table["scored"]]
+    rows = [table["classes"], table["fold_map"], table["scored"], table.get("extra")]
     fitted = digest_json([config.fitting(), known, contract, chosen_by, rows, built_on])
     # The groups of test rows are in no hash but that of the table itself.
     groups = [table["outputs"]] if config.image.normalize == "group" else []

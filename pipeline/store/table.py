@@ -102,6 +102,7 @@ class Table:
         rows, held_out = self.labelled, np.isin(self.folds, (*folds, HOLDOUT))
         groups = np.setdiff1d(self.groups[held_out], [""])
         alike = np.isin(self.groups[rows], groups) | np.isin(self.digests[rows], self.digests[held_out])
+        alike |= np.isin(self.units[rows], self.units[held_out])
         kin = np.isin(self.folds[rows], folds) | (alike & (self.folds[rows] == EXTRA)) | self.shut_from(folds)[rows]
         return np.asarray(~kin)
 

@@ -197,6 +197,8 @@ class Train(Section):
     def _frozen(self) -> Train:
         odd = [name for name in ("pseudo", "teacher", "tags", "init", "indicators") if getattr(self, name)]
         odd += ['select = "best"'] if self.select == "best" else []
+        odd += ['image.normalize = "train"'] if self.image.normalize == "train" else []
+        odd += ["predict.hard_tta"] if self.predict.hard_tta != "none" else []
         if self.fit != "network" and odd:
             raise ValueError(f'fit = "{self.fit}" is a head on features that nobody trains: it takes no {odd[0]}')
         return self

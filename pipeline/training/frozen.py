@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from pipeline.scoring.problem import Problem
 from pipeline.scoring.stack import Stack
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.errors import UserError
-from pipeline.store.files import Array, digest, digest_json, lock, read_npy, write_npy
+from pipeline.store.files import Array, digest, digest_bytes, digest_file, digest_json, lock, read_npy, write_npy
+from pipeline.store.keys import own_code
 from pipeline.store.tracking import Tracker
 from pipeline.training.images import Rows
 from pipeline.training.job import Job, Which, labelled_images, new_network
@@ -52,7 +54,8 @@ def fit_frozen(job: Job, which: Which, tracker: Tracker) -> None:
         features = beside(job, more, rows)
         write_npy(getattr(files, name), head.predict(fitted, features))
         if name == "test":
-            write_npy(files.embeddings, np.concatenate([x[: len(scored)], features]).astype(np.float16))
+            both = np.concatenate([x[: len(scored)], features])
+            write_npy(files.embeddings, both[:, : x.shape[1] - table.meta.shape[1]].astype(np.float16))
             write_npy(files.spread, np.zeros(len(scored) + len(rows), np.float32))
     facts: dict[str, Any] = {
         "half": None,
@@ -75,9 +78,12 @@ def features(job: Job, images: Rows, rows: Array) -> Array:
     """Return pooled features (N F, float32), mean over the views of `predict.tta`, computed once for folds and runs."""
     config, files = job.config, job.files.competition
     how = [config.model.model_dump(), config.image.model_dump(), config.predict.tta, job.machine.precision]
-    seed = config.seed if config.model.weights == "none" else None
+    seed = config.seed if config.model.weights == "none" or config.model.aggregate != "mean" else None
     contract = job.competition.images.model_dump()
-    target = features_file(files, digest(*job.table.digests[rows], digest_json([how, seed, contract])))
+    weights, stats = Path(config.model.weights), images.stats
+    known = [own_code(how), own_code(contract), digest_file(weights) if weights.is_file() else None]
+    known.append(None if stats is None else digest_bytes(stats.tobytes()))
+    target = features_file(files, digest(*job.table.digests[rows], digest_json([how, seed, contract, known])))
     with lock(target.with_suffix(".lock"), f"the features of {files.name}"):
         if not target.exists():
             started = time.monotonic()

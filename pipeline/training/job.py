@@ -178,8 +178,8 @@ def check_names(job: Job) -> None:
         raise UserError(
             f"{job.files.config}: indicators = true gives rows a class of their own: multiclass only, not soft"
         )
-    if config.fit != "network" and y.ndim == 2 and job.task.name == "multiclass":
-        raise UserError(f"{job.files.config}: fit = {config.fit!r} needs labels; soft targets are for a network")
+    if config.fit != "network" and (job.competition.soft or job.competition.unknown == "mask"):
+        raise UserError(f"{job.files.config}: fit = {config.fit!r} needs labels that are known and hard: use a network")
     if config.pairs and len(job.folds) < 3:
         raise UserError(f"{job.files.config}: pairs = true needs 3 folds or more: blind to 2 of 2, nothing is left")
     new_network(without_weights(job) if config.model.weights == "pretrained" else job)

@@ -64,7 +64,7 @@ def images_per_second(network: Network, machine: Machine, side: list[int], size:
     """Return how many images of height and width `side` a machine learns from in a second, the best of a few steps."""
     network.train()
     optim, seconds = adamw(parameter_groups(network, 0.0), 1e-4, 0.9), []
-    x = torch.rand(size, network.mean.shape[1], *side, device=machine.device)
+    x = torch.rand(size, network.views * network.mean.shape[1], *side, device=machine.device)
     x = x.contiguous(memory_format=torch.channels_last)
     for _ in range(1 + repeats):
         started = time.perf_counter()

@@ -103,5 +103,5 @@ def start_from(job: Job, which: Which, network: Network) -> None:
     if any(name.startswith("backbone.") and name not in fitting for name in (*own, *state)):
         raise UserError(f"init = {job.config.init!r}: {path} is of another network than {job.config.model.name!r}")
     # How values and pixels are standardised belongs to this model's own training rows.
-    own_rows = ("center", "spread", "mean", "std")
+    own_rows = ("center", "spread", "mean", "std", "beside.center", "beside.spread")
     network.load_state_dict({n: v for n, v in fitting.items() if n not in own_rows}, strict=False)

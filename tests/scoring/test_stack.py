@@ -1,5 +1,7 @@
 """Stackers: against scikit-learn by hand, and blind to the labels of the fold they predict."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
@@ -97,7 +99,7 @@ def test_ridge_is_the_best_of_its_grid_over_the_folds():
             model = Ridge(alpha).fit(scaler.transform(x[rows][folds != k]), y[folds != k])
             wrong.append(((model.predict(scaler.transform(x[rows][folds == k])) - y[folds == k]) ** 2).mean())
         errors[alpha] = np.mean(wrong)
-    assert fitted.best_params_ == {"ridge__alpha": min(errors, key=errors.get)}
+    assert fitted.named_steps["ridge"].alpha == min(errors, key=errors.get)
     scaler = StandardScaler().fit(x[rows])
     wanted = Ridge(min(errors, key=errors.get)).fit(scaler.transform(x[rows]), y).predict(scaler.transform(x))
     np.testing.assert_allclose(fitted.predict(x), wanted, rtol=1e-9)
@@ -127,3 +129,26 @@ def test_random_labels_stay_random():
         noise = Problem(problem.task, METRICS["roc_auc"], 2, y, problem.folds, None)
         gains.append(score(noise, Stack(noise, inputs(problem.task, members, meta), "logistic", 0).crossfit()[0]) - 0.5)
     assert abs(np.mean(gains)) < 4 * np.std(gains, ddof=1) / 12**0.5
+
+
+@pytest.mark.parametrize("method", ["ridge", "boosted"])
+def test_rows_weigh_in_the_fit_and_in_the_choice(method):
+    problem, members, meta = case("regression", n=300)
+    rng, y = np.random.default_rng(1), problem.y.copy()
+    doubted = rng.random(len(y)) < 0.5
+    y[doubted] *= -1  # half of the rows say the opposite, and are hardly believed
+    weight = np.where(doubted, 0.001, 1.0)
+    heavy = replace(problem, y=y, weight=weight)
+    plain = replace(problem, y=y)
+    x = inputs(problem.task, members, meta)
+    with_weights, without = (heavy.score(Stack(p, x, method, 0).crossfit()[0]) for p in (heavy, plain))
+    assert with_weights < 0.7 * without
+
+
+def test_a_fold_without_which_one_class_is_left_does_not_choose():
+    problem, members, meta = case("binary", n=200)
+    y = problem.y.copy()
+    y[(problem.folds != 1) & (problem.folds != 2)] = 0
+    rare = replace(problem, y=y)
+    oof = Stack(rare, inputs(problem.task, members, meta), "logistic", 0).crossfit()[0]
+    assert np.isfinite(oof).all()

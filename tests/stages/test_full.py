@@ -116,6 +116,7 @@ def test_what_cannot_be_refitted_is_one_line(full, config, said):
     write("f", 'stage = "full"\nrun = "n"\nseeds = 1\n')
     with pytest.raises(UserError, match=said) as caught:
         stage("full", "toy/f")
+    assert not list(Path("runs/toy/f").glob("all-*"))  # told before anything is trained
     assert "\n" not in str(caught.value)
 
 

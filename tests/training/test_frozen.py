@@ -86,7 +86,13 @@ def test_features_are_of_the_images_and_the_network(house, monkeypatch):
 
 @pytest.mark.parametrize(
     "line, said",
-    [('init = "a"', "takes no init"), ('select = "best"', "takes no select"), ('teacher = "a"', "takes no teacher")],
+    [
+        ('init = "a"', "takes no init"),
+        ('image.normalize = "train"', "takes no image.normalize"),
+        ('predict.hard_tta = "hflip"', "takes no predict.hard_tta"),
+        ('select = "best"', "takes no select"),
+        ('teacher = "a"', "takes no teacher"),
+    ],
 )
 def test_contradictions_are_one_line(house, line, said):
     make_competition(house, "multiclass")
@@ -94,3 +100,20 @@ def test_contradictions_are_one_line(house, line, said):
     write("f", f'base = "a"\nfit = "linear"\n{line}\n')
     with pytest.raises(UserError, match=said):
         stage("train", "toy/f")
+
+
+def test_another_decoder_is_another_feature(house, monkeypatch):
+    make_competition(house, "multiclass")
+    own = house / "reader.py"
+    text = "import cv2, numpy as np\ndef read(data):\n    return cv2.imdecode(np.frombuffer(data, np.uint8), 0)\n"
+    own.write_text(text)
+    monkeypatch.syspath_prepend(house)
+    contract = house / "configs/toy/competition.toml"
+    contract.write_text(contract.read_text().replace("[images]\n", '[images]\ndecoder = "reader:read"\n'))
+    prepare()
+    write("f", 'base = "a"\nfit = "linear"\n')
+    stage("train", "toy/f")
+    before = set(CompetitionFiles("toy").features.glob("*.npy"))
+    own.write_text(text + "# another one\n")
+    stage("train", "toy/f")
+    assert len(set(CompetitionFiles("toy").features.glob("*.npy")) - before) == 2
