@@ -5,6 +5,9 @@ import shutil
 import subprocess
 import sys
 
+# Before OpenMP is loaded: threads of two test processes wait for each other on two cores, and wait busily.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from house import ROOT
 

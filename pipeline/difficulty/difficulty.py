@@ -14,6 +14,7 @@ from scipy.special import expit, log_expit, logit
 
 from pipeline.difficulty.labels import logistic, platt, splits
 from pipeline.scoring.problem import Problem
+from pipeline.scoring.stack import one_thread
 from pipeline.store.files import Array
 from pipeline.tasks import Task
 
@@ -70,7 +71,8 @@ def trees(x: Array, wrong: Array, weight: Array) -> Scorer:
     model = HistGradientBoostingClassifier(
         max_iter=60, max_leaf_nodes=8, min_samples_leaf=20, l2_regularization=1.0, early_stopping=False, random_state=0
     )
-    model.fit(x, wrong, sample_weight=weight)
+    with one_thread():
+        model.fit(x, wrong, sample_weight=weight)
     middle = float(np.average(model.decision_function(x), weights=weight))
     return lambda new: np.asarray(model.decision_function(new)) - middle
 
