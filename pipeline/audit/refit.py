@@ -15,6 +15,7 @@ from pipeline.audit.records import Doubt, Shelf
 from pipeline.difficulty.difficulty import SUSPECT, suggest
 from pipeline.difficulty.tags import Seen, blind, known_mean
 from pipeline.scoring.blend import Blend, compose, from_space, mix, to_space
+from pipeline.scoring.blend import deployed as blend_weights
 from pipeline.scoring.cuts import fit
 from pipeline.scoring.metrics import metric_of
 from pipeline.scoring.problem import Problem
@@ -79,7 +80,7 @@ def deployed(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
     tests = []
     for seed in shelf.receipt["folds"]:
         below = {leaf.run: made[f"all-{leaf.run.split('/')[-1]}-{seed}"] for leaf in shelf.leaves}
-        tests.append(compose(problem.task, run, lambda r: np.array(list(r["weights"].values())), below))
+        tests.append(compose(problem.task, run, blend_weights, below))
         if not np.allclose(shelf.test(seed), tests[-1], atol=1e-5):
             yield Doubt(None, f"the test predictions of seed {seed} are not those of its models", rows=False)
     if not np.allclose(read_npy(shelf.files.test), np.mean(tests, 0), atol=1e-5):

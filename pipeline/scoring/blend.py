@@ -161,6 +161,11 @@ def mix(members: Sequence[Array], weights: Array) -> Array:
     return np.asarray(sum(w * p for w, p in zip(weights, members, strict=True)))
 
 
+def deployed(receipt: dict[str, Any]) -> Array:
+    """Return the deployed weights that a blend's receipt tells."""
+    return np.array(list(receipt["weights"].values()))
+
+
 def compose(
     task: Task,
     name: str,

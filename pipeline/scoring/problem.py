@@ -74,10 +74,6 @@ class Problem:
         """Return the untuned cuts."""
         return self.task.default_cuts(self.classes)
 
-    def as_folds(self, folds: Array) -> Problem:
-        """Return the same problem with other folds."""
-        return replace(self, folds=folds)
-
     def part(self, rows: Array) -> Problem:
         """Return the problem of some rows (a mask or positions)."""
         group, weight, blocks = (None if v is None else v[rows] for v in (self.group, self.weight, self.blocks))

@@ -45,11 +45,13 @@ def run(args: argparse.Namespace) -> None:
         if fresh(files.receipt, key):
             return touch(files.receipt)
         with log_to(files.log):
+            from pipeline.scoring.blend import compose, deployed
+
             started = time.monotonic()
             jobs = {leaf: pose(files, leaf, receipt, facts) for leaf, receipt in receipts.items()}
             for seed in range(config.seeds):
                 said = {leaf: fit(job, leaf, seed) for leaf, job in jobs.items()}
-                write_npy(files.fold(seed).test, blend(config.run, TASKS[competition.task], said))
+                write_npy(files.fold(seed).test, compose(TASKS[competition.task], config.run, deployed, said))
             write(files, config, parent, jobs, key, started)
 
 
@@ -116,17 +118,12 @@ def fit(job: Job, leaf: str, seed: int) -> Array:
 
 def predict(job: Job, which: Which) -> None:
     """Predict the test rows with one model; its receipt comes last."""
-    from safetensors.torch import load_file
-
-    from pipeline.training.job import new_network, without_weights
+    from pipeline.training.job import every_image
     from pipeline.training.shelf import look_twice
+    from pipeline.training.weights import fitted_network
 
     table, shelf = job.table, which.files(job.files)
-    network = new_network(without_weights(job))
-    network.load_state_dict(load_file(shelf.model))
-    images, unreadable = job.images(table.test)
-    if unreadable:
-        raise UserError(f"{next(iter(unreadable.values()))}: every test row needs a prediction; mend the file")
+    network, images = fitted_network(job, shelf.model), every_image(job, table.test)
     write_npy(shelf.test, look_twice(job, network, images, np.arange(len(table.test)))[0])
     learnt = read_npy(shelf.rows)
     write_receipt(
@@ -143,13 +140,6 @@ def predict(job: Job, which: Which) -> None:
         seed=job.config.seed,
         machine=asdict(job.machine),
     )
-
-
-def blend(run: str, task: Any, said: dict[str, Array]) -> Array:
-    """Return what the run would say of the test rows with these models under it, by its deployed weights."""
-    from pipeline.scoring.blend import compose
-
-    return compose(task, run, lambda receipt: np.array(list(receipt["weights"].values())), said)
 
 
 def write(

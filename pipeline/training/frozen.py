@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,11 @@ import torch
 
 from pipeline.scoring.problem import Problem
 from pipeline.scoring.stack import Stack
-from pipeline.store.artifacts import CompetitionFiles
-from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest, digest_bytes, digest_file, digest_json, lock, read_npy, write_npy
 from pipeline.store.keys import own_code
 from pipeline.store.tracking import Tracker
 from pipeline.training.images import Rows
-from pipeline.training.job import Job, Which, labelled_images, new_network
+from pipeline.training.job import Job, Which, every_image, labelled_images, new_network
 from pipeline.training.lessons import training_rows
 from pipeline.training.predict import embed, views_of
 from pipeline.training.shelf import sign
@@ -36,7 +35,7 @@ def fit_frozen(job: Job, which: Which, tracker: Tracker) -> None:
     x, gold = beside(job, images, table.labelled), training_rows(job, which, bad)
     everything = Problem.of(table, job.task, job.metric, table.labelled)
     # The head's own setting is chosen over the folds it learns from; extra rows (code < 0) are never scored for it.
-    everything = everything.as_folds(np.maximum(everything.folds, -1))
+    everything = replace(everything, folds=np.maximum(everything.folds, -1))
     method = "boosted" if job.config.fit == "boosted" else "logistic" if job.task.probabilities else "ridge"
     head = Stack(everything, x, method, job.config.seed)
     fitted = head.fit(np.isin(np.arange(len(x)), gold))
@@ -48,10 +47,8 @@ def fit_frozen(job: Job, which: Which, tracker: Tracker) -> None:
     write_npy(files.epochs, seen_once(job, train, gold))
     others = {"test": table.test} | ({"holdout": table.holdout} if len(table.holdout) else {})
     for name, rows in others.items():
-        more, lost = job.images(rows)
-        if lost:
-            raise UserError(f"{next(iter(lost.values()))}: every {name} row needs a prediction; mend the file")
-        features = beside(job, more, rows)
+        who = "test row" if name == "test" else "row of the holdout"
+        features = beside(job, every_image(job, rows, who), rows)
         write_npy(getattr(files, name), head.predict(fitted, features))
         if name == "test":
             both = np.concatenate([x[: len(scored)], features])
@@ -83,7 +80,8 @@ def features(job: Job, images: Rows, rows: Array) -> Array:
     weights, stats = Path(config.model.weights), images.stats
     known = [own_code(how), own_code(contract), digest_file(weights) if weights.is_file() else None]
     known.append(None if stats is None else digest_bytes(stats.tobytes()))
-    target = features_file(files, digest(*job.table.digests[rows], digest_json([how, seed, contract, known])))
+    key = digest(*job.table.digests[rows], digest_json([how, seed, contract, known]))
+    target = files.features / f"{key}.npy"
     with lock(target.with_suffix(".lock"), f"the features of {files.name}"):
         if not target.exists():
             started = time.monotonic()
@@ -95,12 +93,6 @@ def features(job: Job, images: Rows, rows: Array) -> Array:
             write_npy(target, np.asarray(np.mean(found, 0, dtype=np.float64), np.float32))
             log.info("%s: features of %d images in %.1f s", job.files.run, len(rows), time.monotonic() - started)
     return np.asarray(read_npy(target))
-
-
-def features_file(files: CompetitionFiles, key: str) -> Any:
-    """Return where features are kept."""
-    files.features.mkdir(parents=True, exist_ok=True)
-    return files.features / f"{key}.npy"
 
 
 def seen_once(job: Job, train: Array, gold: Array) -> Array:

@@ -153,6 +153,14 @@ class Job:
         return Rows([found], table.meta[rows], stats), bad
 
 
+def every_image(job: Job, rows: Array, who: str = "test row") -> Rows:
+    """Return the images of rows that all need a prediction: an unreadable one is refused."""
+    images, unreadable = job.images(rows)
+    if unreadable:
+        raise UserError(f"{next(iter(unreadable.values()))}: every {who} needs a prediction; mend the file")
+    return images
+
+
 def check_names(job: Job) -> None:
     """Resolve every name of the config before anything is written or trained."""
     config, y = job.config, job.task.targets(job.table.y[job.table.scored])

@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file
 
 from pipeline.scoring.problem import Problem
 from pipeline.scoring.pseudo import sureness
-from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest, digest_file, read_npy, write_npy
 from pipeline.store.receipts import write_receipt
 from pipeline.store.table import half_of
 from pipeline.store.tracking import Tracker
 from pipeline.training.images import Rows
-from pipeline.training.job import Job, Which, new_network, without_weights
+from pipeline.training.job import Job, Which, every_image
 from pipeline.training.lessons import sources
 from pipeline.training.models import Network, to_prediction
 from pipeline.training.predict import embed, predict
-from pipeline.training.weights import header_of
+from pipeline.training.weights import fitted_network, header_of
 
 
 def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
@@ -31,15 +29,12 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
     job = job.within(which)
     table, files, config = job.table, which.files(job.files), job.config
     started = time.monotonic()
-    network = new_network(without_weights(job))
-    network.load_state_dict(load_file(files.model))
+    network = fitted_network(job, files.model)
     scored, test = table.scored, table.test
     held_out = np.flatnonzero(np.isin(table.folds[scored], which.held_out))
     look = partial(look_twice, job, network)
     images, bad = job.images(scored)
-    test_images, unreadable = job.images(test)
-    if unreadable:
-        raise UserError(f"{next(iter(unreadable.values()))}: every test row needs a prediction; mend the file")
+    test_images = every_image(job, test)
     oof, spread = look(images, held_out)
     on_test, test_spread = look(test_images, np.arange(len(test)))
     spreads = np.full(len(scored), np.nan, np.float32)
@@ -75,9 +70,7 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
         files.epochs,
     ]
     if len(table.holdout) and len(which.held_out) == 1:
-        kept, lost = job.images(table.holdout)
-        if lost:
-            raise UserError(f"{next(iter(lost.values()))}: every row of the holdout needs a prediction; mend the file")
+        kept = every_image(job, table.holdout, "row of the holdout")
         write_npy(files.holdout, look(kept, np.arange(len(kept)))[0])
         outputs.append(files.holdout)
     score = sign(job, which, outputs, oof, facts)

@@ -37,6 +37,13 @@ def header_of(path: Path) -> dict[str, Any]:
     return found
 
 
+def fitted_network(job: Job, path: Path) -> Network:
+    """Return the network of a run with the weights of a file."""
+    network = new_network(without_weights(job))
+    network.load_state_dict(load_file(path))
+    return network
+
+
 def is_fitted(job: Job, which: Which) -> bool:
     """Say whether the weights of a model (or, for select = "best", those of every epoch) are there.
 
@@ -69,9 +76,9 @@ def choose_epochs(job: Job) -> None:
             other = [w for w in curves if w.repeat == which.repeat and w.held_out != which.held_out]
             others = np.mean([curves[w] for w in other], axis=0)
             best = int(np.argmax(np.nan_to_num(job.metric.gain(others, 0.0), nan=-np.inf)))
-            network = new_network(without_weights(job))
-            network.load_state_dict(load_file(files.epoch(best)))
-            save_weights(files.model, network, key=job.fit_key, epoch=best, curve=curves[which])
+            save_weights(
+                files.model, fitted_network(job, files.epoch(best)), key=job.fit_key, epoch=best, curve=curves[which]
+            )
     for which in job.models:
         for epoch in range(job.config.epochs):
             which.files(job.files).epoch(epoch).unlink(missing_ok=True)

@@ -4,32 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from problems import CASES, COLUMNS, draw
 
 from pipeline.forecast.contributions import contributions, guess_of, pooled
 from pipeline.forecast.influence import MOST_OF_FILE, influence, one_by_one
 from pipeline.scoring.metrics import METRICS, Metric
-from pipeline.scoring.problem import Problem
-from pipeline.tasks import TASKS
 
-CASES = [(name, task) for name, metric in METRICS.items() for task in metric.tasks]
 # Left out one by one: pseudo-values, not slopes.
 JACKKNIFE = ("balanced_log_loss", "weighted_auc", "pearson", "spearman")
 LABELS = [(name, task) for name, task in CASES if METRICS[name].label]
-COLUMNS = [(n, t) for n, t in CASES if METRICS[n].unknown != "refused" and t in ("multilabel", "regression")]
 
 
 def posed(name, task, seed=0, n=40):
-    rng, classes = np.random.default_rng(seed), {"binary": 2, "multiclass": 4}.get(task, 3)
-    if task == "multiclass":
-        y, p = rng.integers(0, 4, n), rng.dirichlet(np.ones(4), n)
-    elif task == "multilabel":
-        y, p = rng.integers(0, 2, (n, 3)), rng.integers(1, 10, (n, 3)) / 10
-    elif task == "regression":
-        y, p = rng.normal(size=(n, 2)), rng.normal(size=(n, 2))
-    else:
-        y, p = rng.integers(0, classes, n), rng.integers(0, 20, (n, 1)) / 10 / (2 if task == "binary" else 1)
-    weight = rng.uniform(0.3, 2, n)
-    return Problem(TASKS[task], METRICS[name], classes, y, np.arange(n) % 3, None, weight), p
+    problem, p, rng = draw(name, task, seed, n, values=2)
+    return replace(problem, weight=rng.uniform(0.3, 2, n)), p
 
 
 def slopes(problem, guess, step=1e-5):

@@ -6,26 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from problems import CASES, COLUMNS, draw
 
 from pipeline.scoring.metrics import METRICS
 from pipeline.scoring.problem import Problem
 from pipeline.tasks import TASKS
 
-CASES = [(name, task) for name, metric in METRICS.items() for task in metric.tasks]
-COLUMNS = [(n, t) for n, t in CASES if METRICS[n].unknown != "refused" and t in ("multilabel", "regression")]
-
 
 def posed(name, task, seed=0, n=36):
-    rng, classes = np.random.default_rng(seed), {"binary": 2, "multiclass": 4}.get(task, 3)
-    if task == "multiclass":
-        y, p = rng.integers(0, 4, n), rng.dirichlet(np.ones(4), n)
-    elif task == "multilabel":
-        y, p = rng.integers(0, 2, (n, 3)), rng.integers(1, 10, (n, 3)) / 10
-    elif task == "regression":
-        y, p = rng.normal(size=(n, 3)), rng.normal(size=(n, 3))
-    else:
-        y, p = rng.integers(0, classes, n), rng.integers(0, 20, (n, 1)) / 10 / (2 if task == "binary" else 1)
-    return Problem(TASKS[task], METRICS[name], classes, y, np.arange(n) % 3, None), p
+    return draw(name, task, seed, n, values=3)[:2]
 
 
 @pytest.mark.parametrize("name, task", CASES)
