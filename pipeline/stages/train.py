@@ -6,7 +6,7 @@ import argparse
 import functools
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
 from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError
-from pipeline.store.files import lock, read_json, require_space, write_json, write_npy
+from pipeline.store.files import lock, read_json, read_npy, require_space, write_json, write_npy
 from pipeline.store.keys import read_table_facts, train_keys
 from pipeline.store.receipts import damaged, fresh, touch, write_receipt
 from pipeline.store.runs import load_run
@@ -229,32 +229,22 @@ def fit_part(run: str, slot: int, count: int) -> None:
         fit(job, [which for n, which in enumerate(job.models) if n % count == slot and which in unfitted(job)])
 
 
+@dataclass(frozen=True)
+class Whole:
+    """The folds put together: scores, decision, and what else the receipt tells."""
+
+    report: dict[str, Any]
+    decision: dict[str, Any] | None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
 def assemble(job: Job, key: str, started: float) -> None:
     """Put the folds together, score the run, write its receipt."""
-    from pipeline.forecast.level import size_matched
-    from pipeline.store.table import TEST
-
-    files, table, task, scored = job.files, job.table, job.task, job.table.scored
+    files, table = job.files, job.table
+    made = (whole_maps if job.task.dense else whole_rows)(job)
     shelves = [which.files(files) for which in job.whole]
-    each = np.stack([of_repeat(files.run, table, r) for r in range(job.repeats)])
-    # A row's own label was seen by none of the models that its prediction is the mean of. Those of repeats 1, 2, ...
-    # saw labels of other rows of its fold, as the models of the other folds' rows do: crossfit, at second hand.
-    oof = each.mean(0, dtype=np.float64).astype(np.float32)
-    write_npy(files.oof, oof)
-    tests = np.stack([as_out_of_fold(files.run, job.repeats, k) for k in job.folds])
-    write_npy(files.test, tests.mean(0, dtype=np.float64).astype(np.float32))
-    problem = Problem.of(table, task, job.metric)
-    report, decision = score_run(problem, oof, job.config.decision, lambda k: oof)
-    if job.repeats > 1:
-        # Untuned, as cuts are fitted on the mean.
-        report["by_repeat"] = [score_oof(problem, p, None)["score"] for p in (*each, oof)]
-    real = table.folds[table.test] == TEST
-    report = size_matched(problem, report, decision, list(tests[:, real]), tests[:, real].mean(0), job.repeats)
     parts = [path for shelf in shelves for path in (shelf.receipt, shelf.oof, shelf.test)]
     if len(table.holdout):
-        models = [as_out_of_fold(files.run, job.repeats, k, "holdout") for k in job.folds]
-        write_npy(files.holdout, np.stack(models).mean(0, dtype=np.float64).astype(np.float32))
-        report["holdout"] = look_at_holdout(files, table, task, job.metric, models, decision)
         parts += [files.holdout, *(shelf.holdout for shelf in shelves)]
     parts += [which.files(files).receipt for which in job.models if len(which.held_out) > 1]
     write_receipt(
@@ -267,7 +257,7 @@ def assemble(job: Job, key: str, started: float) -> None:
         fit_hash=job.fit_key,
         predict_hash=job.predict_key,
         fold_map=table.fold_map(),
-        rows=table.content(scored),
+        rows=table.content(table.scored),
         test=table.content(table.test),
         classes=table.classes,
         folds=job.folds,
@@ -275,11 +265,53 @@ def assemble(job: Job, key: str, started: float) -> None:
         parents=list(job.parents),
         level={str(k): job.level for k in job.folds},
         machine=asdict(job.machine),
-        decision=decision,
-        metrics=report,
+        **made.facts,
+        decision=made.decision,
+        metrics=made.report,
         seconds=round(time.monotonic() - started, 1),
     )
-    log.info("%s: %s", files.run, in_words(report))
+    log.info("%s: %s", files.run, in_words(made.report))
+
+
+def whole_rows(job: Job) -> Whole:
+    """Put predictions (N P) together and score them."""
+    from pipeline.forecast.level import size_matched
+    from pipeline.store.table import TEST
+
+    files, table = job.files, job.table
+    each = np.stack([of_repeat(files.run, table, r) for r in range(job.repeats)])
+    # A row's own label was seen by none of the models that its prediction is the mean of. Those of repeats 1, 2, ...
+    # saw labels of other rows of its fold, as the models of the other folds' rows do: crossfit, at second hand.
+    oof = each.mean(0, dtype=np.float64).astype(np.float32)
+    write_npy(files.oof, oof)
+    tests = np.stack([as_out_of_fold(files.run, job.repeats, k) for k in job.folds])
+    write_npy(files.test, tests.mean(0, dtype=np.float64).astype(np.float32))
+    problem = Problem.of(table, job.task, job.metric)
+    report, decision = score_run(problem, oof, job.config.decision, lambda k: oof)
+    if job.repeats > 1:
+        # Untuned, as cuts are fitted on the mean.
+        report["by_repeat"] = [score_oof(problem, p, None)["score"] for p in (*each, oof)]
+    real = table.folds[table.test] == TEST
+    report = size_matched(problem, report, decision, list(tests[:, real]), tests[:, real].mean(0), job.repeats)
+    if len(table.holdout):
+        models = [as_out_of_fold(files.run, job.repeats, k, "holdout") for k in job.folds]
+        write_npy(files.holdout, np.stack(models).mean(0, dtype=np.float64).astype(np.float32))
+        report["holdout"] = look_at_holdout(files, table, job.task, job.metric, models, decision)
+    return Whole(report, decision)
+
+
+def whole_maps(job: Job) -> Whole:
+    """Put maps together, decide masks and score them; nothing larger than an image is held in memory."""
+    from pipeline.masks.maps import write_mean
+    from pipeline.scoring.mask_shelf import Scene, put_together, score_maps
+
+    files, table = job.files, job.table
+    scene = Scene.of(files, job.competition, table, job.task, job.metric, job.maps)
+    put_together(files, scene)
+    for name in ("test", "holdout") if len(table.holdout) else ("test",):
+        write_mean(getattr(files, name), [read_npy(getattr(which.files(files), name)) for which in job.whole])
+    report, decision = score_maps(scene, scene.maps(files.oof, table.scored), job.config.decision, job.presence)
+    return Whole(report, decision, {"maps": scene.shown})
 
 
 if __name__ == "__main__":

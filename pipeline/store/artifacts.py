@@ -230,6 +230,10 @@ class RunFiles:
     def _repeat(self, repeat: int) -> Path:
         return self.folder / f"repeat{repeat}" if repeat else self.folder
 
+    def repeat_oof(self, repeat: int) -> Path:
+        """Return the out-of-fold maps of one repeat, kept while their mean is made."""
+        return self.folder / f".oof{repeat}.npy"
+
     def whole(self, name: str) -> FoldFiles:
         """Return the files of a model that trained on all labelled rows."""
         return FoldFiles(self.folder / f"all-{name}")
