@@ -48,6 +48,11 @@ class CompetitionFiles:
         return CACHE / self.name / "table.json"
 
     @property
+    def masks(self) -> Path:
+        """Return the masks of the labelled rows, one after the other in table order (see `pipeline.masks.truth`)."""
+        return CACHE / self.name / "masks.npy"
+
+    @property
     def folds(self) -> Path:
         """Return the committed split."""
         return FOLDS / f"{self.name}.csv"

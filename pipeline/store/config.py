@@ -8,10 +8,11 @@ from pydantic import Field, model_validator
 
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.errors import UserError, nearest
+from pipeline.store.masks import Masks
 from pipeline.store.section import Count, Positive, Section, Seed, validate
 from pipeline.store.toml import read_toml
 
-TaskName = Literal["binary", "multiclass", "multilabel", "ordinal", "regression"]
+TaskName = Literal["binary", "multiclass", "multilabel", "ordinal", "regression", "segmentation"]
 Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
 
@@ -93,17 +94,21 @@ class Extra(Section):
 
 
 class Group(Section):
-    """What must never be divided between folds: a column, a second table, or a pattern on the id."""
+    """What must never be divided between folds: a column, a second table, a pattern on the id, tiles that fit."""
 
     column: str | None = None
     table: str | None = None
     id: str | None = None
     pattern: str | None = None
+    mosaic: bool = False
 
     @model_validator(mode="after")
     def _one_way(self) -> Group:
-        if (self.column is None) == (self.pattern is None):
-            raise ValueError("[group] takes either column (of train.csv, or of `table`) or pattern (on the id)")
+        if (self.column is not None) + (self.pattern is not None) + self.mosaic != 1:
+            raise ValueError(
+                "[group] takes either column (of train.csv, or of `table`), pattern (on the id) or mosaic = true "
+                "(tiles whose borders fit)"
+            )
         return self
 
 
@@ -167,13 +172,14 @@ class Competition(Section):
     train: str = "train.csv"
     test: str | None = None
     id: str
-    target: str | Annotated[list[str], Field(min_length=1)]
+    target: str | list[str] = Field(default_factory=list)
     separator: str | None = None
     classes: list[str] | None = None
     weight: str | None = None
     soft: bool = False
     unknown: Literal["refuse", "mask"] = "refuse"
     images: Images = Images()
+    masks: Masks = Masks()
     metadata: Metadata | None = None
     extra: Extra | None = None
     unlabelled: str | None = None
@@ -193,6 +199,30 @@ class Competition(Section):
             raise ValueError('separator: a multilabel task with one column needs it, for example separator = " "')
         if self.unlabelled is not None and (self.images.channel or self.images.view):
             raise ValueError("unlabelled: files of several channels or views cannot be put together by a glob")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_fit_task(self) -> Competition:
+        if self.task != "segmentation":
+            if self.masks != Masks():
+                raise ValueError(f'[masks] is for task = "segmentation", not for a {self.task} task')
+            if not self.target:
+                raise ValueError("target: name the column, or columns, of the train table")
+            return self
+        columns, masks = [self.target] if isinstance(self.target, str) else self.target, self.masks
+        if (masks.pattern is None) != bool(columns):
+            raise ValueError("target names the RLE column, or columns; masks in files have masks.pattern instead")
+        if len(columns) > 1 and (masks.long or masks.objects):
+            raise ValueError("target: long forms and masks.objects have one RLE column")
+        several = masks.values or masks.colours or "{class}" in (masks.pattern or "")
+        if (several and self.classes is None) or len(self.classes or []) != len(
+            masks.values or masks.colours or self.classes or []
+        ):
+            raise ValueError("classes: name the class of each value, colour or {class} of the mask files, in order")
+        if not (several or masks.long) and len(self.classes or ["one"]) != max(len(columns), 1):
+            raise ValueError("classes: give one name for each RLE column, or leave them out")
+        if self.images.view:
+            raise ValueError("images.view: a mask is of one image")
         return self
 
     @model_validator(mode="after")

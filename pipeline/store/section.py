@@ -46,4 +46,4 @@ def _section_at(schema: type[BaseModel], place: tuple[int | str, ...]) -> list[s
         annotation = schema.model_fields[str(part)].annotation
         found = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
         schema = next(a for a in found if issubclass(a, BaseModel))
-    return list(schema.model_fields)
+    return [field.alias or name for name, field in schema.model_fields.items()]

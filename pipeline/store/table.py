@@ -30,7 +30,8 @@ class Table:
     `units` names what is drawn together in a bootstrap: rows of one group, and copies of an image. `weights` (N) are of
     the rows in loss and metric, `meta` (N M) numbers that join the head, NaN where unknown. `further` (N R-1) holds the
     folds of repeats 1, 2, ...: the same rows split again. `shut` (N, text) names the folds, "0 2" for two, whose models
-    must not learn from a row though it is in another fold: it lies too near to them in time.
+    must not learn from a row though it is in another fold: it lies too near to them in time. `extents` (N 2) are height
+    and width of the images, for masks; `y` is then the share of an image that each class covers.
     """
 
     ids: Array
@@ -45,6 +46,12 @@ class Table:
     meta: Array
     further: Array | None = None
     shut: Array | None = None
+    extents: Array | None = None
+
+    @property
+    def sizes(self) -> Array:
+        """Return height and width of the images (N 2, int32); -1 where the task has no masks."""
+        return np.full((len(self.ids), 2), -1, np.int32) if self.extents is None else self.extents
 
     def shut_from(self, codes: Iterable[int]) -> Array:
         """Return which rows (N, bool) the models of some folds must not learn from, though they are in others.
@@ -96,6 +103,11 @@ class Table:
     def labelled(self) -> Array:
         """Return the positions of the scored rows, then of the extra ones: what a model may learn from."""
         return np.concatenate([self.scored, self.extra])
+
+    @property
+    def answered(self) -> Array:
+        """Return which rows (N, bool) have a known answer: scored, held out and extra ones."""
+        return ~np.isin(self.folds, (TEST, UNLABELLED))
 
     def foreign(self, folds: tuple[int, ...]) -> Array:
         """Return which labelled rows have nothing to do with some folds: extra rows that share no group or image."""
@@ -153,6 +165,8 @@ def write_table(path: Path, table: Table) -> None:
     frame = pd.DataFrame({"id": texts.pop("id"), **fold_columns(table.repeats), "unit": table.units, **texts})
     if table.shut is not None:
         frame["shut"] = table.shut
+    if table.extents is not None:
+        frame["height"], frame["width"] = table.extents.T
     for t in range(table.y.shape[1]):
         frame[f"y{t}"] = table.y[:, t]
     if (table.weights != 1).any():
@@ -181,5 +195,6 @@ def read_table(files: CompetitionFiles, facts: dict[str, Any]) -> Table:
     # Written in order: repeat 1, 2, ...
     further = frame.filter(regex=r"^fold_\d+$").to_numpy(np.int64)
     shut = frame["shut"].to_numpy(str) if "shut" in frame else None
-    more = (further if further.shape[1] else None, shut)
+    sizes = frame[["height", "width"]].to_numpy(np.int32) if "height" in frame else None
+    more = (further if further.shape[1] else None, shut, sizes)
     return Table(ids, folds, groups, units, paths, digests, targets, facts["classes"], weights, meta, *more)
