@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from pipeline.audit.maps import whole_maps
 from pipeline.audit.records import Model, Shelf
 from pipeline.store.files import Array, digest, read_npy
 from pipeline.store.shelves import of_repeat
@@ -40,6 +41,9 @@ def _whole(shelf: Shelf) -> Wrong:
     if shelf.receipt["folds"] != codes or {(m.repeat, *m.named) for m in shelf.models if len(m.named) == 1} != wanted:
         more = f" in each of {len(repeats)} repeats" if len(repeats) > 1 else ""
         yield str(files.receipt), f"has not one model for each of the folds {codes}{more}"
+        return
+    if "maps" in shelf.receipt:
+        yield from whole_maps(shelf)
         return
     for r, k in sorted(wanted):
         if len(read_npy(path := files.fold(k, r).oof)) != (folds[:, r] == k).sum():
@@ -85,7 +89,8 @@ def _held_out(model: Model, table: Table) -> Iterator[str]:
     if model.named != held_out:
         yield f"its folder is of folds {model.named}, its receipt says it held out {held_out}"
     own = np.isin(table.folds[table.scored], held_out)
-    if not np.array_equal(model.train[own], read_npy(files.oof)):
+    # Runs with masks keep no predictions of the rows that they trained on.
+    if files.train.exists() and not np.array_equal(model.train[own], read_npy(files.oof)):
         yield f"{files.train.name} and {files.oof.name} predict its own rows differently"
 
 
@@ -96,7 +101,7 @@ def _rows(model: Model, table: Table, parents: dict[str, Shelf]) -> Iterator[str
     if told != {"rows": len(rows), "ids": digest(*table.ids[rows])}:
         yield f"{files.rows.name} holds other rows than the receipt says it trained on"
     yield from _pseudo_rows(model, table, parents.get("pseudo"))
-    seen = table.scored[np.isfinite(model.epochs[:, 0])]
+    seen = table.scored[np.isfinite(model.epochs[:, 0])] if files.epochs.exists() else rows
     if len(stray := np.setdiff1d(seen, rows)):
         yield f"{files.epochs.name} shows that it trained on {len(stray)} rows that {files.rows.name} lacks"
     if model.header.get("key", facts["fit_hash"]) != facts["fit_hash"]:

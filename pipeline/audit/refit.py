@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 
+from pipeline.audit import maps
 from pipeline.audit.records import Doubt, Shelf
 from pipeline.difficulty.difficulty import SUSPECT, suggest
 from pipeline.difficulty.tags import Seen, blind, known_mean
@@ -24,6 +25,7 @@ from pipeline.scoring.stack import Stack, inputs
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import Array, number, read_npy
 from pipeline.store.runs import STACKERS
+from pipeline.store.shelves import PREDICTING
 from pipeline.tasks import TASKS
 
 # Weights fitted on another processor differ in late digits (a log loss is flat at its optimum); cuts do not.
@@ -45,6 +47,10 @@ def refit(shelf: Shelf) -> Iterator[Doubt]:
         yield from deployed(shelf, problem)
     if shelf.stage == "train":
         yield from stopping(shelf, problem)
+    if task.dense:
+        if shelf.stage in PREDICTING:
+            yield from (maps.blend if shelf.stage == "ensemble" else maps.decisions)(shelf)
+        return
     if shelf.stage in ("train", "lb"):
         yield from decisions(shelf, problem, shelf.oof, dict.fromkeys(shelf.receipt["folds"], shelf.oof))
     if shelf.stage == "ensemble":

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.masks.decide import decide, objects_of
 from pipeline.masks.maps import Layout, Maps, gather, layout, write_mean
 from pipeline.masks.metrics import MASK_METRICS
 from pipeline.masks.truth import Truth, read_truth
-from pipeline.scoring.mask_choice import as_decision, choose, gate_gain, report
+from pipeline.scoring.mask_choice import as_decision, choose, from_decision, gate_gain, report
 from pipeline.scoring.mask_variants import Setting, default_grid, measure
 from pipeline.scoring.metrics import Metric
 from pipeline.scoring.problem import Problem
@@ -22,6 +24,9 @@ from pipeline.tasks import Task
 
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
     from pipeline.store.table import Table
+
+# Thresholds are moved in steps of one part in so many.
+LEVELS = 200
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,32 @@ def put_together(files: RunFiles, scene: Scene) -> None:
             path.unlink()
 
 
+@dataclass(frozen=True)
+class Mixed:
+    """Maps of M runs as one, mixed when they are asked for: with `weights` (N M) of each row."""
+
+    members: Sequence[Maps]
+    weights: Array
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __getitem__(self, i: int) -> Array:
+        """Return the maps (C+E h w, float32) of a row."""
+        return np.asarray(sum(w * m[i] for w, m in self._of(i)), np.float32)
+
+    def present(self, i: int) -> Array:
+        """Return the probabilities (C, float32) that a class is there at all."""
+        return np.asarray(sum(w * m.present(i) for w, m in self._of(i)), np.float32)
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Return height and width of the maps of a row."""
+        return self.members[0].size(i)
+
+    def _of(self, i: int) -> Iterator[tuple[float, Maps]]:
+        return zip(self.weights[i].tolist(), self.members, strict=True)
+
+
 def same_rows(one: Array, other: Array, where: Layout, close: float = 0.0) -> Array:
     """Return which rows (N, bool) of two flat arrays agree to within `close`."""
     if len(one) != where.total or len(other) != where.total:
@@ -80,12 +111,10 @@ def same_rows(one: Array, other: Array, where: Layout, close: float = 0.0) -> Ar
     return found
 
 
-def score_maps(scene: Scene, maps: Maps, method: str, head: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the scores of out-of-fold maps (see `mask_choice.report`) and the cross-fitted decision.
-
-    `head`: there is a head that tells where a class is empty.
-    """
+def score_maps(scene: Scene, maps: Maps, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the scores of out-of-fold maps (see `mask_choice.report`) and the cross-fitted decision."""
     metric, truth = MASK_METRICS[scene.problem.metric.name], scene.truth
+    head = any((maps.present(i) < 1).any() for i in range(len(maps)))
     grid = default_grid(truth.classes, truth.kind == "exclusive", head, metric.objects)
 
     def statistics(settings: list[Setting]) -> Array:
@@ -97,3 +126,64 @@ def score_maps(scene: Scene, maps: Maps, method: str, head: bool) -> tuple[dict[
     if method != "fixed":
         found["empty_gate"] = gate_gain(scene.problem, grid, stats, more=statistics)
     return found, as_decision(choice)
+
+
+def decided(scene: Scene, maps: Maps, rows: Array, setting: Setting) -> Iterator[Array]:
+    """Yield the masks of rows of the table one at a time: C H W bool, or where objects count H W of their numbers."""
+    objects = scene.truth.kind == "objects"
+    for i, size in enumerate(scene.table.sizes[rows].tolist()):
+        seen = maps[i]
+        mask = decide(seen, maps.present(i), setting, (size[0], size[1]), scene.truth.kind == "exclusive")
+        yield objects_of(mask[0], seen, setting[0], scene.truth.classes) if objects else mask
+
+
+def deployed(scene: Scene, files: RunFiles, shelf: dict[str, Any]) -> tuple[Setting, dict[str, Any]]:
+    """Return by what the test maps, the mean of several models', are decided, and what a receipt says of it.
+
+    Tuned thresholds belong to one model a row: for the mean they are moved to where it leaves as many pixels as the
+    models do on average. Untuned ones stay.
+    """
+    decision = shelf["decision"]
+    setting = from_decision(decision)
+    if decision["method"] == "fixed":
+        return setting, {"method": "fixed", "deployed": decision["masks"]}
+    models = [read_npy(files.fold(k, r).test) for k in shelf["folds"] for r in range(shelf.get("repeats", 1))]
+    moved = moved_thresholds(scene.layout(scene.table.test), models, read_npy(files.test), setting)
+    return moved, {"method": decision["method"], "one_model": decision["masks"], "deployed": [d.as_dict() for d in moved]}
+
+
+def moved_thresholds(where: Layout, models: Sequence[Array], mean: Array, setting: Setting) -> Setting:
+    """Return a setting whose thresholds leave the mean of models the share of pixels that the models have on average."""
+    found = []
+    shares = [_above(where, flat) for flat in models]
+    of_mean = _above(where, mean)
+    for c, d in enumerate(setting):
+        moved = {}
+        for name in ("threshold", "top"):
+            level = getattr(d, name)
+            if level > 0:
+                wanted = np.mean([share[c, round(level * LEVELS)] for share in shares])
+                # The shares fall as levels rise; of levels that leave equal shares the nearest to the old one stays.
+                moved[name] = round(float(_nearest(of_mean[c], wanted, round(level * LEVELS)) / LEVELS), 4)
+        found.append(replace(d, **moved))
+    return tuple(found)
+
+
+def _nearest(shares: Array, wanted: float, near: int) -> int:
+    gaps = np.abs(shares - wanted)
+    alike = np.flatnonzero(gaps <= gaps.min() + 1e-12)
+    return int(alike[np.abs(alike - near).argmin()])
+
+
+def _above(where: Layout, flat: Array) -> Array:
+    """Return the share of pixels of each class (C L+1) above each of the levels 0, 1/L, ... 1."""
+    counts = np.zeros((where.classes, LEVELS + 1))
+    for i in range(len(where)):
+        height, width = where.sizes[i].tolist()
+        start = int(where.starts[i])
+        maps = flat[start : start + where.classes * height * width].reshape(where.classes, -1)
+        for c, p in enumerate(maps):
+            # The number of levels that lie below each pixel.
+            below = np.ceil(p.astype(np.float32) * LEVELS).astype(np.int64).clip(0, LEVELS + 1)
+            counts[c] += np.bincount(below, minlength=LEVELS + 2)[::-1].cumsum()[::-1][1:]
+    return counts / max(int(where.sizes.astype(np.int64).prod(1).sum()), 1)

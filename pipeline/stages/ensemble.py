@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from pipeline.scoring.problem import Problem
 from pipeline.scoring.report import in_words, score_run
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
-from pipeline.store.config import load_competition
+from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, lock, number, read_npy, write_npy
 from pipeline.store.keys import built_key, read_table_facts
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
     metric = metric_of(competition, files.competition)
     refuse_space(files, config.space, task, metric)
     refuse_stacker(files, config.method, task, competition.soft or competition.unknown == "mask")
+    if task.dense and (config.method not in ("auto", "uniform", "convex", "hand") or config.space != "probability"):
+        raise UserError(f'{files.config}: masks are blended by "auto", "convex", "uniform" or "hand", as probabilities')
     with lock(files.lock, f"run {args.run}"):
         table = read_table_facts(files.competition)
         receipts = {member: read_stage(member, "member", *PREDICTING) for member in config.members}
@@ -56,16 +59,18 @@ def run(args: argparse.Namespace) -> None:
             from pipeline.store.table import read_table
 
             here = read_table(files.competition, table)
-            oofs = [np.asarray(read_npy(RunFiles(member).oof)) for member in receipts]
-            blend(Job(files, config, here, Problem.of(here, task, metric), receipts, oofs), key)
+            problem = Problem.of(here, task, metric)
+            oofs = [] if task.dense else [np.asarray(read_npy(RunFiles(member).oof)) for member in receipts]
+            blend(Job(files, config, competition, here, problem, receipts, oofs), key)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A blend to be fitted: its config, rows, and the members' receipts and OOF predictions (N P each)."""
+    """A blend to be fitted: its config, rows, the members' receipts and OOF predictions (N P each; none for maps)."""
 
     files: RunFiles
     config: Ensemble
+    competition: Competition
     table: Table
     problem: Problem
     receipts: dict[str, dict[str, Any]]
@@ -199,13 +204,24 @@ def compare(job: Job) -> dict[str, Any]:
     return {"members": {name: number(r["metrics"]["score"]) for name, r in job.receipts.items()}, "uniform": uniform}
 
 
-def blend(job: Job, key: str) -> None:
-    """Fit, predict, score, write the shelf."""
+@dataclass(frozen=True)
+class Blended:
+    """A blend on its shelf: its folds, scores, decision, the files written, what else the receipt tells, in words."""
+
+    folds: list[int]
+    report: dict[str, Any]
+    decision: dict[str, Any] | None
+    outputs: list[Path]
+    facts: dict[str, Any]
+    told: str
+
+
+def blend_rows(job: Job) -> Blended:
+    """Blend or stack predictions (N P)."""
     from pipeline.forecast.level import size_matched
     from pipeline.store.table import TEST
-    from pipeline.store.tracking import track
 
-    started, files, config, problem, table = time.monotonic(), job.files, job.config, job.problem, job.table
+    files, config, problem, table = job.files, job.config, job.problem, job.table
     fitted = stacked(job) if config.method in STACKERS else weighted(job)
     write_npy(files.oof, fitted.oof)
     tests, deployed = predict(files, fitted, "test")
@@ -215,31 +231,79 @@ def blend(job: Job, key: str) -> None:
     report = size_matched(problem, report, decision, views, deployed[real], repeats)
     report |= compare(job)
     outputs = [files.oof, files.test, *(files.fold(k).test for k in fitted.folds)]
-    # A member that post-processes (`lb`) has no predictions of the holdout.
-    if len(table.holdout) and all(member.holdout.exists() for member in job.members):
+    if holds_out(job):
         models = list(predict(files, fitted, "holdout")[0].values())
         outputs += [files.holdout, *(files.fold(k).holdout for k in fitted.folds)]
         report["holdout"] = look_at_holdout(files, table, problem.task, problem.metric, models, decision)
+    return Blended(fitted.folds, report, decision, outputs, fitted.facts, fitted.told)
+
+
+def holds_out(job: Job) -> bool:
+    """Say whether there is a holdout that every member predicts; one that post-processes (`lb`) does not."""
+    return bool(len(job.table.holdout)) and all(member.holdout.exists() for member in job.members)
+
+
+def blend_maps(job: Job) -> Blended:
+    """Blend maps; of a fold's rows the decision is chosen on the other folds' rows as they were blended."""
+    from pipeline.scoring.mask_ensemble import Blend, refuse_unlike
+    from pipeline.scoring.mask_shelf import Scene, score_maps
+
+    files, config = job.files, job.config
+    shown = [receipt["maps"] for receipt in job.receipts.values()]
+    if odd := refuse_unlike(shown):
+        raise UserError(f"{files.config}: {odd}")
+    scene = Scene.of(files, job.competition, job.table, job.problem.task, job.problem.metric, shown[0])
+    hand = None if config.weights is None else np.array(config.weights)
+    repeats = {member: receipt.get("repeats", 1) for member, receipt in job.receipts.items()}
+    solver = Blend(scene, repeats, config.method, hand, config.seed)
+    weights = solver.fit()
+    solver.write_oof(files.oof, weights)
+    outputs = [files.oof, *solver.write_others(files, weights, "test")]
+    if holds_out(job):
+        outputs += solver.write_others(files, weights, "holdout")
+    report, decision = score_maps(scene, scene.maps(files.oof, job.table.scored), config.decision)
+    alone = {name: number(receipt["metrics"]["score"]) for name, receipt in job.receipts.items()}
+    report |= {"members": alone, "uniform": solver.uniform()}
+    shares = ", ".join(f"{w:.3f} {name}" for name, w in zip(job.receipts, weights.deployed, strict=True))
+    facts = {
+        "maps": scene.shown,
+        "weights": dict(zip(job.receipts, weights.deployed.tolist(), strict=True)),
+        "weights_by_fold": weights.by_fold,
+        "method": weights.method,
+        "methods": weights.methods,
+        "gap": weights.gap,
+    }
+    told = f"{config.method} weights ({weights.method}): {shares}"
+    return Blended(list(weights.by_fold), report, decision, outputs, facts, told)
+
+
+def blend(job: Job, key: str) -> None:
+    """Fit, predict, score, write the shelf."""
+    from pipeline.store.tracking import track
+
+    started, files, config, problem = time.monotonic(), job.files, job.config, job.problem
+    made = (blend_maps if problem.task.dense else blend_rows)(job)
+    report = made.report
     own = "blind" if config.method in ("uniform", "hand") else "crossfit"
-    level = {str(k): worst(own, *(r["level"][str(k)] for r in job.receipts.values())) for k in fitted.folds}
+    level = {str(k): worst(own, *(r["level"][str(k)] for r in job.receipts.values())) for k in made.folds}
     with track(files, "ensemble", config.model_dump(), key) as tracker:
         tracker.summary({f"cv_{problem.metric.name}": report["score"], "cv_se": report["se"]})
     write_receipt(
         files.receipt,
         stage="ensemble",
         key=key,
-        outputs=outputs,
+        outputs=made.outputs,
         run=files.run,
         config=config.model_dump(),
         **{name: next(iter(job.receipts.values()))[name] for name in ("fold_map", "rows", "test", "classes", "folds")},
         parents=[as_parent("member", r) for r in job.receipts.values()],
         level=level,
-        **fitted.facts,
-        decision=decision,
+        **made.facts,
+        decision=made.decision,
         metrics=report,
         seconds=round(time.monotonic() - started, 1),
     )
-    log.info("%s: %s", files.run, fitted.told)
+    log.info("%s: %s", files.run, made.told)
     best = max(report["members"], key=lambda name: float(problem.metric.gain(report["members"][name], 0.0)))
     if problem.metric.gain(report["members"][best], report["score"]) > 0:
         log.warning("warning: %s alone scores better than %s", best, files.run)

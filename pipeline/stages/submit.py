@@ -6,7 +6,9 @@ import argparse
 import logging
 import math
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from pipeline.scoring.metrics import METRICS, Metric, metric_of
 from pipeline.store import ledger
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import main
-from pipeline.store.config import load_competition
+from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, atomic, digest_file, lock, number, read_json, read_npy
 from pipeline.store.keys import read_table_facts, submit_key
@@ -24,6 +26,8 @@ from pipeline.store.shelves import PREDICTING, as_out_of_fold, leaves
 from pipeline.tasks import TASKS, Task
 
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
+    import pandas as pd
+
     from pipeline.store.table import Table
 
 log = logging.getLogger("pipeline.submit")
@@ -89,11 +93,81 @@ def decide(
     return task.decide(test, moved), {"metric": metric.name, "method": method, "one_model": cuts, "deployed": moved}
 
 
+@dataclass(frozen=True)
+class Filled:
+    """The sample filled in: what was decided by, and what reads a written file back and scores it as Kaggle would."""
+
+    frame: pd.DataFrame
+    cuts: dict[str, Any]
+    score: Callable[[Path], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is submitted: the shelf of a run (its receipt), and the rows and the contract that it is of."""
+
+    files: RunFiles
+    shelf: dict[str, Any]
+    competition: Competition
+    table: Table
+    task: Task
+    metric: Metric
+
+    @property
+    def rows(self) -> Array:
+        """Return which of the predicted rows are to be submitted (a mask)."""
+        from pipeline.store.table import TEST
+
+        return np.asarray(self.table.folds[self.table.test] == TEST)
+
+    @property
+    def ids(self) -> Array:
+        """Return the ids of all predicted rows."""
+        return np.asarray(self.table.ids[self.table.test])
+
+
+def fill_rows(job: Job) -> Filled:
+    """Fill in labels or values."""
+    from pipeline.competitions.solution import leaderboard, read_solution
+    from pipeline.competitions.submission import fill, read_back, read_format
+
+    files, table, path = job.files, job.table, job.files.competition.solution
+    form = read_format(job.competition, job.task, job.metric, table.classes, files.competition.data)
+    test = np.asarray(read_npy(files.test))
+    labels, cuts = decide(table, job.task, job.metric, files, job.shelf, test, form.labels)
+
+    def score(written: Path) -> dict[str, float]:
+        submitted = read_back(form, written, files.submission)
+        groups = dict(zip(table.ids.tolist(), table.groups.tolist(), strict=True))
+        return leaderboard(form, read_solution(form, job.metric, path, groups), submitted) if path.exists() else {}
+
+    return Filled(fill(form, job.ids[job.rows], test[job.rows], labels[job.rows]), cuts, score)
+
+
+def fill_masks(job: Job) -> Filled:
+    """Fill in masks, an image at a time, by the very function that decided them for the scores."""
+    from pipeline.competitions.mask_submission import mask_leaderboard, read_mask_form, read_masks_back, rle_cells
+    from pipeline.scoring.mask_shelf import Scene, decided, deployed
+
+    files, table, path = job.files, job.table, job.files.competition.solution
+    form = read_mask_form(job.competition, table.classes, files.competition.data)
+    scene = Scene.of(files, job.competition, table, job.task, job.metric, job.shelf["maps"])
+    setting, facts = deployed(scene, files, job.shelf)
+    wanted = table.test[job.rows]
+    masks = decided(scene, scene.maps(files.test, table.test).part(job.rows), wanted, setting)
+    frame = rle_cells(form, table.ids[wanted], masks)
+
+    def score(written: Path) -> dict[str, float]:
+        cells = read_masks_back(form, written, files.submission, frame)
+        sizes = dict(zip(table.ids.tolist(), table.sizes, strict=True))
+        return mask_leaderboard(form, job.task, job.metric, path, cells, sizes) if path.exists() else {}
+
+    return Filled(frame, facts, score)
+
+
 def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
     """Fill the sample, write, read back, score where there is a solution."""
-    from pipeline.competitions.solution import leaderboard, read_solution, student_gains
-    from pipeline.competitions.submission import fill, read_back, read_format
-    from pipeline.store.table import TEST, read_table
+    from pipeline.store.table import read_table
     from pipeline.store.tracking import track
 
     competition = load_competition(files.competition.name)
@@ -101,39 +175,45 @@ def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
     table = read_table(files.competition, facts)
     if shelf["test"] != facts["test"]:
         raise UserError(f"{files.receipt} was made for other test rows than those of today: run make again")
-    metric, data = metric_of(competition, files.competition), files.competition.data
-    form = read_format(competition, task, metric, table.classes, data)
-    rows = table.folds[table.test] == TEST
-    test = np.asarray(read_npy(files.test))
-    labels, cuts = decide(table, task, metric, files, shelf, test, form.labels)
-    filled = fill(form, table.ids[table.test][rows], test[rows], labels[rows])
+    metric = metric_of(competition, files.competition)
+    job = Job(files, shelf, competition, table, task, metric)
+    filled = (fill_masks if task.dense else fill_rows)(job)
     with atomic(files.submission) as temporary:
-        filled.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
-        submitted = read_back(form, temporary, files.submission)
-        at_hand = files.competition.solution.exists()
-        groups = dict(zip(table.ids.tolist(), table.groups.tolist(), strict=True))
-        solution = read_solution(form, metric, files.competition.solution, groups) if at_hand else None
-        scores = leaderboard(form, solution, submitted) if solution else {}
+        filled.frame.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
+        scores = filled.score(temporary)
         row = ledger_row(files, shelf, digest_file(temporary), scores)
         ledger.enter(row)
-        facts = {"run": files.run, "shelf_key": shelf["key"], "level": shelf["level"], "decision": cuts, **scores}
+        facts = {"run": files.run, "shelf_key": shelf["key"], "level": shelf["level"], "decision": filled.cuts, **scores}
         outputs = {files.submission: temporary}
         metrics = shelf["metrics"]
         write_receipt(files.submission_receipt, stage="submit", key=key, outputs=outputs, metrics=metrics, **facts)
     with track(files, "submit", facts, key) as tracker:
         tracker.summary({"cv": row.cv, "cv_se": row.se, **scores})
         tracker.artifact(f"{files.run}-submission", "submission", files.submission)
-    log.info("%s: %d rows, cv %s %.4f +- %.4f", files.submission, len(filled), metric.name, row.cv, row.se)
+    rows = f"{len(filled.frame)} rows"
+    log.info("%s: %s, cv %s %.4f +- %.4f", files.submission, rows, metric.name, row.cv, row.se)
     if scores:
         told = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         looks = ledger.looks(files.competition.name)
         log.info("%s: local leaderboard: %s (look %d at these labels)", files.run, told, looks)
-    if solution:
-        for leaf in leaves(files.run) if shelf["stage"] in PREDICTING else ():
-            gains = student_gains(solution, table.ids[table.test], leaf)
-            if gains:
-                single, blend = (f"{gains[n]:+.4f} +- {gains[n + '_se']:.4f}" for n in ("single", "blend"))
-                log.info("%s: private gain over its teacher: single models %s, their blend %s", leaf, single, blend)
+        if not task.dense:
+            tell_gains(job)
+
+
+def tell_gains(job: Job) -> None:
+    """Say what students gained over their teachers on the private rows."""
+    from pipeline.competitions.solution import read_solution, student_gains
+    from pipeline.competitions.submission import read_format
+
+    files, table = job.files, job.table
+    form = read_format(job.competition, job.task, job.metric, table.classes, files.competition.data)
+    groups = dict(zip(table.ids.tolist(), table.groups.tolist(), strict=True))
+    solution = read_solution(form, job.metric, files.competition.solution, groups)
+    for leaf in leaves(files.run) if job.shelf["stage"] in PREDICTING else ():
+        gains = student_gains(solution, job.ids, leaf)
+        if gains:
+            single, blend = (f"{gains[n]:+.4f} +- {gains[n + '_se']:.4f}" for n in ("single", "blend"))
+            log.info("%s: private gain over its teacher: single models %s, their blend %s", leaf, single, blend)
 
 
 def ledger_row(files: RunFiles, shelf: dict[str, Any], made: str, scores: dict[str, float]) -> ledger.Row:

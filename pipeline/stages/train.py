@@ -310,7 +310,7 @@ def whole_maps(job: Job) -> Whole:
     put_together(files, scene)
     for name in ("test", "holdout") if len(table.holdout) else ("test",):
         write_mean(getattr(files, name), [read_npy(getattr(which.files(files), name)) for which in job.whole])
-    report, decision = score_maps(scene, scene.maps(files.oof, table.scored), job.config.decision, job.presence)
+    report, decision = score_maps(scene, scene.maps(files.oof, table.scored), job.config.decision)
     return Whole(report, decision, {"maps": scene.shown})
 
 

@@ -1,0 +1,105 @@
+"""What is proved of runs with masks: rows of maps are those of the models and weights told, choices can be had again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipeline.audit.records import Doubt, Shelf
+from pipeline.masks.metrics import MASK_METRICS
+from pipeline.scoring.mask_choice import from_decision
+from pipeline.scoring.mask_ensemble import Blend
+from pipeline.scoring.mask_shelf import Mixed, Scene, same_rows, score_maps
+from pipeline.scoring.mask_variants import measure
+from pipeline.scoring.metrics import metric_of
+from pipeline.store.artifacts import RunFiles
+from pipeline.store.files import Array, number, read_npy
+from pipeline.tasks import TASKS
+
+# Weights fitted on another processor differ in late digits; of half floats near 1 the neighbour is 1/2048 away.
+CLOSE, ROUNDED = 1e-3, 2e-3
+
+
+def scene_of(shelf: Shelf) -> Scene:
+    """Return the rows of a run as its maps show them."""
+    metric = metric_of(shelf.competition, RunFiles(shelf.run).competition)
+    task, shown = TASKS[shelf.competition.task], shelf.receipt["maps"]
+    return Scene.of(shelf.files, shelf.competition, shelf.table, task, metric, shown)
+
+
+def whole_maps(shelf: Shelf) -> Iterator[tuple[str, str]]:
+    """Yield (place, reason) where the maps of a trained run are not those of its models, in the mean over repeats."""
+    table, files, scene = shelf.table, shelf.files, scene_of(shelf)
+    where, parts = scene.layout(table.scored), []
+    for r, split in enumerate(table.splits):
+        folds = split.folds[table.scored]
+        for k in np.unique(folds).tolist():
+            path, rows = files.fold(k, r).oof, np.flatnonzero(folds == k)
+            if len(read_npy(path)) != where.part(rows).total:
+                yield str(path), f"is not of the rows of fold {k}"
+                return
+        parts.append({k: read_npy(files.fold(k, r).oof) for k in np.unique(folds).tolist()})
+    wrong = np.flatnonzero(~same_rows(read_npy(files.oof), _put_together(scene, parts), where, ROUNDED))
+    for k in np.unique(table.folds[table.scored][wrong]).tolist():
+        yield str(files.oof), f"rows of fold {k} are not the predictions of the models that never saw them"
+    tests = [read_npy(files.fold(k, r).test) for r in range(len(parts)) for k in parts[0]]
+    if not same_rows(read_npy(files.test), _mean(tests), scene.layout(table.test), ROUNDED).all():
+        yield str(files.test), "is not the mean of its models' predictions"
+
+
+def blend(shelf: Shelf) -> Iterator[Doubt]:
+    """Doubt weights of a fold that are not fitted without it, and maps that are not mixed with these weights."""
+    scene, config, receipt = scene_of(shelf), shelf.receipt["config"], shelf.receipt
+    hand = None if config["weights"] is None else np.array(config["weights"])
+    repeats = {member.run: member.receipt.get("repeats", 1) for member in shelf.members}
+    solver = Blend(scene, repeats, config["method"], hand, config["seed"])
+    again = solver.fit()
+    told = {k: np.array(receipt["weights_by_fold"][str(k)]) for k in receipt["folds"]}
+    for k, weights in told.items():
+        if not np.allclose(weights, again.by_fold[k], atol=CLOSE):
+            used = ", but of all rows: it was fitted in-sample" if np.allclose(weights, again.deployed) else ""
+            yield Doubt(k, f"the weights of fold {k} are not those of a fit without it{used}")
+    folds, maps = scene.problem.folds, scene.maps(shelf.files.oof, scene.table.scored)
+    mixed = Mixed(solver.maps, np.stack([told[k] for k in folds.tolist()]))
+    odd = {int(folds[i]) for i in range(len(maps)) if np.abs(maps[i] - mixed[i]).max(initial=0.0) > ROUNDED}
+    for k in sorted(odd):
+        yield Doubt(k, f"the rows of fold {k} are not blended with the weights of fold {k}")
+    yield from decisions(shelf)
+
+
+def decisions(shelf: Shelf) -> Iterator[Doubt]:
+    """Doubt settings of a fold that are not chosen without it, and a score that is not that of the chosen settings."""
+    scene, told = scene_of(shelf), shelf.receipt["decision"]
+    maps = scene.maps(shelf.files.oof, scene.table.scored)
+    method = shelf.receipt["config"].get("decision", "fixed")
+    found, again = score_maps(scene, maps, method) if method != "fixed" else ({}, told)
+    for k in shelf.receipt["folds"]:
+        if from_decision(told, k) != from_decision(again, k):
+            used = ", but of all rows: it was chosen in-sample" if from_decision(told, k) == from_decision(again) else ""
+            yield Doubt(k, f"the masks of fold {k} are not decided by a choice without it{used}", rows=False)
+    score = found.get("score", np.nan)
+    if method == "fixed":
+        metric = MASK_METRICS[scene.problem.metric.name]
+        stats = measure(maps, scene.truth, scene.table.scored, [from_decision(told)], metric)
+        score = scene.problem.judge(stats[:, 0])
+    published = number(shelf.receipt["metrics"]["score"])
+    if not np.isclose(score, published, atol=1e-6, equal_nan=True):
+        yield Doubt(None, f"its score {published:.6f} is not what its maps give, {score:.6f}", rows=False)
+
+
+def _put_together(scene: Scene, parts: list[dict[int, Array]]) -> Array:
+    """Return the out-of-fold maps of all rows, the mean over repeats."""
+    where, table, out = scene.layout(scene.table.scored), scene.table, []
+    for split, flats in zip(table.splits, parts, strict=True):
+        ends, found = dict.fromkeys(flats, 0), np.empty(where.total, np.float16)
+        for i, k in enumerate(split.folds[table.scored].tolist()):
+            start, end = where.starts[i], where.starts[i + 1]
+            found[start:end] = flats[k][ends[k] : ends[k] + end - start]
+            ends[k] += end - start
+        out.append(found)
+    return out[0] if len(out) == 1 else _mean(out)
+
+
+def _mean(flats: list[Array]) -> Array:
+    return np.asarray(sum(flat.astype(np.float32) for flat in flats) / len(flats))

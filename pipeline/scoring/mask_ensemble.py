@@ -1,0 +1,91 @@
+"""Blend the maps of runs: weights on a sample of pixels, cross-fitted; maps mixed and written row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.masks.maps import Maps, pack, write_flat, write_mean
+from pipeline.masks.metrics import MASK_METRICS
+from pipeline.scoring.mask_blend import Weights, fit_weights, sample
+from pipeline.scoring.mask_shelf import Mixed, Scene
+from pipeline.scoring.mask_variants import UNTUNED, measure
+from pipeline.store.artifacts import RunFiles
+from pipeline.store.files import Array, read_npy
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Members of a blend of maps: their shelves and how often each splits the rows, and how weights are had."""
+
+    scene: Scene
+    members: dict[str, int]
+    method: str
+    hand: Array | None
+    seed: int
+
+    @property
+    def shelves(self) -> list[RunFiles]:
+        """Return the members' shelves."""
+        return [RunFiles(member) for member in self.members]
+
+    @property
+    def maps(self) -> list[Maps]:
+        """Return the members' out-of-fold maps."""
+        return [self.scene.maps(shelf.oof, self.scene.table.scored) for shelf in self.shelves]
+
+    def fit(self) -> Weights:
+        """Return weights (M,) of each fold, fitted without it, and deployed ones."""
+        folds, m = self.scene.problem.folds, len(self.members)
+        if self.method in ("uniform", "hand"):
+            even = np.full(m, 1 / m) if self.hand is None else self.hand / self.hand.sum()
+            ks = np.unique(folds).tolist()
+            named = dict.fromkeys(ks, self.method)
+            return Weights(dict.fromkeys(ks, even), named, even, self.method, None, np.zeros((len(folds), 2)))
+        drawn = sample(self.maps, self.scene.truth, self.scene.table.scored, seed=self.seed)
+        return fit_weights(drawn, folds, self.scene.problem.group, self.method)
+
+    def by_row(self, weights: Weights) -> Array:
+        """Return the weights (N M) that each scored row is blended with: those of its fold."""
+        return np.stack([weights.by_fold[k] for k in self.scene.problem.folds.tolist()])
+
+    def write_oof(self, path: Path, weights: Weights) -> None:
+        """Write the out-of-fold maps of the blend."""
+        mixed = Mixed(self.maps, self.by_row(weights))
+        parts = (pack(mixed[i], mixed.present(i)) for i in range(len(mixed)))
+        write_flat(path, parts, self.scene.layout(self.scene.table.scored).total)
+
+    def write_others(self, files: RunFiles, weights: Weights, name: str) -> list[Path]:
+        """Write the `test` or `holdout` maps as deployed, and as the members' models of each fold give them."""
+        deployed = getattr(files, name)
+        write_mean(deployed, [read_npy(getattr(shelf, name)) for shelf in self.shelves], weights.deployed.tolist())
+        paths = [deployed]
+        for k, share in weights.by_fold.items():
+            paths.append(getattr(files.fold(k), name))
+            write_mean(paths[-1], *self._of_fold(k, share, name))
+        return paths
+
+    def _of_fold(self, k: int, share: Array, name: str) -> tuple[list[Array], list[float]]:
+        """Return the maps of the members' models of a fold, one a repeat, and the weight of each."""
+        flats, shares = [], []
+        for (member, repeats), weight in zip(self.members.items(), share.tolist(), strict=True):
+            flats += [read_npy(getattr(RunFiles(member).fold(k, r), name)) for r in range(repeats)]
+            shares += [weight / repeats] * repeats
+        return flats, shares
+
+    def uniform(self) -> float:
+        """Return the score of the uniform blend at the untuned decision."""
+        scene, m = self.scene, len(self.members)
+        mixed = Mixed(self.maps, np.full((len(scene.table.scored), m), 1 / m))
+        metric, plain = MASK_METRICS[scene.problem.metric.name], (UNTUNED,) * scene.truth.classes
+        return scene.problem.judge(measure(mixed, scene.truth, scene.table.scored, [plain], metric)[:, 0])
+
+
+def refuse_unlike(shown: Sequence[dict[str, Any]]) -> str | None:
+    """Say what keeps runs with other maps from being blended, None where nothing does."""
+    odd = [other for other in shown if other != shown[0]]
+    return f"members show their maps in different ways: {shown[0]} and {odd[0]}" if odd else None
