@@ -21,7 +21,7 @@ BLOCK = 1024
 
 @dataclass(frozen=True)
 class Links:
-    """Tiles (M 2) that lie side by side, the left or upper one first, the step (M 2: down, right), how clear it is (M)."""
+    """Tiles side by side (M 2), the left or upper one first, the step (M 2: down, right), how clear each is (M)."""
 
     pairs: Array
     steps: Array
@@ -92,7 +92,7 @@ def _standard(edges: Array) -> Array:
     flat /= np.maximum(flat.std(1, keepdims=True), 1e-9)
     # Two flat edges look alike whatever they show.
     flat[edges.std(1).max(1) < 1e-6] = 0
-    return flat.astype(np.float32)
+    return np.asarray(flat, np.float32)
 
 
 def _nearest(one: Array, other: Array) -> tuple[Array, Array, Array]:
