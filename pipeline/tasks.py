@@ -9,6 +9,7 @@ Shapes: `N` rows, `C` classes, `L` labels, `T` targets.
 | multilabel | N L, 0/1          | N L, probabilities             | L thresholds     |
 | ordinal    | N, grade index    | N 1, grade as a real number    | C-1 cut points   |
 | regression | N T, real         | N T, real                      | none             |
+| segmentation | N C, share of pixels | maps (`masks.maps`)       | `masks.decide`   |
 
 Soft targets are real numbers from 0 to 1 (multiclass: N C, sum 1). What is not known of labels or values is NaN.
 """
@@ -38,7 +39,7 @@ class Task:
 
     def targets(self, y: Array) -> Array:
         """Give the table's targets (N T, real) the shape and type of the task: whole, unless soft or unknown."""
-        if self.name == "regression" or (self.name == "multiclass" and y.shape[1] > 1):
+        if self.name in ("regression", "segmentation") or (self.name == "multiclass" and y.shape[1] > 1):
             return y
         shaped = y if self.name == "multilabel" else y[:, 0]
         odd = self.probabilities and bool((np.isnan(shaped) | (shaped % 1 != 0)).any())
@@ -46,7 +47,7 @@ class Task:
 
     def harden(self, y: Array) -> Array:
         """Return targets as labels: soft ones by what is likeliest (a half is a no); unknown ones stay NaN."""
-        if not self.probabilities or y.dtype.kind != "f":
+        if not self.probabilities or y.dtype.kind != "f" or self.name == "segmentation":
             return y
         if self.name == "multiclass":
             return np.asarray(y.argmax(1))
@@ -85,8 +86,18 @@ class Task:
             # Of several targets the first counts; rows that lack it come last.
             ranks = y[:, 0].argsort(kind="stable").argsort(kind="stable")
             y = ranks * min(bins, len(y)) // max(len(y), 1)
+        if self.name == "segmentation":
+            y = _size_bins(y.sum(1), bins)
         values, index = np.unique(y, return_inverse=True)
         return np.eye(len(values), dtype=np.int64)[index]
+
+
+def _size_bins(size: Array, bins: int) -> Array:
+    """Return 0 for an empty mask, else in which of `bins` equal shares of the others its size (N) is, from 1."""
+    bin_of, there = np.zeros(len(size), np.int64), np.flatnonzero(size > 0)
+    order = there[size[there].argsort(kind="stable")]
+    bin_of[order] = 1 + np.arange(len(order)) * min(bins, len(order)) // max(len(order), 1)
+    return bin_of
 
 
 TASKS = {
@@ -97,5 +108,6 @@ TASKS = {
         Task("multilabel", ("classification",), probabilities=True, cuts=True),
         Task("ordinal", ("regression", "classification", "both", "cumulative", "all"), probabilities=False, cuts=True),
         Task("regression", ("regression",), probabilities=False, cuts=False),
+        Task("segmentation", ("segmentation",), probabilities=True, cuts=False),
     )
 }

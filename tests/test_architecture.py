@@ -12,7 +12,8 @@ from house import ROOT
 
 FILES = sorted((ROOT / "pipeline").rglob("*.py"))
 # A room may import itself and what stands to the right of it.
-ORDER = ["stages", "launch", "competitions", "audit", "difficulty", "forecast", "training", "scoring", "masks", "tasks", "store"]
+ORDER = ["stages", "launch", "competitions", "audit", "difficulty", "forecast", "training"]
+ORDER += ["scoring", "masks", "tasks", "store"]
 HEAVY = {"torch", "timm", "albumentations", "torchvision"}
 
 
@@ -47,7 +48,7 @@ def test_import_direction(path):
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in FILES if room(p) in ("audit", "difficulty", "forecast", "scoring", "masks", "store", "tasks", "competitions")],
+    [p for p in FILES if room(p) not in ("stages", "launch", "training", "__init__")],
     ids=str,
 )
 def test_light_rooms_import_nothing_heavy(path):
@@ -88,9 +89,10 @@ def test_readme_names_every_file_of_the_pipeline():
 
 
 def test_tests_mirror_the_pipeline():
-    for room_name in ("difficulty", "forecast", "scoring", "training"):
+    for room_name in ("difficulty", "forecast", "masks", "scoring", "training"):
         for path in (ROOT / "pipeline" / room_name).glob("[a-z]*.py"):
-            assert (ROOT / "tests" / room_name / f"test_{path.name}").exists(), path
+            # Test files of different rooms need different names: test_mask_metrics.py.
+            assert list((ROOT / "tests" / room_name).glob(f"test_*{path.name}")), path
 
 
 def test_constraints_name_every_dependency_and_no_host():

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ Y = np.array([[0.0], [1.0], [2.0]])
         ("multilabel", 4, [0.5] * 4),
         ("ordinal", 1, [0.5, 1.5, 2.5]),
         ("regression", 4, []),
+        ("segmentation", 4, []),
     ],
 )
 def test_width_and_default_cuts(name, width, cuts):
@@ -24,7 +27,7 @@ def test_width_and_default_cuts(name, width, cuts):
     assert task.width(4) == width
     assert task.default_cuts(4).tolist() == cuts
     assert task.cuts == bool(cuts)
-    assert task.probabilities == (name in ("binary", "multiclass", "multilabel"))
+    assert task.probabilities == (name in ("binary", "multiclass", "multilabel", "segmentation"))
 
 
 @pytest.mark.parametrize("name", ["binary", "multiclass", "ordinal"])
@@ -89,6 +92,26 @@ def test_regression_strata_are_equal_bins_in_order(n, bins):
     assert len(sizes) == min(n, bins)
     assert sizes.max() - sizes.min() <= 1
     assert (np.diff(strata.argmax(1)[y[:, 0].argsort()]) >= 0).all()
+
+
+@pytest.mark.parametrize("n, bins", [(40, 4), (7, 10), (1, 3)])
+def test_masks_are_stratified_by_whether_and_how_large(n, bins):
+    rng = np.random.default_rng(0)
+    y = rng.random((n, 2)) * (rng.random((n, 1)) < 0.7)
+    task = TASKS["segmentation"]
+    assert task.targets(y) is y
+    assert task.harden(y) is y
+    strata, empty = task.strata(y, bins), y.sum(1) == 0
+    assert (strata.sum(1) == 1).all()
+    parts = [np.flatnonzero(column) for column in strata.T]
+    assert not empty.any() or set(parts.pop(0)) == set(np.flatnonzero(empty))
+    assert len(parts) == min(bins, np.count_nonzero(~empty))
+    assert np.ptp([len(part) for part in parts] or [0]) <= 1
+    assert all(y[a].sum(1).max() < y[b].sum(1).min() for a, b in itertools.pairwise(parts))
+
+
+def test_masks_that_are_all_empty_are_one_stratum():
+    assert TASKS["segmentation"].strata(np.zeros((3, 1)), 4).tolist() == [[1], [1], [1]]
 
 
 def test_tasks_are_frozen():

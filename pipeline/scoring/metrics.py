@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.masks.metrics import MASK_METRICS, MaskMetric
 from pipeline.scoring import classification as c
 from pipeline.scoring import ranking, values
 from pipeline.store.artifacts import CompetitionFiles
@@ -122,6 +123,20 @@ def _pinball(q: float) -> Metric:
     return replace(found, unknown="columns")
 
 
+def _masks(metric: MaskMetric) -> Metric:
+    """Return a metric of masks: what it is given as a prediction are the numbers of each image (N k)."""
+    rows = _image_scores if metric.rows else None
+    return Metric(metric.name, partial(_reduced, metric), False, metric.greater, ("segmentation",), _SHARE, rows)
+
+
+def _reduced(metric: MaskMetric, y: Array, p: Array, weight: Array) -> float:
+    return metric.reduce(p, weight)
+
+
+def _image_scores(y: Array, p: Array) -> Array:
+    return np.asarray(p.mean(1))
+
+
 _AUC, _AP = (partial(ranking.one_vs_rest, f) for f in (ranking.binary_roc_auc, ranking.binary_average_precision))
 METRICS = {
     metric.name: metric
@@ -157,6 +172,7 @@ METRICS = {
                 ("_samples", "samples", ("multilabel",)),
             )
         ),
+        *(_masks(m) for m in MASK_METRICS.values()),
     )
 }  # fmt: skip
 FAMILIES: dict[str, Callable[[str], Metric]] = {

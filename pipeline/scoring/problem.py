@@ -53,7 +53,7 @@ class Problem:
     def soft(self) -> bool:
         """Say whether targets are probabilities."""
         y = self.y
-        if not self.task.probabilities or y.dtype.kind != "f":
+        if not self.task.probabilities or y.dtype.kind != "f" or self.task.name == "segmentation":
             return False
         return self.task.name == "multiclass" or bool(((y > 0) & (y < 1)).any())
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from problems import ROW_TASKS as TASKS
 
 from pipeline.forecast.candidates import (
     Facts,
@@ -24,7 +25,6 @@ from pipeline.forecast.candidates import (
 from pipeline.scoring.metrics import METRICS
 from pipeline.scoring.problem import Problem
 from pipeline.store.errors import UserError
-from pipeline.tasks import TASKS
 
 CUT = ("binary", "multilabel", "ordinal")
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from problems import ROW_TASKS as TASKS
 from scipy import ndimage, stats
 
 from pipeline.scoring.features import image_statistics, in_model, label_free, schema, statistic_names
-from pipeline.tasks import TASKS
 
 WIDTH = {"binary": 1, "multiclass": 5, "multilabel": 4, "ordinal": 1, "regression": 2}
 

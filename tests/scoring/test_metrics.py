@@ -5,17 +5,20 @@ from functools import partial
 import numpy as np
 import pytest
 import sklearn.metrics as sk
+from problems import CASES
 from scipy import stats
 
+from pipeline.masks.metrics import MASK_METRICS
+from pipeline.scoring.bootstrap import standard_error
 from pipeline.scoring.classification import log_loss
 from pipeline.scoring.metrics import METRICS, Metric, get_metric, metric_of
+from pipeline.scoring.problem import Problem
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
 from pipeline.tasks import TASKS
 
 CLASSES = 4
-CASES = [(name, task) for name, metric in METRICS.items() for task in metric.tasks]
 
 
 def sample(task, seed, absent=False, n=40):
@@ -258,3 +261,19 @@ def test_a_metric_of_the_users_own_takes_no_unknown_targets(monkeypatch):
         metric_of(contract(metric="mine", unknown="mask"), CompetitionFiles("toy"))
     monkeypatch.setitem(METRICS, "mine", replace(own, unknown="columns"))
     assert metric_of(contract(metric="mine", unknown="mask"), CompetitionFiles("toy")).unknown == "columns"
+
+
+@pytest.mark.parametrize("name", MASK_METRICS)
+def test_metrics_of_masks_score_the_numbers_of_images(name):
+    metric, rng = METRICS[name], np.random.default_rng(0)
+    masks = rng.random((2, 9, 2, 4, 5)) < 0.5
+    numbers = np.array([MASK_METRICS[name].stats(*pair, *np.int32(pair)[:, 0]) for pair in zip(*masks, strict=True)])
+    task, y = TASKS["segmentation"], masks[0].mean((2, 3))
+    problem = Problem(task, get_metric(name, task), 2, task.targets(y), np.arange(9) % 3, None, np.arange(9) + 1.0)
+    assert not problem.soft
+    assert metric.wanted(task, numbers, problem.cuts) is numbers
+    assert problem.score(numbers) == MASK_METRICS[name].reduce(numbers, np.arange(9) + 1.0)
+    assert (metric.rows is not None) == MASK_METRICS[name].rows
+    if metric.rows is not None:
+        assert problem.score(numbers) == pytest.approx(np.average(metric.rows(y, numbers), weights=np.arange(9) + 1.0))
+    assert standard_error(lambda draws: problem.judge(numbers, draws), 9, None) > 0

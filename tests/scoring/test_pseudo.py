@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from problems import ROW_TASKS as TASKS
 from scipy.stats import entropy
 from sklearn.metrics import accuracy_score, mean_squared_error, r2_score
 
 from pipeline.scoring.pseudo import Rule, agreement, choose, class_entropy, collapsing, entries, right, say, sureness
-from pipeline.tasks import TASKS
 
 CLASSES = {"binary": 2, "multiclass": 4, "multilabel": 3, "ordinal": 4, "regression": 2}
 SELECT = ("confidence", "margin", "agreement")

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from fakes import table_of, write
 from house import make_competition, prepare, stage
+from problems import ROW_TASKS as TASKS
 from sklearn.metrics import accuracy_score, root_mean_squared_error
 
 from pipeline.scoring.pseudo import Rule, choose, class_entropy, entries, say, sureness
@@ -17,7 +18,6 @@ from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import read_json, write_npy
 from pipeline.store.table import half_of
-from pipeline.tasks import TASKS
 
 FOLDS = (0, 1, 2)
 MEMBERS = ("a", "b")

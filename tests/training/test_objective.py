@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from problems import ROW_TASKS as TASKS
 from scipy.optimize import minimize_scalar
 from scipy.stats import entropy
 from sklearn.metrics import mean_pinball_loss
@@ -10,7 +11,6 @@ from test_losses import HOT, LABELS, RNG, VALUES, C, N, P, Q, Y, classes, near, 
 from torch.nn import functional as F
 
 from pipeline.store.errors import UserError
-from pipeline.tasks import TASKS
 from pipeline.training.losses import (
     EXCLUSIVE,
     INDEPENDENT,

@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from problems import ROW_TASKS as TASKS
 from scipy.special import expit, softmax
 
-from pipeline.tasks import TASKS
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import Batches, Lessons
 from pipeline.training.watch import Watch

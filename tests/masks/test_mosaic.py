@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from fields import cut_fields, score, touching
+
+from pipeline.masks.mosaic import Links, assemble, links, place
+
+
+@pytest.mark.parametrize("channels, noise", [(1, 0.0), (3, 0.0), (1, 4.0)])
+def test_tiles_of_shuffled_fields_find_each_other(channels, noise):
+    tiles, field, at = cut_fields(np.random.default_rng(0), 20, 32, channels=channels, noise=noise)
+    precision, recall = score(links(tiles), touching(field, at))
+    assert precision == 1
+    assert recall > 0.95
+    mosaic, found = place(links(tiles), len(tiles))
+    assert np.array_equal(mosaic, assemble(tiles))
+    for m in np.unique(mosaic):
+        mine = mosaic == m
+        assert len(np.unique(field[mine])) == 1
+        assert (found[mine].min(0) == 0).all()
+        # The places are those of the field but for where they start.
+        assert len(np.unique(found[mine] - at[mine], axis=0)) == 1
+    pairs = [(mosaic == m).sum() / (field == field[mosaic == m][0]).sum() for m in np.unique(mosaic)]
+    assert np.mean(pairs) > 0.95
+
+
+def test_tiles_of_nothing_stand_alone():
+    rng = np.random.default_rng(0)
+    apart = cut_fields(rng, 40, 24, (1, 1), (1, 1))[0]
+    assert len(np.unique(assemble(apart))) >= 39
+    for tiles in (np.zeros((9, 12, 12), np.uint8), np.full((2, 12, 12, 3), 7, np.uint8), apart[:1], apart[:0]):
+        assert assemble(tiles).tolist() == list(range(len(tiles)))
+    two = apart[:2]
+    assert assemble(two).tolist() == [0, 1]
+
+
+def test_black_tiles_are_not_joined():
+    tiles = cut_fields(np.random.default_rng(1), 12, 24)[0]
+    tiles[:2] = 0
+    mosaic = assemble(tiles)
+    assert mosaic[:2].tolist() == [0, 1]
+    assert (mosaic[2:] > 1).all()
+
+
+def test_copies_of_a_tile_are_not_told_apart():
+    tiles, _, _ = cut_fields(np.random.default_rng(2), 1, 24, (1, 1), (2, 2))
+    others = cut_fields(np.random.default_rng(3), 10, 24, (1, 1), (1, 1))[0]
+    assert len(np.unique(assemble(np.concatenate([tiles, others])))) == 11
+    twice = assemble(np.concatenate([tiles, others, tiles]))
+    assert len(np.unique(twice)) == 14
+
+
+def made(*rows):
+    pairs, steps, clear = zip(*rows, strict=True)
+    return Links(np.array(pairs), np.array(steps), np.array(clear))
+
+
+def test_the_clearest_links_come_first_and_a_place_is_taken_once():
+    right, down = (0, 1), (1, 0)
+    found = made(((0, 1), right, 0.9), ((1, 2), down, 0.8), ((0, 3), down, 0.7), ((3, 2), right, 0.6))
+    mosaic, at = place(found, 5)
+    assert mosaic.tolist() == [0, 0, 0, 0, 4]
+    assert at.tolist() == [[0, 0], [0, 1], [1, 1], [1, 0], [0, 0]]
+    # Tile 4 would lie on tile 1.
+    mosaic, _ = place(made(((0, 1), right, 0.9), ((0, 4), right, 0.5)), 5)
+    assert mosaic.tolist() == [0, 0, 2, 3, 4]
+    mosaic, _ = place(made(((0, 1), right, 0.4), ((0, 4), right, 0.5)), 5)
+    assert mosaic.tolist() == [0, 1, 2, 3, 0]
+
+
+def test_places_start_at_0_whichever_part_is_moved():
+    left, up = (0, 1), (1, 0)
+    found = made(((3, 4), left, 0.9), ((4, 5), left, 0.8), ((1, 5), up, 0.7), ((0, 1), left, 0.6))
+    mosaic, at = place(found, 6)
+    assert mosaic.tolist() == [0, 0, 2, 0, 0, 0]
+    assert at.tolist() == [[0, 1], [0, 2], [0, 0], [1, 0], [1, 1], [1, 2]]
