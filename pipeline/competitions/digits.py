@@ -29,6 +29,3 @@ def make(folder: Path, labelled: int = 100, seed: int = 0) -> None:
     hidden.assign(label=0).to_csv(folder / "sample_submission.csv", index=False)
     public = np.random.default_rng(seed + 1).random(len(hidden)) < 0.3
     hidden.assign(Usage=np.where(public, "Public", "Private")).to_csv(folder / "solution.csv", index=False)
-
-
-MAKERS = {"digits": make}

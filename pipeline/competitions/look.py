@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.competitions import look_groups, look_images, look_paths, look_target
+from pipeline.competitions import look_groups, look_images, look_masks, look_paths, look_target
 from pipeline.competitions.look_folder import Folder, class_folder_root, find_roles, read_folder
 from pipeline.competitions.look_paths import NOT_IMAGES, Pattern
 from pipeline.competitions.look_words import Finding, listed, settings, value_of
+from pipeline.competitions.mask_submission import read_mask_form
 from pipeline.competitions.paths import class_folders, regex
 from pipeline.competitions.submission import Format, read_format
 from pipeline.competitions.table_of_images import read
@@ -53,23 +54,29 @@ class Tables:
 def look(data: Path) -> Look:
     """Return what a competition folder holds, in words and as keys of a contract."""
     folder = read_folder(data)
+    masks = look_masks.find(folder)
+    folder = folder if masks is None else masks.folder
     tables = read_tables(folder)
     i = value_of(tables.findings, "id")
-    target = look_target.find_target(tables.train, tables.sample, i)
     used, spare, note = divide(folder, tables)
     kinds = look_images.look_at(folder.path, used)
-    asked = target.value if isinstance(target.value, list) else [target.value]
-    labels = tables.train[str(asked[0])] if len(asked) == 1 else None
+    if masks is None:
+        target = look_target.find_target(tables.train, tables.sample, i)
+        asked = target.value if isinstance(target.value, list) else [target.value]
+        answers = [target, *look_target.find_task(tables.train, tables.sample, target.value, i)]
+    else:
+        asked, answers = masks.columns, [*masks.findings, *look_masks.finish(masks, kinds.sides, len(tables.train))]
+    labels = tables.train[str(asked[0])] if len(asked) == 1 and masks is None else None
     groups = look_groups.find_groups(i, tables.train, tables.test, labels, tables.others)
     taken = [i, *asked, *(g.value for g in groups if g.key == "group.column" and g.value)]
+    columns = look_groups.find_columns(tables.train, tables.test, taken, tables.others, i)
     findings = [
         *tables.findings,
-        target,
-        *look_target.find_task(tables.train, tables.sample, target.value, i),
+        *answers,
         *image_findings(tables),
         *kinds.findings,
         *groups,
-        *look_groups.find_columns(tables.train, tables.test, taken, tables.others, i),
+        *(f for f in columns if masks is None or not f.key.startswith("metadata.")),
         *spare,
         Finding("folds.n", 5, f"{len(tables.train)} labelled rows are divided in five"),
     ]
@@ -185,6 +192,10 @@ def prove(found: Look, path: Path) -> Look:
     task = TASKS[config.task]
     metric = get_metric(config.metric, task)
     raw = read(config, found.path)
+    if config.task == "segmentation":
+        order = look_masks.prove(config, found.path, raw)
+        form = read_mask_form(config, raw.classes, found.path)
+        return replace(found, findings=[*found.findings, *order, look_masks.submission(form)])
     form = read_format(config, task, metric, raw.classes, found.path)
     return replace(found, findings=[*found.findings, submission(form)])
 

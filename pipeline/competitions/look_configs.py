@@ -14,6 +14,8 @@ from pipeline.competitions.look_words import WIDTH, literal, value_of
 SECONDS_A_PIXEL = {"bf16": 1.1e-6, "auto": 2.9e-6}
 # A member may take 20 minutes; a quarter is left for decoding, augmentation and prediction.
 MINUTES, CORES, FOLDS = 15, 2, 5
+# Of a U-Net, which takes about as long a pixel as the small network does.
+MINUTES_OF_MASKS = 7.5
 RECIPE = {
     "d4": ("medium", "d4", "turns and mirrors of an image are images of the same kind"),
     "hflip": ("light", "hflip", "images have an upright, and may be mirrored"),
@@ -58,6 +60,29 @@ def pretrained(found: Look) -> tuple[dict[str, Any], dict[str, Any]]:
     return first, {"seed": 1, "model.name": "convnext_tiny", "optim.lr": 1e-4}
 
 
+def unet(found: Look, weights: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of the baseline and what the second run changes: U-Nets that draw masks.
+
+    `size` is a multiple of 32, which is how far their encoders shrink an image.
+    """
+    most = 128 if weights == "none" else 320
+    size = max(32, -(-min(found.side, most) // 32) * 32)
+    recipe, tta, _ = RECIPE[found.symmetry]
+    precision = "bf16" if has_bf16() else "auto"
+    epochs = int(min(40, max(6, MINUTES_OF_MASKS // minutes(found.rows, size, precision))))
+    first = {
+        "epochs": epochs if weights == "none" else 20,
+        "batch_size": 16,
+        "precision": precision,
+        "model": {"name": "unet", "encoder": "resnet18", "weights": weights},
+        "image": {"size": size},
+        "augment": {"recipe": recipe},
+        "optim": {"lr": 1e-3},
+        "predict": {"tta": tta},
+    }
+    return first, {"seed": 1, "model.encoder": "resnet34" if weights == "pretrained" else "mobilenet_v2"}
+
+
 WEIGHTS = {"none": from_scratch, "pretrained": pretrained}
 
 
@@ -74,13 +99,13 @@ def has_bf16() -> bool:
 
 def starters(name: str, found: Look, weights: str) -> dict[str, str]:
     """Return the text of baseline.toml, second.toml and blend.toml."""
-    first, second = WEIGHTS[weights](found)
     task = value_of(found.findings, "task")
+    first, second = unet(found, weights) if task == "segmentation" else WEIGHTS[weights](found)
     size = first["image"]["size"]
     what, took = f"{first['model']['name']} with published weights", "wants a GPU"
     if weights == "none":
         each = minutes(found.rows, size, first["precision"])
-        what, took = "A small CNN from scratch", f"up to about {first['epochs'] * each / 0.75:.0f} minutes on 2 cores"
+        what, took = f"A small {'U-Net' if task == 'segmentation' else 'CNN'} from scratch", f"up to about {first['epochs'] * each / 0.75:.0f} minutes on 2 cores"
     recipe = f'"{first["augment"]["recipe"]}": {RECIPE[found.symmetry][2]} ({found.why}; uncertain: look at some).'
     title = [f"{what} at {size} px; task {task}, {found.rows} rows; {took}.", f"Recipe {recipe}"]
     if first.get("precision") == "bf16":

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from pipeline.competitions.look_paths import NOT_IMAGES
 from pipeline.competitions.paths import ENDINGS, walk
 from pipeline.competitions.tables import read_csv
 from pipeline.store.errors import UserError, nearest
@@ -29,7 +30,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Roles:
-    """Which table is which; `train` is "" where images lie in class folders, `test` where only the sample names ids."""
+    """Which table is which; `train` is "" where class folders or mask files tell it, `test` where only the sample does."""
 
     train: str
     test: str
@@ -75,7 +76,7 @@ def find_roles(folder: Folder) -> Roles:
     trains += [n for n, p in rest.items() if p == "labels"]
     tests = sorted((n for n, p in rest.items() if p.startswith("test")), key=lambda n: (plain[n] != "test", n))
     missing = []
-    if not trains and not class_folder_root(folder.images):
+    if not trains and not class_folder_root(folder.images) and not any(map(NOT_IMAGES.search, folder.images)):
         missing.append("train.csv (ids and targets; or class folders train/<class>/...)")
     if not samples:
         missing.append("sample_submission.csv (its header, and one row for each test image)")

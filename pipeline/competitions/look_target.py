@@ -10,13 +10,10 @@ import pandas as pd
 
 from pipeline.competitions.look_words import Finding, listed
 from pipeline.store.errors import UserError
-from pipeline.tasks import TASKS
 
 TARGETS = re.compile(r"target|label|class|y|diagnosis|category|species|grade|level|severity", re.I)
 GRADES = re.compile(r"diagnos|grade|level|sever|score|rating|stage|isup|kellgren|\bkl\b|rank|quality", re.I)
 NUMBERS_OF_CLASSES = re.compile(r"label|class|category|species|type|_id$|^id", re.I)
-RLE_NAMES = re.compile(r"rle|encodedpixels|mask", re.I)
-RLE = re.compile(r"\d+ \d+( \d+ \d+)*")
 # Where these words stand second in the alphabet, they are put first: a probability is that of the second class.
 NEGATIVE = {"normal", "healthy", "negative", "no", "none", "benign", "false", "absent", "clean", "ok", "good", "neg"}
 
@@ -60,8 +57,6 @@ def find_task(train: pd.DataFrame, sample: pd.DataFrame, target: str | list[str]
     full = cells[cells != ""]
     if full.empty:
         raise UserError(f"the train table has no value in column {target!r}")
-    if RLE_NAMES.search(target) and full.str.fullmatch(RLE).mean() > 0.9:
-        return _masks(target, full)
     if full.str.fullmatch(r"-?\d+,\d+").all():
         raise UserError(f"column {target!r} holds decimal commas ({full.iloc[0]!r}): write 0.5, not 0,5")
     separator = find_separator(cells)
@@ -124,13 +119,6 @@ def _columns(table: pd.DataFrame, target: list[str], wide: bool) -> list[Finding
         Finding("task", "multilabel", words),
         Finding("metric", "average_precision", "usual for probabilities of labels; roc_auc is as common", False),
     ]
-
-
-def _masks(target: str, full: pd.Series) -> list[Finding]:
-    words = f"column {target!r} holds run-length codes of masks, for example {str(full.iloc[0])[:24]!r}: segmentation"
-    if "segmentation" not in TASKS:
-        raise UserError(f"{words}, which this version does not train: choices of task: {', '.join(TASKS)}")
-    return [Finding("task", "segmentation", words), Finding("metric", "dice", "usual for masks", False)]
 
 
 def _joined(cells: pd.Series, separator: str, target: str, given: list[str]) -> list[Finding]:

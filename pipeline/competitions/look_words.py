@@ -10,7 +10,7 @@ from typing import Any
 
 WIDTH = 110
 TOP = ["task", "metric", "train", "test", "id", "target", "separator", "classes", "weight", "unlabelled"]
-SECTIONS = ["images", "metadata", "group", "folds", "submission"]
+SECTIONS = ["images", "masks", "metadata", "group", "folds", "submission"]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import pandas as pd
 
 from pipeline.competitions.checks import check
 from pipeline.competitions.copies import find_near, hash_images
+from pipeline.competitions.masks import write_masks
+from pipeline.competitions.pictures import sizes as picture_sizes
 from pipeline.competitions.table_of_images import Raw, read
 from pipeline.competitions.tables import column, read_csv, read_train
+from pipeline.masks.truth import kind_of
 from pipeline.scoring.split import assign, balance, draw_holdout, too_near, union
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.config import Competition, Folds
@@ -29,8 +33,12 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     Return how it was made, and the hashes that runs depend on.
     """
     task = TASKS[config.task]
-    raw = read(config, files.data)
+    raw, sizes, marks = read(config, files.data), None, None
     train = raw.train
+    if config.task == "segmentation":
+        sizes = picture_sizes(config.images, files.data, raw.paths)
+        y, marks = write_masks(config, files.data, raw, sizes, files.masks)
+        raw = replace(raw, y=y)
     y = task.harden(task.targets(raw.y[train]))
     channel = config.images.channel
     digests = hash_images(files.data, raw.paths, channel)
@@ -50,7 +58,7 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     if errors:
         raise UserError(f"{files.folds}: {'; '.join(errors)}: change [folds] or [group] in {files.config}")
     shut = gaps(config, folds[:, 0], files.data) if config.folds.gap else None
-    table = tabulate(raw, digests, near, units, folds, shut)
+    table = replace(tabulate(raw, digests, near, units, folds, shut), extents=sizes)
     write_table(target, table)
     text = committed_text(table)
     facts = {
@@ -65,6 +73,9 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
         "balance": counts,
         "warnings": warnings,
     }
+    if config.task == "segmentation":
+        mean = dict(zip(raw.classes, y.mean(0).tolist(), strict=True))
+        facts["masks"] = {"kind": kind_of(config.masks), "empty": int((y.sum(1) == 0).sum()), "coverage": mean}
     if held.any():
         facts["holdout"] = dict(zip(names, strata[held].sum(0).tolist(), strict=True))
     if config.folds.near:
@@ -75,11 +86,15 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
         files.folds.unlink(missing_ok=True)
     write_json(files.folds_receipt, facts)
     write_text(files.folds, text)
-    hashes = {"scored": table.content(table.scored), "test": table.content(table.test)}
+
+    def content(rows: Array) -> str:
+        return table.content(rows) if marks is None else digest(table.content(rows), *marks[rows])
+
+    hashes = {"scored": content(table.scored), "test": table.content(table.test)}
     if len(table.extra):
-        hashes["extra"] = digest(table.content(table.extra), *table.units[table.extra].astype(str))
+        hashes["extra"] = digest(content(table.extra), *table.units[table.extra].astype(str))
     if held.any():
-        hashes["holdout"] = table.content(table.holdout)
+        hashes["holdout"] = content(table.holdout)
     return facts, {"fold_map": table.fold_map(), "classes": raw.classes, **hashes}
 
 
@@ -147,6 +162,9 @@ def stratum_names(task: Task, y: Array, classes: list[str], count: int) -> list[
         return [*classes, "(no label)"]
     if task.name == "regression":
         return [f"bin {s}" for s in range(count)]
+    if task.name == "segmentation":
+        empty = bool((y.sum(1) == 0).any())
+        return [*["(empty)"][:empty], *(f"size {s}" for s in range(1, count + 1 - empty))]
     return [classes[v] for v in np.unique(y)]
 
 
@@ -223,6 +241,8 @@ def reuse(files: CompetitionFiles, raw: Raw, wanted: dict[str, Any]) -> tuple[st
         receipt = read_json(files.folds_receipt)
     # A setting that came later had its default when the split was made.
     made = {**receipt["settings"], "folds": Folds().model_dump() | receipt["settings"]["folds"]}
+    if made["group"] is not None:
+        made["group"] = {"mosaic": False, **made["group"]}
     if made != wanted:
         return None
     frame = read_csv(files.folds)

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.competitions.mask_cells import find_classes, read_cells
+from pipeline.competitions.mask_files import find_files
 from pipeline.competitions.metadata import read_metadata
 from pipeline.competitions.paths import find, unlabelled
-from pipeline.competitions.tables import column, numbers, read_csv, read_ids, read_train
+from pipeline.competitions.pictures import mosaics
+from pipeline.competitions.tables import column, numbers, one_row, read_csv, read_ids, read_train
 from pipeline.competitions.targets import encode
 from pipeline.store.config import Competition, Extra, Group
 from pipeline.store.errors import UserError
@@ -23,7 +26,8 @@ from pipeline.store.table import EXTRA, TEST, UNLABELLED
 class Raw:
     """Rows as the competition gives them: labelled first, then test, extra labelled and unlabelled ones.
 
-    `codes`: 0 for rows that folds are made of, else the fold code; `y` is NaN where there is no label.
+    `codes`: 0 for rows that folds are made of, else the fold code; `y` is NaN where there is no label. `cells` are the
+    RLE cells or mask files of each labelled row, where targets are masks: `y` is NaN until they are drawn.
     """
 
     ids: Array
@@ -35,6 +39,7 @@ class Raw:
     weights: Array
     meta: Array
     columns: list[str]
+    cells: list[list[str]]
 
     @property
     def train(self) -> Array:
@@ -50,17 +55,19 @@ class Raw:
 def read(config: Competition, data: Path) -> Raw:
     """Read the tables of a competition and find every image."""
     train_path, test_path = data / config.train, data / (config.test or config.submission.sample)
-    frame, test_frame = read_train(config, data), read_csv(test_path)
+    frame, test_frame = read_train(config, data), one_row(config.masks, config.id, read_csv(test_path), test_path)
     if not len(frame):
         raise UserError(f"{train_path} has no rows")
     if not len(test_frame):
         raise UserError(f"{test_path} has no rows: there is nothing to predict")
+    masked = config.task == "segmentation"
     train_ids, test_ids = read_ids(frame, config.id, train_path), read_ids(test_frame, config.id, test_path)
     sample_path = data / config.submission.sample
-    unknown = np.setdiff1d(read_ids(read_csv(sample_path), config.id, sample_path), test_ids)
+    asked = one_row(config.masks, config.id, read_csv(sample_path), sample_path)
+    unknown = np.setdiff1d(read_ids(asked, config.id, sample_path), test_ids)
     if len(unknown):
         raise UserError(f"{sample_path}: id {str(unknown[0])!r} is not in {test_path} ({len(unknown)} such ids)")
-    y, classes = encode(config, frame, train_ids, train_path)
+    y, classes = blank(config, data, train_ids) if masked else encode(config, frame, train_ids, train_path)
     where = config.images
     train = Part(0, frame, train_ids, train_path, y, locate(config, where.pattern, data, train_ids, where.train))
     test = Part(TEST, test_frame, test_ids, test_path, None, locate(config, where.pattern, data, test_ids, where.test))
@@ -75,6 +82,25 @@ def read(config: Competition, data: Path) -> Raw:
         nothing = pd.DataFrame(index=range(len(paths)), columns=frame.columns, data="")
         parts.append(Part(UNLABELLED, nothing, paths, data, None, paths))
     return join(config, data, parts, y, classes)
+
+
+def blank(config: Competition, data: Path, ids: Array) -> tuple[Array, list[str]]:
+    """Return targets that are not known before masks are drawn (N C, NaN), and the names of classes."""
+    classes = find_classes(config, data)
+    return np.full((len(ids), len(classes)), np.nan), classes
+
+
+def read_masks(config: Competition, data: Path, parts: list[Part], classes: list[str]) -> list[list[str]]:
+    """Return the RLE cells or the mask files of every row, [] where there is no label."""
+    found: list[list[str]] = []
+    for part in parts:
+        if part.y is None:
+            found += [[]] * len(part.ids)
+        elif config.masks.pattern is not None:
+            found += find_files(config, data, part.ids, classes)
+        else:
+            found += read_cells(config, read_csv(part.path), part.path, part.ids, classes)
+    return found
 
 
 @dataclass(frozen=True)
@@ -97,7 +123,7 @@ def locate(config: Competition, pattern: str, data: Path, ids: Array, split: str
 def read_extra(config: Competition, extra: Extra, data: Path, classes: list[str], *taken: Array) -> Part:
     """Read labelled rows from elsewhere; their classes are those of the train table."""
     path = data / extra.table
-    frame = read_csv(path)
+    frame = one_row(config.masks, config.id, read_csv(path), path)
     ids = read_ids(frame, config.id, path)
     twice = np.intersect1d(ids, np.concatenate(taken))
     if len(twice):
@@ -105,7 +131,7 @@ def read_extra(config: Competition, extra: Extra, data: Path, classes: list[str]
             f"{path}: id {str(twice[0])!r} is a train or test row too ({len(twice)} such): rename or drop it"
         )
     known = config if isinstance(config.target, list) else config.model_copy(update={"classes": classes})
-    y, _ = encode(known, frame, ids, path)
+    y, _ = blank(known, data, ids) if config.task == "segmentation" else encode(known, frame, ids, path)
     return Part(EXTRA, frame, ids, path, y, locate(config, extra.pattern, data, ids, config.images.train))
 
 
@@ -113,10 +139,13 @@ def join(config: Competition, data: Path, parts: list[Part], encoded: Array, cla
     """Put the rows of all kinds together."""
     codes = np.concatenate([np.full(len(part.ids), part.code) for part in parts])
     ids = np.concatenate([part.ids for part in parts])
-    blank = np.full((len(ids), encoded.shape[1]), np.nan)
-    y = np.concatenate([blank[: len(part.ids)] if part.y is None else part.y for part in parts])
+    empty = np.full((len(ids), encoded.shape[1]), np.nan)
+    y = np.concatenate([empty[: len(part.ids)] if part.y is None else part.y for part in parts])
     groups = np.full(len(ids), "", object)
-    if config.group is not None:
+    paths = np.concatenate([part.paths for part in parts])
+    if config.group is not None and config.group.mosaic:
+        groups = mosaics(config.images, data, paths)
+    elif config.group is not None:
         labelled = [p.frame for p in parts if p.y is not None or (p.code == TEST and config.group.column in p.frame)]
         table = pd.concat(labelled, ignore_index=True)
         groups = read_groups(config.group, config.id, table, ids, codes != 0, data, parts[0].path)
@@ -132,8 +161,8 @@ def join(config: Competition, data: Path, parts: list[Part], encoded: Array, cla
             table = read_csv(path)
             lookup = (table, column(table, config.metadata.id or config.id, path), path)
         meta, columns = read_metadata(config.metadata, [(part.frame, part.ids, part.path) for part in parts], lookup)
-    paths = np.concatenate([part.paths for part in parts])
-    return Raw(ids, codes, groups.astype(str), paths, y, classes, weights, meta, columns)
+    cells = read_masks(config, data, parts, classes) if config.task == "segmentation" else []
+    return Raw(ids, codes, groups.astype(str), paths, y, classes, weights, meta, columns, cells)
 
 
 def read_weights(name: str, frame: pd.DataFrame, ids: Array, path: Path) -> Array:

@@ -13,6 +13,7 @@ from pipeline.competitions.paths import class_folders
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError, nearest
 from pipeline.store.files import Array
+from pipeline.store.masks import Masks
 
 
 def read_csv(path: Path) -> pd.DataFrame:
@@ -29,14 +30,45 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def read_train(config: Competition, data: Path) -> pd.DataFrame:
-    """Read the labelled rows: a table, or with `*` in `train` a glob of images whose folder is the class."""
+    """Read the labelled rows: a table, or with `*` in `train` a glob of images whose folder is the class.
+
+    A table of masks may have several rows an id: the first of each stands for it.
+    """
     if "*" not in config.train:
-        return read_csv(data / config.train)
+        return one_row(config.masks, config.id, read_csv(data / config.train), data / config.train)
+    if config.masks.pattern is not None:
+        pattern = config.images.pattern.replace("{split}", config.images.train)
+        return pd.DataFrame({config.id: class_folders(data, config.train, pattern)[0]}, dtype=str)
     if not isinstance(config.target, str):
         raise UserError(f"target: class folders (train = {config.train!r}) give one target, not {config.target}")
     pattern = config.images.pattern.replace("{split}", config.images.train)
     ids, classes = class_folders(data, config.train, pattern)
     return pd.DataFrame({config.id: ids, config.target: classes}, dtype=str)
+
+
+def one_row(masks: Masks, name: str, frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Return the first row of every id (column `name`) where a table of masks repeats them, by class or object."""
+    if not (masks.long or masks.objects):
+        return frame
+    ids = divide_ids(masks, name, frame, path)[0]
+    return frame.assign(**{name: ids}).drop_duplicates(name).reset_index(drop=True)
+
+
+def divide_ids(masks: Masks, name: str, frame: pd.DataFrame, path: Path) -> tuple[Array, Array | None]:
+    """Return the id of every row and the name of its class, from its column or the end of the id; None: rows have none.
+
+    A column of ids that end on a class may have another name than the id; then it is the first.
+    """
+    if masks.class_ in frame.columns:
+        return column(frame, name, path), column(frame, str(masks.class_), path)
+    if masks.separator is None:
+        return column(frame, name, path), None
+    cells = column(frame, name if name in frame.columns else str(frame.columns[0]), path)
+    parts = [cell.rpartition(masks.separator) for cell in cells.tolist()]
+    for cell, (i, _, part) in zip(cells.tolist(), parts, strict=True):
+        if not i or not part:
+            raise UserError(f"{path}: id {cell!r} is no image and class joined by {masks.separator!r}")
+    return np.array([i for i, _, _ in parts]), np.array([part for _, _, part in parts])
 
 
 def column(frame: pd.DataFrame, name: str, path: Path) -> Array:

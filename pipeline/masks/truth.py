@@ -54,16 +54,20 @@ class Truth:
 
     def __getitem__(self, row: int) -> Array:
         """Return the mask of a labelled row (C h w, bool)."""
-        raw = self.raw(row)
-        if self.kind == "exclusive":
-            return np.asarray(raw == np.arange(self.classes, dtype=raw.dtype)[:, None, None])
-        return np.asarray(raw != 0).reshape(self.classes, *raw.shape[-2:])
+        return layers_of(self.raw(row), self.classes, self.kind)
 
     def instances(self, row: int) -> Array:
         """Return the objects of a row's first class (h w, int32; 0: none): as given, else its 4-connected components."""
         if self.kind == "objects":
             return np.asarray(self.raw(row), np.int32)
         return components(self[row][0])
+
+
+def layers_of(raw: Array, classes: int, kind: Kind) -> Array:
+    """Return a mask as it is stored as a layer a class (C h w, bool)."""
+    if kind == "exclusive":
+        return np.asarray(raw == np.arange(classes, dtype=raw.dtype)[:, None, None])
+    return np.asarray(raw != 0).reshape(classes, *raw.shape[-2:])
 
 
 def components(mask: Array) -> Array:

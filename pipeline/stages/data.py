@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 
 from pipeline.store.artifacts import CompetitionFiles
@@ -18,7 +19,7 @@ def run(args: argparse.Namespace) -> None:
     config, files = load_competition(args.competition), CompetitionFiles(args.competition)
     with lock(files.lock, f"competition {files.name}"):
         if config.built_in is not None and not files.data.exists():
-            from pipeline.competitions.digits import MAKERS
+            from pipeline.competitions.built_in import MAKERS
 
             maker = resolve(MAKERS, config.built_in, "built-in competition")
             building = files.data.with_name(f".{files.name}.tmp")
@@ -47,7 +48,16 @@ def contents(config: Competition, files: CompetitionFiles) -> dict[str, str]:
     if "*" in config.train:  # class folders
         folders |= {path for path in files.data.glob(config.train.rpartition("/")[0]) if path.is_dir()}
     times = {str(path): str(path.stat().st_mtime_ns) for path in sorted(folders)}
+    if config.masks.pattern is not None:
+        times[config.masks.pattern] = mask_files(config.masks.pattern, config, files)
     return {str(path): digest_file(path) for path in tables if path.is_file()} | times
+
+
+def mask_files(pattern: str, config: Competition, files: CompetitionFiles) -> str:
+    """Return a hash of names, sizes and times of the mask files: they are read once, so a changed one must be told."""
+    glob = re.sub(r"\{\w+\}", "*", pattern.replace("{split}", config.images.train))
+    found = ((path, path.stat()) for path in sorted(files.data.glob(glob)))
+    return digest_json([[str(path), of.st_size, of.st_mtime_ns] for path, of in found])
 
 
 if __name__ == "__main__":

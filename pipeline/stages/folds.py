@@ -28,7 +28,8 @@ def run(args: argparse.Namespace) -> None:
 
         with atomic(files.table) as target:
             facts, hashes = build(config, files, target)
-            outputs = {path: path for path in (files.folds, files.folds_receipt)} | {files.table: target}
+            masks = [files.masks] if config.task == "segmentation" else []
+            outputs = {path: path for path in (files.folds, files.folds_receipt, *masks)} | {files.table: target}
             key = folds_key(config, files)
             write_receipt(files.table_receipt, stage="folds", key=key, outputs=outputs, **hashes)
             touch(target)  # Make's target must be younger than the split that was written after it
@@ -43,6 +44,9 @@ def say(files: CompetitionFiles, facts: dict[str, Any]) -> None:
     width = max(map(len, table))
     for name, counts in table.items():
         log.info("  %-*s %s", width, name, " ".join(f"{count:6d}" for count in counts))
+    if "masks" in facts:
+        share = ", ".join(f"{name} {value:.1%}" for name, value in facts["masks"]["coverage"].items())
+        log.info("  masks: %d empty; of an image they cover on average: %s", facts["masks"]["empty"], share)
     if "holdout" in facts:
         log.info("  holdout: %d rows, never learnt from", rows["holdout"])
     if "near_copies" in facts:

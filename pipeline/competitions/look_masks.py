@@ -1,0 +1,242 @@
+"""Whether a competition asks for masks, and how it gives them: RLE in the train table, or files of masks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competitions import look_mask_files, pictures
+from pipeline.competitions.look_folder import Folder, Roles, find_roles
+from pipeline.competitions.look_paths import NOT_IMAGES, complete, find_id, match
+from pipeline.competitions.look_words import Finding, listed
+from pipeline.competitions.mask_cells import EMPTY, Place, draw
+from pipeline.competitions.mask_files import draw_files
+from pipeline.competitions.mask_submission import MaskForm
+from pipeline.competitions.table_of_images import Raw
+from pipeline.competitions.tables import one_row
+from pipeline.masks.truth import kind_of
+from pipeline.store.config import Competition
+from pipeline.store.errors import UserError
+from pipeline.store.files import Array
+from pipeline.store.masks import Masks
+from pipeline.store.table import files_of
+
+RLE_NAMES = re.compile(r"rle|encodedpixels|mask", re.I)
+RLE = re.compile(r"\d+ \d+( \d+ \d+)*")
+LOOKED_AT = 60
+CLASS_NAMES = re.compile(r"class|label|type|category", re.I)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A competition of masks: the folder with one row an id, its RLE columns, and the keys of the contract."""
+
+    folder: Folder
+    columns: list[str]
+    findings: list[Finding]
+
+
+def find(folder: Folder) -> Asked | None:
+    """Return how masks are given; None where none are asked for."""
+    roles = find_roles(folder)
+    if roles.train:
+        train = folder.tables[roles.train]
+        columns = [str(c) for c in train.columns if is_rle(str(c), train[c])]
+        if columns:
+            return from_cells(folder, roles, columns)
+    sample = folder.tables[roles.sample]
+    if any(RLE_NAMES.search(str(c)) or is_rle(str(c), sample[c]) for c in sample.columns):
+        masks = [path for path in folder.images if NOT_IMAGES.search(path)]
+        if masks:
+            return from_files(folder, roles, masks)
+    return None
+
+
+def is_rle(name: str, cells: pd.Series) -> bool:
+    """Say whether cells hold runs: by the column's name, or because they hold many numbers."""
+    full = cells.str.strip()
+    full = full[(full != "") & ~full.isin(EMPTY)]
+    if full.empty or full.str.fullmatch(RLE).mean() <= 0.9:
+        return False
+    return RLE_NAMES.search(name) is not None or full.str.count(" ").median() >= 7
+
+
+def from_cells(folder: Folder, roles: Roles, columns: list[str]) -> Asked:
+    """Return the form of RLE cells: a column a class, a row for an id and a class, or a row an object."""
+    train, sample = folder.tables[roles.train], folder.tables[roles.sample]
+    i, separator = name_of_images(train, folder.images, roles.train, columns)
+    example = next(cell for cell in train[columns[0]] if cell.strip() and cell.strip() not in EMPTY)
+    words = f"column {columns[0]!r} holds run-length codes of masks, for example {example[:24]!r}: segmentation"
+    if len(columns) > 1:
+        words = f"columns {listed(columns)} hold run-length codes of masks: segmentation"
+    found = [Finding("task", "segmentation", words)]
+    found.append(Finding("target", columns if len(columns) > 1 else columns[0], "the RLE of a mask"))
+    masks: dict[str, str | bool] = {}
+    if separator:
+        masks["separator"] = separator
+        words = f"{i!r} holds an image and a class, joined by {separator!r}, for example {str(train[i].iloc[0])!r}"
+        found.append(Finding("masks.separator", separator, words))
+    elif not train[i].is_unique:
+        many = int(train[i].value_counts().max())
+        name = class_column(train, i, columns)
+        if name is not None:
+            masks["class"] = name
+            words = f"an id has up to {many} rows, each of another {name!r}: a row a class"
+            found.append(Finding("masks.class", name, words))
+            if str(sample.columns[0]) != i and i not in sample.columns:
+                sign = joined(sample[str(sample.columns[0])], folder.images)
+                masks |= {"separator": sign} if sign else {}
+                words = f"ids of the sample are an image and a class, for example {str(sample.iloc[0, 0])!r}"
+                found += [Finding("masks.separator", sign, words)] if sign else []
+        else:
+            masks["objects"] = True
+            found.append(Finding("masks.objects", True, f"an id has up to {many} rows: a row an object"))
+    form = Masks.model_validate(masks)
+    tables = {name: table for name, table in folder.tables.items() if "solution" not in name.lower()}
+    for name in (roles.train, roles.sample, *([roles.test] if roles.test else [])):
+        if name == roles.train or i in tables[name] or form.separator:
+            tables[name] = one_row(form, i, tables[name], folder.path / name)
+    return Asked(replace(folder, tables=tables), columns, found)
+
+
+def name_of_images(train: pd.DataFrame, images: list[str], name: str, columns: list[str]) -> tuple[str, str]:
+    """Return the column of ids, and what joins them to a class ("": nothing)."""
+    rest = [str(c) for c in train.columns if c not in columns]
+    for column in rest:
+        if _share(train[column].unique().tolist(), images) > 0.5:
+            return column, ""
+    for column in rest:
+        sign = joined(train[column], images)
+        if sign:
+            return column, sign
+    # No column names images: let the usual search say so.
+    return str(find_id(train, images, name, rest).value), ""
+
+
+def joined(ids: pd.Series, images: list[str]) -> str:
+    """Return what joins an image and a class in ids, "_" or "-"; "" where nothing does."""
+    for sign in "_-":
+        parts = ids.str.rpartition(sign)
+        few = parts[2].nunique() <= max(2, parts[0].nunique() // 2)
+        if few and (parts[0] != "").all() and _share(parts[0].unique().tolist(), images) > 0.5:
+            return sign
+    return ""
+
+
+def _share(ids: list[str], images: list[str]) -> float:
+    """Return the share of ids that are names of images."""
+    return len({i for of in match(images, ids).values() for i in of}) / max(len(ids), 1)
+
+
+def class_column(train: pd.DataFrame, i: str, columns: list[str]) -> str | None:
+    """Return the column whose values differ between the rows of an id, and are few: the class; None: there is none."""
+    rest = [str(c) for c in train.columns if c not in (i, *columns)]
+    for name in sorted(rest, key=lambda c: CLASS_NAMES.search(c) is None):
+        if train[name].nunique() <= 200 and not train.duplicated([i, name]).any():
+            return name
+    return None
+
+
+def from_files(folder: Folder, roles: Roles, masks: list[str]) -> Asked:
+    """Return the form of mask files: where they lie, and which values or colours stand for classes."""
+    images = [path for path in folder.images if path not in set(masks)]
+    tables, found, train = dict(folder.tables), list[Finding](), roles.train
+    if not train:
+        train, glob, ids = images_of_masks(folder.tables[roles.sample], roles.sample, images, masks)
+        tables["train.csv"] = ids
+        words = f"there is no train.csv; {len(ids)} images of {glob} have a mask"
+        found.append(Finding("train", glob, words))
+    table = tables[train]
+    i = str(find_id(table, images, train, [str(c) for c in folder.tables[roles.sample].columns]).value)
+    keys = look_mask_files.look_at(folder.path, masks, table[i].tolist(), tables)
+    words = f"the sample submission asks for RLE, and {len(masks)} images are named like masks: segmentation"
+    found = [Finding("task", "segmentation", words), *found, *keys]
+    return Asked(replace(folder, tables=tables, images=images), [], found)
+
+
+def images_of_masks(
+    sample: pd.DataFrame, name: str, images: list[str], masks: list[str]
+) -> tuple[str, str, pd.DataFrame]:
+    """Return the name of a train table that is not there, a glob of images that have masks, and their ids as a table."""
+    ids = find_id(sample, images, name, [str(c) for c in sample.columns])
+    test = set(match(images, sample[ids.value])[complete(match(images, sample[ids.value]), sample[ids.value].tolist(), images)[0]].values())  # fmt: skip
+    rest = {PurePosixPath(path).stem: path for path in images if path not in test}
+    known = most(match(masks, rest).values())
+    if not known:
+        raise UserError(f"no mask has the name of an image: {masks[0]!r} is nobody's; make their names agree")
+    folders = {str(PurePosixPath(rest[i]).parent) for i in known}
+    if len(folders) > 1:
+        raise UserError(f"images that have masks lie in several folders ({listed(sorted(folders))}): add a train.csv")
+    return "train.csv", f"{folders.pop()}/*", pd.DataFrame({str(ids.value): sorted(known)}, dtype=str)
+
+
+def most(found: Iterable[dict[str, str]]) -> set[str]:
+    """Return the largest set of ids that one template finds."""
+    return max((set(of) for of in found), key=len, default=set())
+
+
+def finish(asked: Asked, sides: np.ndarray, rows: int) -> list[Finding]:
+    """Return the metric that goes with what was found; the competition's page says what is scored."""
+    keys = {f.key: f.value for f in asked.findings}
+    classes = keys.get("classes") or keys.get("target")
+    one = len(sides) > 0 and bool((sides == sides[0]).all()) and sides[0].max() <= 128
+    if keys.get("masks.objects"):
+        metric, words = "dsb_precision", "usual where a row is an object"
+    elif keys.get("masks.exclusive"):
+        metric, words = "mean_iou", "usual where every pixel has a class"
+    elif one and isinstance(classes, str) and "masks.class" not in keys and "masks.separator" not in keys:
+        metric, words = "tgs_precision", f"one mask for each of {rows} small tiles of one size, as in TGS salt; dice is as common"
+    else:
+        metric, words = "dice", "usual for masks; iou is as common"
+    return [Finding("metric", metric, words, False)]
+
+
+def prove(config: Competition, data: Path, raw: Raw) -> list[Finding]:
+    """Draw masks, evenly spaced over the rows, as `make folds` will draw all; return the order of their runs.
+
+    Of square images nothing but the images themselves tells a mask from the same one turned over: the right order is
+    the one whose masks say more of what is bright and what is dark.
+    """
+    rows = [row for row in np.flatnonzero(raw.train).tolist() if any(raw.cells[row])]
+    looked = [rows[k] for k in np.unique(np.linspace(0, len(rows) - 1, LOOKED_AT).astype(int))] if rows else []
+    kind, told = kind_of(config.masks), {"column": list[float](), "row": list[float]()}
+    for row in looked:
+        path, i = data / files_of(raw.paths[row], config.images.channel)[0], str(raw.ids[row])
+        image = pictures.read(config.images, path)
+        size = np.array(image.shape[:2])
+        if config.masks.pattern is not None:
+            draw_files(config, data, raw.cells[row], size, kind, raw.classes, i)
+            continue
+        for order, found in told.items():
+            turned = config.model_copy(update={"masks": config.masks.model_copy(update={"order": order})})
+            mask = draw(turned, raw.cells[row], size, kind, raw.classes, Place(data / config.train, i))
+            found.append(explained(image, (mask != 0).reshape(-1, *size).any(0)))
+    if not looked or config.masks.pattern is not None:
+        return []
+    column, row_wise = (float(np.nanmean(found)) for found in told.values())
+    better = "row" if row_wise > column else "column"
+    words = f"read {better} by {better}, {len(looked)} masks explain {max(column, row_wise):.1%} of the images' variance"
+    words += f", the other way {min(column, row_wise):.1%}"
+    return [Finding("masks.order", better, words, max(column, row_wise) > 1.5 * min(column, row_wise))]
+
+
+def explained(image: Array, mask: Array) -> float:
+    """Return the share of the variance of grey values that lies between mask and rest; NaN where there is only one."""
+    grey = np.asarray(image, np.float64).reshape(*mask.shape, -1).mean(2)
+    share, variance = mask.mean(), grey.var()
+    if share in (0, 1) or variance == 0:
+        return float("nan")
+    return float(share * (1 - share) * (grey[mask].mean() - grey[~mask].mean()) ** 2 / variance)
+
+
+def submission(form: MaskForm) -> Finding:
+    """Return in words what the file for Kaggle will hold."""
+    each = "one of its objects" if form.kind == "objects" else "a class of it" if (form.index >= 0).all() else "it"
+    cells = np.unique(form.sample[form.columns].to_numpy(str)).tolist()
+    words = f"each cell will hold the RLE of the mask of an image, or of {each}; an empty mask is {form.empty!r}"
+    return Finding("submission.format", None, f"{words}; the sample has {listed(cells, 3)}")
