@@ -1,6 +1,7 @@
 """Augmentation: albumentations behind one function, and mixup / cutmix on batches.
 
 `augmenter(recipe, crop)` gives `(image uint8 or uint16 H W C, seed) -> image`; nothing else here is used outside.
+The last channels may be masks: geometry moves them with the image, by the nearest pixel, and nothing else touches them.
 """
 
 from __future__ import annotations
@@ -89,10 +90,10 @@ RECIPES: dict[str, Callable[..., list[Any]]] = {
 }
 
 
-def augmenter(recipe: str, crop: int = 0) -> Augmenter:
+def augmenter(recipe: str, crop: int = 0, masks: int = 0) -> Augmenter:
     """Return the augmentation of a recipe; the same (image, seed) gives the same view in any process.
 
-    A view is `crop` x `crop` (0: as large as the image): cut by the recipe, else anywhere, else (no recipe) the centre.
+    The last `masks` channels of an image are masks. A view is `crop` x `crop` (0: as large as the image): cut by the recipe, else anywhere, else (no recipe) the centre.
     """
     make = resolve(RECIPES, recipe, "augmentation recipe")
     sized = "size" in signature(make).parameters
@@ -106,23 +107,28 @@ def augmenter(recipe: str, crop: int = 0) -> Augmenter:
             return A.Compose(make(size=(crop, crop) if crop else (height, width), channels=channels))
         return A.Compose([*plain, A.RandomCrop(crop, crop, p=1.0, strict=True)] if crop else plain)
 
-    def augment(image: Array, seed: int) -> Array:
+    def augment(stack: Array, seed: int) -> Array:
+        image = stack[:, :, : stack.shape[2] - masks]
         transform = composed(*image.shape)
         # Without a seed a sample every worker draws the same augmentations, and every epoch repeats them.
         transform.set_random_seed(seed)
         # A view that a row lacks is black, and must stay so for the network to pass over it.
         missing = ~image.any((0, 1))
+        floats = image.astype(np.float32) / 65535 if image.dtype == np.uint16 else image
+        beside = {"mask": np.ascontiguousarray(stack[:, :, image.shape[2] :])} if masks else {}
+        done = transform(image=np.ascontiguousarray(floats), **beside)
+        changed = done["image"]
         if image.dtype == np.uint16:
-            changed = transform(image=image.astype(np.float32) / 65535)["image"]
             changed = (np.clip(changed, 0, 1) * 65535).astype(np.uint16)
         elif image.dtype == np.float32:
-            changed = np.clip(transform(image=image)["image"], 0, 1)
-        else:
-            changed = transform(image=image)["image"]
-        # D4 may leave an image that is not square on its side; a quarter turn more gives one of its own symmetries.
-        changed = changed if crop or changed.shape[:2] == image.shape[:2] else np.rot90(changed)
+            changed = np.clip(changed, 0, 1)
         changed = np.asarray(changed).reshape(*changed.shape[:2], image.shape[2])
-        return np.where(missing, np.zeros_like(changed), changed) if missing.any() else changed
+        if missing.any():
+            changed = np.where(missing, np.zeros_like(changed), changed)
+        if masks:
+            changed = np.concatenate([changed, done["mask"].reshape(*changed.shape[:2], masks)], 2)
+        # D4 may leave an image that is not square on its side; a quarter turn more gives one of its own symmetries.
+        return changed if crop or changed.shape[:2] == image.shape[:2] else np.rot90(changed)
 
     return augment
 

@@ -13,15 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from pipeline.store.command import setting
 from pipeline.store.errors import UserError, resolve
 from pipeline.store.files import Array, atomic
+from pipeline.training.alarm import Alarm
 from pipeline.training.augment import Augmenter, mix_batch
 from pipeline.training.images import Images, metadata
 from pipeline.training.layers import free_stages, stages_of, thaw
 from pipeline.training.machine import Machine, memory_advice
+from pipeline.training.mask_objective import MaskObjective
 from pipeline.training.normalize import on_device
 from pipeline.training.objective import Objective
 from pipeline.training.optim import OPTIMIZERS, averaged, factor, parameter_groups
@@ -33,13 +36,13 @@ log = logging.getLogger(__name__)
 
 def fit(
     network: nn.Module,
-    objective: Objective,
+    objective: Objective | MaskObjective,
     *,
     images: Images,
     targets: Tensor,
     weights: Tensor,
     lessons: Lessons,
-    watch: Watch,
+    watch: Watch | Alarm,
     names: Array,
     augment: Augmenter,
     machine: Machine,
@@ -71,12 +74,15 @@ def fit(
     ema: float,
     swa: float,
     soup: int,
+    dense: Dataset[tuple[Array, int]] | None = None,
+    masks: int = 0,
 ) -> nn.Module:
     """Train on some rows and return the network to predict with; a killed call continues from `checkpoint`.
 
     `images` N H W C, `targets` N D and loss `weights` N are of all rows, `lessons` say which of them to train on.
     `evaluate` scores a network on the held-out rows after each epoch, `record` gets each epoch's numbers, `keep` each
     epoch's network, `watch` every row's scores. A step sees `batch_size` rows, in `accumulate` pieces.
+    `dense` gives views whose last `masks` channels are targets too, the first ones.
     """
     network.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     groups = parameter_groups(network, weight_decay, layer_decay)
@@ -84,8 +90,8 @@ def fit(
     scaler = torch.amp.GradScaler(machine.device, enabled=machine.precision == "fp16")
     average = averaged(network, ema, swa, soup)
     stages = stages_of(network) if freeze != "none" else []
-    batches = Batches(lessons, batch_size, seed, epochs)
-    views_of = loader(Views(images, augment, seed), batches, machine)
+    batches = Batches(lessons, batch_size, seed, epochs, masks > 0)
+    views_of = loader(dense or Views(images, augment, seed), batches, machine)
     # Weight and metadata are further targets, so that they mix as they do.
     meta = torch.from_numpy(metadata(images))
     targets = torch.cat([targets, weights[:, None], meta], 1)
@@ -98,6 +104,7 @@ def fit(
         started, losses, seen = time.monotonic(), [], []
         batches.epoch = epoch
         network.train()
+        objective.progress = epoch / epochs
         if stages:
             thaw(network, stages, free_stages(freeze, epoch, epochs, len(stages)))
         for step, (views, picked) in enumerate(views_of, epoch * batches.steps):
@@ -110,6 +117,8 @@ def fit(
                 mixing = np.random.default_rng([seed, epoch, step])
                 x, y = on_device(views, images, picked, machine), targets[picked].to(machine.device)
                 x, y = mix_batch(x, y, mixup, cutmix, mixing)
+                if masks:
+                    x, y = x[:, :-masks], torch.cat([x[:, -masks:].flatten(1), y], 1)
                 loss, scores = _step(network, objective, x, y, meta.shape[1], machine, optim, scaler, accumulate, clip)
             watch.see(picked, scores)
             losses.append(loss)
@@ -139,14 +148,15 @@ def fit(
     final: nn.Module = average.module
     if (swa or soup) and freeze != "head":
         batches.epoch = epochs
-        seen_again = (on_device(views, images, picked, machine) for views, picked in views_of)
+        again = (on_device(views, images, picked, machine) for views, picked in views_of)
+        seen_again = (x[:, : -masks or None] for x in again)
         update_bn(seen_again, final, device=torch.device(machine.device))
     return final
 
 
 def _step(
     network: nn.Module,
-    objective: Objective,
+    objective: Objective | MaskObjective,
     x: Tensor,
     y: Tensor,
     beside: int,

@@ -18,6 +18,8 @@ from pipeline.training.engine import fit
 from pipeline.training.job import Job, Which, labelled_images, new_network
 from pipeline.training.layers import freeze_for
 from pipeline.training.lessons import plan
+from pipeline.training.mask_fold import fit_masks
+from pipeline.training.mask_job import NAME
 from pipeline.training.models import to_prediction
 from pipeline.training.normalize import of_rows
 from pipeline.training.predict import scores
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     """Train one model on what it may learn from and write its weights (or every epoch's)."""
+    if job.task.name == NAME:
+        return fit_masks(job, which, tracker)
     job = job.within(which)
     config, table, files = job.config, job.table, which.files(job.files)
     started = time.monotonic()

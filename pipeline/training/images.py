@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,10 @@ def cached(
 ) -> tuple[Array, dict[int, str]]:
     """Return N H W C decoded images, memory-mapped, and what is wrong with those that cannot be read (left black).
 
-    The key is the content of the images and how they are decoded; a second builder waits for the first.
+    The key is the content of the images and how they are decoded.
     """
     how = images.model_dump(include={"channels", "depth", "channel", "view", "decoder"})
     key = digest(*digests, digest_json([how, own_code(how), list(size)]))
-    target = files.images / f"{key}.npy"
 
     def one(row: int) -> tuple[Array | None, str]:
         try:
@@ -89,10 +89,36 @@ def cached(
         except BadImage as error:
             return None, str(error)
 
+    shape = (len(paths), *size, images.views * images.width)
+    return kept(files, key, one, Plan(shape, TYPES[images.depth], lambda array, row: array[row]), len(paths))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A file of the cache: its shape, its type, and the place of a row in it."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    place: Callable[[Array, int], Array]
+
+    @property
+    def bytes(self) -> int:
+        """Return how large it is."""
+        return int(np.prod(self.shape)) * int(np.dtype(self.dtype).itemsize)
+
+
+def kept(
+    files: CompetitionFiles, key: str, one: Callable[[int], tuple[Array | None, str]], plan: Plan, rows: int
+) -> tuple[Array, dict[int, str]]:
+    """Return a file of the cache, built where it is not there, and what is wrong with the rows left black.
+
+    `one(row)` gives what belongs to a row, or says why there is nothing. A second builder waits for the first.
+    """
+    target = files.images / f"{key}.npy"
     with lock(files.images / f".{key}.lock", f"the image cache of {files.name}"):
         try:
             if not target.exists():
-                _build(files.images, target, one, (len(paths), *size, images.views * images.width), images.depth)
+                _build(files.images, target, one, plan, rows)
             os.utime(target)
             # An unreadable image may have been mended since.
             return read_npy(target), {int(row): one(int(row))[1] for row in read_json(target.with_suffix(".json"))}
@@ -102,15 +128,14 @@ def cached(
 
 
 def _build(
-    folder: Path, target: Path, one: Callable[[int], tuple[Array | None, str]], shape: tuple[int, ...], depth: int
+    folder: Path, target: Path, one: Callable[[int], tuple[Array | None, str]], plan: Plan, rows: int
 ) -> None:
-    """Write the images that `one(row)` gives, and the rows of those it cannot give."""
-    need = int(np.prod(shape)) * (depth // 8)
-    _make_room(folder, need)
-    require_space(folder, need, f"decoding {shape[0]} images")
+    """Write what `one(row)` gives, and the rows for which it gives nothing."""
+    _make_room(folder, plan.bytes)
+    require_space(folder, plan.bytes, f"decoding {rows} images")
     bad = []
     with atomic(target) as temporary:
-        header = np.lib.format.open_memmap(temporary, "w+", TYPES[depth], shape)
+        header = np.lib.format.open_memmap(temporary, "w+", plan.dtype, plan.shape)
         with open(temporary, "r+b") as handle:
             # A sparse file on a full disk kills the process with SIGBUS; allocating it fails with an error instead.
             os.posix_fallocate(handle.fileno(), 0, temporary.stat().st_size)
@@ -120,15 +145,15 @@ def _build(
             if image is None:
                 bad.append(row)
             else:
-                header[row] = image
+                plan.place(header, row)[...] = image
 
         with ThreadPoolExecutor() as pool:
-            work = pool.map(fill, range(shape[0]))
-            for _ in tqdm(work, total=shape[0], desc="decoding", unit="image", disable=None, leave=False):
+            work = pool.map(fill, range(rows))
+            for _ in tqdm(work, total=rows, desc="decoding", unit="image", disable=None, leave=False):
                 pass
         header.flush()
         write_json(target.with_suffix(".json"), sorted(bad))
-    log.info("decoded %d images to %s (%.0f MB)", shape[0], target, need / 1e6)
+    log.info("decoded %d images to %s (%.0f MB)", rows, target, plan.bytes / 1e6)
 
 
 def _make_room(folder: Path, need: int) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,11 +20,16 @@ from pipeline.tasks import TASKS, Task
 from pipeline.training.augment import augmenter
 from pipeline.training.images import Rows, cached
 from pipeline.training.machine import Machine
+from pipeline.training.mask_job import NAME, check_masks, new_mask_network, refuse_mask_settings
+from pipeline.training.mask_nets import MaskNetwork
 from pipeline.training.models import Network, build, outputs_of
 from pipeline.training.normalize import by_group
 from pipeline.training.objective import Objective
 from pipeline.training.optim import OPTIMIZERS, SCHEDULES
 from pipeline.training.predict import TTA
+from pipeline.training.ragged import Ragged, cached_ragged
+
+Pictures = TypeVar("Pictures", Rows, Ragged)
 
 
 @dataclass(frozen=True)
@@ -152,10 +158,24 @@ class Job:
         stats = by_group(found, table.groups[rows], how.width, bad) if grouped else None
         return Rows([found], table.meta[rows], stats), bad
 
+    def ragged(self, rows: Array) -> tuple[Ragged, dict[int, str]]:
+        """Return the same at their natural sizes: what masks are learnt from."""
+        table, files = self.table, self.files.competition
+        return cached_ragged(
+            files, table.paths[rows], table.digests[rows], self.competition.images, table.sizes[rows]
+        )
+
 
 def every_image(job: Job, rows: Array, who: str = "test row") -> Rows:
     """Return the images of rows that all need a prediction: an unreadable one is refused."""
-    images, unreadable = job.images(rows)
+    return readable(job.images, rows, who)
+
+
+def readable(
+    read: Callable[[Array], tuple[Pictures, dict[int, str]]], rows: Array, who: str = "test row"
+) -> Pictures:
+    """Return the images that `read` gives of rows that all need one."""
+    images, unreadable = read(rows)
     if unreadable:
         raise UserError(f"{next(iter(unreadable.values()))}: every {who} needs a prediction; mend the file")
     return images
@@ -167,6 +187,11 @@ def check_names(job: Job) -> None:
     augmenter(config.augment.recipe)
     resolve(OPTIMIZERS, config.optim.name, "optimizer")
     resolve(SCHEDULES, config.optim.schedule, "schedule")
+    if job.task.name == NAME:
+        check_masks(job)
+        any_network(without_weights(job) if config.model.weights == "pretrained" else job)
+        return
+    refuse_mask_settings(job)
     for name in ("tta", "hard_tta"):
         views = getattr(config.predict, name)
         resolve(TTA, views, f"predict.{name}")
@@ -191,6 +216,11 @@ def check_names(job: Job) -> None:
     if config.pairs and len(job.folds) < 3:
         raise UserError(f"{job.files.config}: pairs = true needs 3 folds or more: blind to 2 of 2, nothing is left")
     new_network(without_weights(job) if config.model.weights == "pretrained" else job)
+
+
+def any_network(job: Job) -> Network | MaskNetwork:
+    """Build the network of a run, with masks or without, on the CPU."""
+    return new_mask_network(job) if job.task.name == NAME else new_network(job)
 
 
 def without_weights(job: Job) -> Job:
@@ -224,10 +254,17 @@ def new_network(job: Job) -> Network:
 
 def labelled_images(job: Job) -> tuple[Rows, dict[int, str]]:
     """Return the images of the scored rows, then of the extra ones, and what is wrong with those allowed to be bad."""
+    return labelled(job, job.images)
+
+
+def labelled(
+    job: Job, read: Callable[[Array], tuple[Pictures, dict[int, str]]]
+) -> tuple[Pictures, dict[int, str]]:
+    """Return what `read` gives of the scored rows, then of the extra ones, and what is wrong with bad ones."""
     table = job.table
-    images, bad = job.images(table.scored)
+    images, bad = read(table.scored)
     if len(table.extra):
-        more, worse = job.images(table.extra)
+        more, worse = read(table.extra)
         bad |= {len(images) + row: why for row, why in worse.items()}
         images = images.followed_by(more)
     if bad and job.config.on_bad_image == "error":

@@ -172,7 +172,8 @@ def _timm(name: str, weights: str, options: dict[str, Any], size: Sequence[int])
         backbone = _call(timm.create_model, name, name, pretrained=weights != "none", num_classes=0, **options)
         if weights not in ("none", "pretrained"):
             torch.set_rng_state(state)
-            _require_loaded(backbone, timm.create_model(name, num_classes=0, **options), weights)
+            fresh = timm.create_model(name, num_classes=0, **options)
+            require_loaded(backbone, dict(fresh.named_parameters()), weights)
         return backbone
     except UserError:
         raise
@@ -185,9 +186,8 @@ def _timm(name: str, weights: str, options: dict[str, Any], size: Sequence[int])
         ) from error
 
 
-def _require_loaded(backbone: nn.Module, fresh: nn.Module, weights: str) -> None:
-    """Refuse a file that lacks weights: timm only logs them, and trains on with what it drew at random."""
-    drawn = dict(fresh.named_parameters())
+def require_loaded(backbone: nn.Module, drawn: dict[str, Tensor], weights: str) -> None:
+    """Refuse a file that lacks weights (they are still as they were `drawn`): timm only logs them, and trains on."""
     for name, value in backbone.named_parameters():
         if value.ndim > 1 and torch.equal(value, drawn[name]) and value.min() < value.max():
             raise UserError(f"model.weights: {weights} has no weights for {name!r}: it belongs to another model")

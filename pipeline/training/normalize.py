@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import torch
@@ -65,6 +65,13 @@ def mean_and_std(found: Array) -> tuple[Array, Array]:
 def of_rows(images: Images, rows: Array, channels: int) -> tuple[Tensor, Tensor]:
     """Return the mean and standard deviation (1 C 1 1) of some rows: those that a model trains on."""
     mean, std = mean_and_std(moments(images, rows, channels))
+    return torch.from_numpy(mean).view(1, -1, 1, 1), torch.from_numpy(std).view(1, -1, 1, 1)
+
+
+def of_images(images: Iterable[Array], channels: int) -> tuple[Tensor, Tensor]:
+    """Return the mean and standard deviation (1 C 1 1) of the pixels of images of any size; each image counts alike."""
+    found = np.concatenate([moments(image[None], np.arange(1), channels) for image in images])
+    mean, std = mean_and_std(found)
     return torch.from_numpy(mean).view(1, -1, 1, 1), torch.from_numpy(std).view(1, -1, 1, 1)
 
 

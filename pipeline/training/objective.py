@@ -70,6 +70,7 @@ class Objective:
         **options: Any,
     ) -> None:
         self.task, self.head, self.classes, self.smoothing = task, head, classes, smoothing
+        self.progress = 0.0  # the share of the epochs that are over, which the loop tells every objective
         table = losses_for(task, head)
         function = resolve(table, next(iter(table)) if name == "auto" else name, f"loss for a {head} head")
         loss = partial(function, **{key: options[key] for key in OPTIONS.get(name, ()) if key in options})

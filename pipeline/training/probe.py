@@ -11,8 +11,9 @@ from functools import partial
 import torch
 
 from pipeline.store.errors import UserError
-from pipeline.training.job import Job, new_network, without_weights
+from pipeline.training.job import Job, any_network, without_weights
 from pipeline.training.machine import Machine, out_of_memory
+from pipeline.training.mask_nets import MaskNetwork
 from pipeline.training.models import Network
 from pipeline.training.optim import adamw, parameter_groups
 
@@ -27,7 +28,7 @@ def with_batch_size(job: Job) -> Job:
     """Return the job with the batch size its machine chooses, where the config asks for it and none is stored."""
     if job.config.batch_size != "auto" or job.machine.batch_size:
         return job
-    network = new_network(without_weights(job)).to(job.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = any_network(without_weights(job)).to(job.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # An epoch of fewer than about ten steps moves too little, however fast they are.
     most = min(LARGEST[job.machine.device], len(job.table.scored) // 10)
     try:
@@ -60,7 +61,7 @@ def fastest(speed: Callable[[int], float], most: int) -> int:
     return size
 
 
-def images_per_second(network: Network, machine: Machine, side: list[int], size: int, repeats: int = 3) -> float:
+def images_per_second(network: Network | MaskNetwork, machine: Machine, side: list[int], size: int, repeats: int = 3) -> float:
     """Return how many images of height and width `side` a machine learns from in a second, the best of a few steps."""
     network.train()
     optim, seconds = adamw(parameter_groups(network, 0.0), 1e-4, 0.9), []

@@ -24,7 +24,9 @@ class Lessons:
 
     `gold` are labelled rows, drawn `draw` times as often as others (None: all alike) and, for a share `curriculum` of
     the epochs, only those that are easy enough (`difficulty`). `extra` are pseudo-labelled rows: a `share` of every
-    batch (`mixed`), or alone for the first `share` of the epochs and never again (`finetune`).
+    batch (`mixed`), or alone for the first `share` of the epochs and never again (`finetune`). `shows` (G C, bool) says
+    of labelled rows which classes are in their masks: `non_empty` is the share of rows drawn that show any, in the
+    first epoch and in the last; with `equal` the classes take turns, row by row.
     """
 
     gold: Array
@@ -34,6 +36,9 @@ class Lessons:
     draw: Array | None = None
     difficulty: Array | None = None
     curriculum: float = 0.0
+    shows: Array | None = None
+    non_empty: tuple[float, float] | None = None
+    equal: bool = False
 
     @classmethod
     def of(cls, gold: Array) -> Lessons:
@@ -54,22 +59,28 @@ class Views(Dataset[tuple[Array, int]]):
 
 
 class Batches:
-    """The sampler. An epoch has as many steps as the labelled rows have batches, whatever else is drawn.
+    """The sampler: batches of (epoch, row), `numbered` of (epoch, row, place in the epoch).
+
+    An epoch has as many steps as the labelled rows have batches, whatever else is drawn.
 
     So a student takes as many optimiser steps as its teacher, and a comparison of the two is fair.
     """
 
-    def __init__(self, lessons: Lessons, batch_size: int, seed: int, epochs: int) -> None:
+    def __init__(self, lessons: Lessons, batch_size: int, seed: int, epochs: int, numbered: bool = False) -> None:
         self.lessons, self.batch_size, self.seed, self.epochs = lessons, batch_size, seed, epochs
+        self.numbered = numbered
         self.epoch = 0
         self.steps = -(-len(lessons.gold) // batch_size)
 
     def __len__(self) -> int:
         return self.steps
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        nth = 0
         for batch in self._epoch():
-            yield [(self.epoch, row) for row in batch.tolist()]
+            rows = batch.tolist()
+            yield [(self.epoch, row, *([nth + at] if self.numbered else [])) for at, row in enumerate(rows)]
+            nth += len(rows)
 
     def _epoch(self) -> list[Array]:
         lessons, size = self.lessons, self.batch_size
@@ -101,6 +112,8 @@ class Batches:
         """Return the labelled rows of round `number` of `total` in random order, as many as there are labelled rows."""
         lessons, easy = self.lessons, self.lessons.curriculum * total
         rows, draw = lessons.gold, lessons.draw
+        if lessons.shows is not None and (lessons.non_empty or lessons.equal):
+            return self._by_mask(lessons.shows, number, total)
         if lessons.difficulty is not None and number < easy:
             # From the easier half to all of them; repeated, so that the number of steps stays.
             count = len(rows) * (0.5 + 0.5 * number / easy)
@@ -113,13 +126,33 @@ class Batches:
             rows = np.repeat(rows, np.diff(np.floor(due - offset + 1).astype(int), prepend=0))
         return np.resize(self._permute(rows, number), len(lessons.gold))
 
+    def _by_mask(self, shows: Array, number: int, total: float) -> Array:
+        """Return as many rows as there are labelled ones, by what their masks show."""
+        lessons, count = self.lessons, len(self.lessons.gold)
+        if lessons.equal:
+            there = np.flatnonzero(shows.any(0))
+            turns = [self._endless(lessons.gold[shows[:, c]], number, -(-count // len(there)), 3, int(c)) for c in there]
+            return np.stack(turns, 1).ravel()[:count]
+        assert lessons.non_empty is not None
+        first, last = lessons.non_empty
+        full, empty = lessons.gold[shows.any(1)], lessons.gold[~shows.any(1)]
+        share = first + (last - first) * min(number / max(total - 1, 1), 1.0)
+        some = round(share * count) if len(full) and len(empty) else count if len(full) else 0
+        drawn = [self._endless(full, number, some, 4), self._endless(empty, number, count - some, 5)]
+        return self._permute(np.concatenate(drawn), number, 6)
+
+    def _endless(self, rows: Array, number: int, count: int, *which: int) -> Array:
+        """Return `count` rows of one permutation after another, so that none comes twice before all have come."""
+        turns = [self._permute(rows, number, *which, turn) for turn in range(-(-count // max(len(rows), 1)))]
+        return np.concatenate([rows[:0], *turns])[:count]
+
 
 def collate(items: list[tuple[Array, int]]) -> tuple[Tensor, Tensor]:
     """Stack views to N H W C as they are (uint8); they become floats on the device."""
     return torch.from_numpy(np.stack([image for image, _ in items])), torch.tensor([row for _, row in items])
 
 
-def loader(views: Views, batches: Batches, machine: Machine) -> DataLoader[tuple[Array, int]]:
+def loader(views: Dataset[tuple[Array, int]], batches: Batches, machine: Machine) -> DataLoader[tuple[Array, int]]:
     """Return the loader of the views in the order of the batches."""
     workers = setting("PODIUM_WORKERS", 0 if machine.device == "cpu" else min(8, os.cpu_count() or 1))
     return DataLoader(

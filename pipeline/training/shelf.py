@@ -19,6 +19,8 @@ from pipeline.store.tracking import Tracker
 from pipeline.training.images import Rows
 from pipeline.training.job import Job, Which, every_image
 from pipeline.training.lessons import sources
+from pipeline.training.mask_job import NAME
+from pipeline.training.mask_shelf import predict_masks
 from pipeline.training.models import Network, to_prediction
 from pipeline.training.predict import embed, predict
 from pipeline.training.weights import fitted_network, header_of
@@ -26,6 +28,8 @@ from pipeline.training.weights import fitted_network, header_of
 
 def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
     """Predict with one model the rows it never saw, those it trained on and the test rows; the receipt comes last."""
+    if job.task.name == NAME:
+        return predict_masks(job, which, tracker)
     job = job.within(which)
     table, files, config = job.table, which.files(job.files), job.config
     started = time.monotonic()

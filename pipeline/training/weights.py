@@ -14,7 +14,8 @@ from torch import nn
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import atomic, read_json
-from pipeline.training.job import Job, Which, new_network, without_weights
+from pipeline.training.job import Job, Which, any_network, without_weights
+from pipeline.training.mask_nets import MaskNetwork
 from pipeline.training.models import Network
 
 
@@ -39,7 +40,14 @@ def header_of(path: Path) -> dict[str, Any]:
 
 def fitted_network(job: Job, path: Path) -> Network:
     """Return the network of a run with the weights of a file."""
-    network = new_network(without_weights(job))
+    network = fitted(job, path)
+    assert isinstance(network, Network)
+    return network
+
+
+def fitted(job: Job, path: Path) -> Network | MaskNetwork:
+    """Return the same of a run with masks or without."""
+    network = any_network(without_weights(job))
     network.load_state_dict(load_file(path))
     return network
 
@@ -77,7 +85,7 @@ def choose_epochs(job: Job) -> None:
             others = np.mean([curves[w] for w in other], axis=0)
             best = int(np.argmax(np.nan_to_num(job.metric.gain(others, 0.0), nan=-np.inf)))
             save_weights(
-                files.model, fitted_network(job, files.epoch(best)), key=job.fit_key, epoch=best, curve=curves[which]
+                files.model, fitted(job, files.epoch(best)), key=job.fit_key, epoch=best, curve=curves[which]
             )
     for which in job.models:
         for epoch in range(job.config.epochs):
@@ -102,7 +110,7 @@ def start_of(job: Job, which: Which) -> Path:
     return path
 
 
-def start_from(job: Job, which: Which, network: Network) -> None:
+def start_from(job: Job, which: Which, network: nn.Module) -> None:
     """Load the weights of the model that `init` names; a head of another shape stays as it is."""
     path = start_of(job, which)
     state, own = load_file(path), network.state_dict()

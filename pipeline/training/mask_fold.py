@@ -1,0 +1,118 @@
+"""Fit one model of a run with masks."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.scoring.problem import Problem
+from pipeline.store.files import Array, write_npy
+from pipeline.store.tracking import Tracker
+from pipeline.training.alarm import Alarm
+from pipeline.training.augment import augmenter
+from pipeline.training.dense import Dense, DenseViews, distances
+from pipeline.training.engine import fit
+from pipeline.training.job import Job, Which, labelled
+from pipeline.training.lessons import training_rows
+from pipeline.training.mask_job import look_of, mask_objective, new_mask_network, size_of, truth_of
+from pipeline.training.mask_nets import MaskNetwork
+from pipeline.training.mask_predict import predicted
+from pipeline.training.mask_score import Scores
+from pipeline.training.normalize import of_images
+from pipeline.training.ragged import Ragged
+from pipeline.training.sampling import Lessons
+from pipeline.training.weights import save_weights, start_from
+
+log = logging.getLogger(__name__)
+
+
+def fit_masks(job: Job, which: Which, tracker: Tracker) -> None:
+    """Train one model on the images and masks that it may learn from, and write its weights (or every epoch's)."""
+    job = job.within(which)
+    config, table, files = job.config, job.table, which.files(job.files)
+    started = time.monotonic()
+    for stale in (files.rows, files.epochs):  # of another config: with them a fit that is killed would look done
+        stale.unlink(missing_ok=True)
+    images, bad = labelled(job, job.ragged)
+    rows, truth = table.labelled, truth_of(job)
+    gold = training_rows(job, which, bad)
+    seed = which.seed(config.seed)
+    torch.manual_seed(seed)
+    network = new_mask_network(job)
+    objective = mask_objective(job, network.heads, rows[gold])
+    if config.image.normalize == "train":
+        network.mean, network.std = of_images((images[int(row)] for row in gold), images.channels)
+    if config.init:
+        start_from(job, which, network)
+    depth = distances(job.files.competition, truth, rows, table.sizes[rows]) if config.loss.distance else None
+    dense = Dense(images, truth, rows, depth)
+    lessons, show = lessons_of(job, gold)
+    views = DenseViews(
+        dense, augmenter(config.augment.recipe, masks=dense.masks), seed, config.image.fit, size_of(job), show
+    )
+    title = f"{job.files.run} {which.title}"
+    shows = shown(job, rows).any(1)
+    watch = Alarm(network.heads, size_of(job), job.competition.masks.exclusive, shows, len(gold), title)
+
+    def evaluate(current: nn.Module) -> dict[str, float]:
+        assert isinstance(current, MaskNetwork)
+        held_out = np.flatnonzero(np.isin(table.folds[table.scored], which.held_out))
+        return measured(job, current, images, held_out) if len(held_out) else {}
+
+    def keep(entry: dict[str, Any], current: nn.Module) -> None:
+        score = entry[f"valid_{job.metric.name}"]
+        save_weights(files.epoch(entry["epoch"]), current, key=job.fit_key, epoch=entry["epoch"], curve=[score])
+
+    weights = torch.tensor(table.weights[rows], dtype=torch.float32)
+    fitted = fit(
+        network, objective, images=images, targets=torch.zeros(len(rows), 0),
+        weights=weights / weights[gold].mean().clamp(min=1e-9), lessons=lessons, watch=watch, names=table.ids[rows],
+        augment=views.augment, machine=job.machine, evaluate=evaluate, record=tracker.log,
+        keep=keep if config.select == "best" else None, checkpoint=files.last, key=job.fit_key, log_file=files.log,
+        title=title, seed=seed, epochs=config.epochs, batch_size=job.batch_size, optimizer=config.optim.name,
+        dense=views, masks=dense.masks,
+        **config.augment.model_dump(exclude={"recipe"}), **config.optim.model_dump(exclude={"name"}),
+        **config.average.model_dump(),
+    )  # fmt: skip
+    write_npy(files.rows, np.sort(rows[gold]).astype(np.int32))
+    write_npy(files.epochs, watch.table()[: len(table.scored)])
+    if config.select == "last":
+        save_weights(files.model, fitted, key=job.fit_key, epoch=config.epochs - 1)
+    files.last.unlink(missing_ok=True)
+    log.info("%s: trained on %d rows in %.1f s", title, len(gold), time.monotonic() - started)
+
+
+def shown(job: Job, rows: Array) -> Array:
+    """Return which classes (N C, bool) the masks of some rows show; of exclusive ones the first is background."""
+    there = job.table.y[rows] > 0
+    if job.competition.masks.exclusive:
+        there[:, 0] = False
+    return there
+
+
+def lessons_of(job: Job, gold: Array) -> tuple[Lessons, str]:
+    """Return how rows are drawn, and what tiles of them show."""
+    how = job.config.sampling
+    if how.equal:
+        # Here the background takes its turn too.
+        return Lessons(gold, gold[:0], shows=job.table.y[job.table.labelled[gold]] > 0, equal=True), "each"
+    if how.non_empty is None:
+        return Lessons.of(gold), ""
+    first, last = how.non_empty
+    shows = shown(job, job.table.labelled[gold])
+    return Lessons(gold, gold[:0], shows=shows, non_empty=(first, last)), "any"
+
+
+def measured(job: Job, network: MaskNetwork, images: Ragged, held_out: Array) -> dict[str, float]:
+    """Return the log loss of pixels and the metric (masks above a half) of some scored rows."""
+    scores = Scores(job, job.table.scored[held_out])
+    sizes = job.table.sizes[job.table.scored[held_out]]
+    for maps, present in predicted(network, images, held_out, sizes, look_of(job), job.machine):
+        scores.add(maps, present)
+    problem = Problem.of(job.table, job.task, job.metric).part(held_out)
+    return {"valid_loss": scores.loss, f"valid_{job.metric.name}": problem.score(scores.stats)}

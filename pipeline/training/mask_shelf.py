@@ -1,0 +1,59 @@
+"""Predict masks with one model of a run and leave them on its shelf, streamed; its receipt is written last."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.masks.maps import Maps, write_flat
+from pipeline.store.files import Array, digest, read_npy
+from pipeline.store.tracking import Tracker
+from pipeline.training.job import Job, Which, readable
+from pipeline.training.mask_job import look_of, maps_layout
+from pipeline.training.mask_nets import MaskNetwork
+from pipeline.training.mask_predict import stretches
+from pipeline.training.mask_score import stats_of
+from pipeline.training.ragged import Ragged
+from pipeline.training.weights import fitted, header_of
+
+
+def predict_masks(job: Job, which: Which, tracker: Tracker) -> None:
+    """Predict with one model the rows it never saw, the test rows and the holdout; the receipt comes last."""
+    from pipeline.training.shelf import sign
+
+    job = job.within(which)
+    table, files, config = job.table, which.files(job.files), job.config
+    started, network = time.monotonic(), fitted(job, files.model)
+    assert isinstance(network, MaskNetwork)
+    held_out = np.flatnonzero(np.isin(table.folds[table.scored], which.held_out))
+    images, bad = job.ragged(table.scored)
+    write_maps(job, network, files.oof, images, held_out, table.scored[held_out])
+    write_maps(job, network, files.test, readable(job.ragged, table.test), np.arange(len(table.test)), table.test)
+    outputs = [files.model, files.rows, files.oof, files.test, files.epochs]
+    if len(table.holdout):
+        kept = readable(job.ragged, table.holdout, "row of the holdout")
+        write_maps(job, network, files.holdout, kept, np.arange(len(kept)), table.holdout)
+        outputs.append(files.holdout)
+    learnt, header = read_npy(files.rows), header_of(files.model)
+    facts: dict[str, Any] = {
+        "half": which.half,
+        "trained_on": {"rows": len(learnt), "ids": digest(*table.ids[learnt])},
+        "epoch": header["epoch"],
+        "chosen_on": [k for k in job.folds if k not in which.held_out] if config.select == "best" else [],
+        "bad_images": len(bad),
+        "predict_seconds": round(time.monotonic() - started, 3),
+    }
+    mine = table.scored[held_out]
+    stats = stats_of(job, mine, Maps(read_npy(files.oof), maps_layout(job, mine))) if len(mine) else np.zeros((0, 1))
+    score = sign(job, which, outputs, stats, facts)
+    tracker.summary({f"oof_{job.metric.name}": score, "rows": len(held_out)})
+    tracker.artifact(f"{job.files.run}-{which.title}".replace(" ", ""), "model", files.model)
+
+
+def write_maps(job: Job, network: MaskNetwork, path: Path, images: Ragged, rows: Array, at: Array) -> None:
+    """Write the predictions of some images (`rows` of them, `at` these positions of the table) to the shelf."""
+    plan = maps_layout(job, at)
+    write_flat(path, stretches(network, images, rows, plan.sizes, look_of(job), job.machine), plan.total)
