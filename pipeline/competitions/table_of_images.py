@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.competitions.metadata import read_metadata
 from pipeline.competitions.paths import find, unlabelled
 from pipeline.competitions.tables import column, numbers, read_csv, read_ids, read_train
-from pipeline.competitions.targets import encode
+from pipeline.competitions.targets import encode, with_classes
 from pipeline.store.config import Competition, Extra, Group
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array
@@ -104,8 +104,7 @@ def read_extra(config: Competition, extra: Extra, data: Path, classes: list[str]
         raise UserError(
             f"{path}: id {str(twice[0])!r} is a train or test row too ({len(twice)} such): rename or drop it"
         )
-    known = config if isinstance(config.target, list) else config.model_copy(update={"classes": classes})
-    y, _ = encode(known, frame, ids, path)
+    y, _ = encode(with_classes(config, classes), frame, ids, path)
     return Part(EXTRA, frame, ids, path, y, locate(config, extra.pattern, data, ids, config.images.train))
 
 
