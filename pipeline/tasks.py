@@ -10,6 +10,7 @@ Shapes: `N` rows, `C` classes, `L` labels, `T` targets.
 | ordinal    | N, grade index    | N 1, grade as a real number    | C-1 cut points   |
 | regression | N T, real         | N T, real                      | none             |
 | segmentation | N C, share of pixels | maps (`masks.maps`)       | `masks.decide`   |
+| several    | columns of all    | columns of all                 | those of all     |
 
 Soft targets are real numbers from 0 to 1 (multiclass: N C, sum 1). What is not known of labels or values is NaN.
 """
@@ -17,11 +18,15 @@ Soft targets are real numbers from 0 to 1 (multiclass: N C, sum 1). What is not 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array
+
+if TYPE_CHECKING:
+    from pipeline.store.config import Competition
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,11 @@ class Task:
     heads: tuple[str, ...]
     probabilities: bool
     cuts: bool
+
+    @property
+    def dense(self) -> bool:
+        """Say whether predictions are maps, one a class, instead of columns."""
+        return self.name == "segmentation"
 
     def width(self, classes: int) -> int:
         """Return the number of prediction columns for `classes` classes, labels or targets."""
@@ -64,6 +74,10 @@ class Task:
         if self.name == "ordinal":
             return np.arange(classes - 1) + 0.5
         return np.full(self.width(classes) if self.cuts else 0, 0.5)
+
+    def cut_columns(self, cuts: int) -> list[int]:
+        """Return the prediction column that each of the cuts is on."""
+        return [0] * cuts if self.name == "ordinal" else list(range(cuts))
 
     def decide(self, prediction: Array, cuts: Array) -> Array:
         """Turn predictions into labels: class index, 0/1 labels, grade; a value passes unchanged."""
@@ -111,3 +125,89 @@ TASKS = {
         Task("segmentation", ("segmentation",), probabilities=True, cuts=False),
     )
 }
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One target of several: its task, its name, the weight of its loss.
+
+    And where it stands among the columns of targets and decisions, predictions, cuts, and among the class names.
+    """
+
+    task: Task
+    name: str
+    weight: float
+    y: slice
+    p: slice
+    cuts: slice
+    names: slice
+
+    @property
+    def classes(self) -> int:
+        """Return the number of its classes, labels or values."""
+        return int(self.names.stop - self.names.start)
+
+    def of(self, y: Array) -> Array:
+        """Return its own targets or decisions of those of all (N T), in the shape of its task."""
+        return self.task.targets(y[:, self.y])
+
+
+@dataclass(frozen=True)
+class Several(Task):
+    """Several targets side by side: targets and decisions N T, predictions N P and cuts in the order of the pieces."""
+
+    pieces: tuple[Piece, ...]
+
+    def width(self, classes: int) -> int:
+        """Return the number of prediction columns of all pieces."""
+        return int(self.pieces[-1].p.stop)
+
+    def targets(self, y: Array) -> Array:
+        """Return the table's targets as they are; `Piece.of` shapes those of one."""
+        return y
+
+    def default_cuts(self, classes: int) -> Array:
+        """Return the untuned cuts of all pieces."""
+        return np.concatenate([piece.task.default_cuts(piece.classes) for piece in self.pieces])
+
+    def cut_columns(self, cuts: int) -> list[int]:
+        """Return the prediction column that each of the cuts is on."""
+        return [
+            int(piece.p.start) + column
+            for piece in self.pieces
+            for column in piece.task.cut_columns(int(piece.cuts.stop - piece.cuts.start))
+        ]
+
+    def decide(self, prediction: Array, cuts: Array) -> Array:
+        """Turn predictions into labels, grades and values, N T."""
+        said = [piece.task.decide(prediction[:, piece.p], cuts[piece.cuts]) for piece in self.pieces]
+        return np.column_stack(said)
+
+    def strata(self, y: Array, bins: int) -> Array:
+        """Return the strata of all pieces side by side: each is spread evenly over the folds."""
+        return np.column_stack([piece.task.strata(piece.of(y), bins) for piece in self.pieces])
+
+
+def task_of(config: Competition, classes: list[str]) -> Task:
+    """Return the task of a contract, of several targets with the columns of each, which depend on all their classes."""
+    if config.targets is None:
+        return TASKS[config.task]
+    pieces, y, p, cuts, names = list[Piece](), 0, 0, 0, 0
+    for target in config.targets:
+        task, count = TASKS[target.task], target.count(classes[names:])
+        ends = (
+            y + (count if task.name in ("multilabel", "regression") else 1),
+            p + task.width(count),
+            cuts + len(task.default_cuts(count)),
+            names + count,
+        )
+        places = [slice(start, end) for start, end in zip((y, p, cuts, names), ends, strict=True)]
+        pieces.append(Piece(task, target.name, target.weight, *places))
+        y, p, cuts, names = ends
+    return Several("several", ("auto",), probabilities=False, cuts=cuts > 0, pieces=tuple(pieces))
+
+
+def refuse_several(config: Competition, where: object, what: str) -> None:
+    """Refuse, before anything is computed, what takes one target alone."""
+    if config.targets is not None:
+        raise UserError(f'{where}: {what} is for one target, not for task = "several"')

@@ -121,3 +121,52 @@ def patients(root: Path) -> Path:
     for row, i in enumerate(ids):
         save(data / ("train" if row < 90 else "test") / f"{i}.png", rng.integers(0, 60, (12, 12)) + 190 * bright[row])
     return data
+
+
+SEVERAL = """task = "several"
+id = "id"
+test = "test.csv"
+[[targets]]
+target = "target_kind"
+task = "multiclass"
+metric = "accuracy"
+share = 2.0
+[[targets]]
+target = "target_age"
+task = "regression"
+metric = "mae"
+weight = 0.5
+[images]
+pattern = "{split}/{id}.png"
+channels = "grey"
+[folds]
+n = 3
+"""
+
+
+def pets(root: Path, contract: str = SEVERAL) -> Path:
+    """Two targets of one picture: a kind, told by which third is bright, and an age, told by how bright the rest is.
+
+    Beside them a grade and two labels of the age, which other contracts may ask for.
+    """
+    rng = np.random.default_rng(3)
+    n = 120
+    kind, age = rng.integers(0, 3, n), 10 * rng.random(n)
+    ids = [f"p{row:03d}" for row in range(n)]
+    frame = pd.DataFrame(
+        {"id": ids, "owner": [f"o{row // 2}" for row in range(n)], "w": rng.choice([0.5, 1.0, 2.0], n)}
+    )
+    frame["target_kind"] = np.array(["cat", "dog", "rat"])[kind]
+    frame["target_age"] = age.round(3)
+    if "target_grade" in contract:
+        frame["target_grade"] = (age // 3).astype(int).clip(0, 2)
+        frame["target_sex"] = np.where(rng.random(n) < 0.8, age > 5, age < 5).astype(int)
+        frame["target_tags"] = [
+            " ".join(np.array(["old", "cat"])[[a > 6, k == 0]]) for a, k in zip(age, kind, strict=True)
+        ]
+    data = lay_out(root, "pets", frame, 0, contract, 30)
+    for row, i in enumerate(ids):
+        image = rng.integers(0, 40, (12, 12)) + 10 * age[row]
+        image[4 * kind[row] : 4 * kind[row] + 4] += 100
+        save(data / ("train" if row < 90 else "test") / f"{i}.png", image)
+    return data

@@ -1,4 +1,4 @@
-"""What is proved of runs with masks: rows of maps are those of the models and weights told, choices can be had again."""
+"""What is proved of runs with masks: maps are those of the models and weights told, choices can be had again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.scoring.mask_variants import measure
 from pipeline.scoring.metrics import metric_of
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import Array, number, read_npy
-from pipeline.tasks import TASKS
+from pipeline.tasks import task_of
 
 # Weights fitted on another processor differ in late digits; of half floats near 1 the neighbour is 1/2048 away.
 CLOSE, ROUNDED = 1e-3, 2e-3
@@ -24,7 +24,7 @@ CLOSE, ROUNDED = 1e-3, 2e-3
 def scene_of(shelf: Shelf) -> Scene:
     """Return the rows of a run as its maps show them."""
     metric = metric_of(shelf.competition, RunFiles(shelf.run).competition)
-    task, shown = TASKS[shelf.competition.task], shelf.receipt["maps"]
+    task, shown = task_of(shelf.competition, shelf.table.classes), shelf.receipt["maps"]
     return Scene.of(shelf.files, shelf.competition, shelf.table, task, metric, shown)
 
 
@@ -76,7 +76,8 @@ def decisions(shelf: Shelf) -> Iterator[Doubt]:
     found, again = score_maps(scene, maps, method) if method != "fixed" else ({}, told)
     for k in shelf.receipt["folds"]:
         if from_decision(told, k) != from_decision(again, k):
-            used = ", but of all rows: it was chosen in-sample" if from_decision(told, k) == from_decision(again) else ""
+            alike = from_decision(told, k) == from_decision(again)
+            used = ", but of all rows: it was chosen in-sample" if alike else ""
             yield Doubt(k, f"the masks of fold {k} are not decided by a choice without it{used}", rows=False)
     score = found.get("score", np.nan)
     if method == "fixed":

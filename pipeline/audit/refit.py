@@ -17,7 +17,7 @@ from pipeline.difficulty.difficulty import SUSPECT, suggest
 from pipeline.difficulty.tags import Seen, blind, known_mean
 from pipeline.scoring.blend import Blend, compose, from_space, mix, to_space
 from pipeline.scoring.blend import deployed as blend_weights
-from pipeline.scoring.cuts import fit
+from pipeline.scoring.cuts import decide, fit
 from pipeline.scoring.metrics import metric_of
 from pipeline.scoring.problem import Problem
 from pipeline.scoring.pseudo import Rule, choose, entries, say, sureness
@@ -26,7 +26,7 @@ from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import Array, number, read_npy
 from pipeline.store.runs import STACKERS
 from pipeline.store.shelves import PREDICTING
-from pipeline.tasks import TASKS
+from pipeline.tasks import task_of
 
 # Weights fitted on another processor differ in late digits (a log loss is flat at its optimum); cuts do not.
 CLOSE, EXACT = 1e-3, 1e-6
@@ -34,7 +34,7 @@ CLOSE, EXACT = 1e-3, 1e-6
 
 def refit(shelf: Shelf) -> Iterator[Doubt]:
     """Yield what of a run's weights, predictions, cuts, score and pseudo-labels cannot be had again."""
-    task = TASKS[shelf.competition.task]
+    task = task_of(shelf.competition, shelf.table.classes)
     problem = Problem.of(shelf.table, task, metric_of(shelf.competition, RunFiles(shelf.run).competition))
     if shelf.stage == "pseudo":
         yield from labels(shelf, problem)
@@ -115,15 +115,14 @@ def decisions(shelf: Shelf, problem: Problem, oof: Array, views: dict[int, Array
 
     `views[k]`: all OOF predictions (N P) as fold k may see them.
     """
-    told, task, method = shelf.receipt["decision"], problem.task, _method(shelf)
-    labels = np.zeros(problem.y.shape, np.int64)
-    for k, view in views.items() if told else ():
-        mine, cuts = problem.folds == k, np.array(told["by_fold"][str(k)])
-        labels[mine] = task.decide(view[mine], cuts)
+    told, method = shelf.receipt["decision"], _method(shelf)
+    by_fold = {k: np.array(told["by_fold"][str(k)]) for k in views} if told else {}
+    for k, cuts in by_fold.items():
+        mine, view = problem.folds == k, views[k]
         if not np.allclose(cuts, fit(problem, method, ~mine, view)[0], atol=EXACT):
             used = _in_sample(cuts, fit(problem, method, np.ones(len(mine), bool), view)[0], EXACT)
             yield Doubt(k, f"the cuts of fold {k} are not those of a fit without it{used}", rows=False)
-    score = problem.judge(labels) if told else problem.score(oof)
+    score = problem.judge(decide(problem, by_fold, views.__getitem__)) if told else problem.score(oof)
     published = number(shelf.receipt["metrics"]["score"])
     if not np.isclose(score, published, atol=EXACT, equal_nan=True):
         yield Doubt(None, f"its score {published:.6f} is not what its predictions give, {score:.6f}", rows=False)

@@ -22,7 +22,7 @@ from pipeline.store.config import Competition, Folds
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest, digest_bytes, digest_file, read_json, write_json, write_text
 from pipeline.store.table import EXTRA, HOLDOUT, UNLABELLED, Table, fold_columns, write_table
-from pipeline.tasks import TASKS, Task
+from pipeline.tasks import Several, Task, task_of
 
 EDITED = ", edited by hand"
 
@@ -32,8 +32,8 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
 
     Return how it was made, and the hashes that runs depend on.
     """
-    task = TASKS[config.task]
     raw, sizes, marks = read(config, files.data), None, None
+    task = task_of(config, raw.classes)
     train = raw.train
     if config.task == "segmentation":
         sizes = picture_sizes(config.images, files.data, raw.paths)
@@ -52,7 +52,7 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     known = reuse(files, raw, wanted)
     strata = task.strata(y, config.folds.bins)
     method, folds = known or split(config, raw, strata, units, files.data)
-    held, names = folds[:, 0] == HOLDOUT, stratum_names(task, y, raw.classes, strata.shape[1])
+    held, names = folds[:, 0] == HOLDOUT, stratum_names(task, y, raw.classes, config.folds.bins)
     counts = balance(strata[~held], folds[~held, 0], names)
     errors, warnings = check(raw, digests, near, folds, counts)
     if errors:
@@ -156,30 +156,33 @@ def row_counts(table: Table) -> dict[str, Any]:
     return counts | {name: count for name, count in more.items() if count}
 
 
-def stratum_names(task: Task, y: Array, classes: list[str], count: int) -> list[str]:
+def stratum_names(task: Task, y: Array, classes: list[str], bins: int) -> list[str]:
     """Return the names of the columns of `Task.strata`."""
+    if isinstance(task, Several):
+        own = [(p.name, stratum_names(p.task, p.of(y), classes[p.names], bins)) for p in task.pieces]
+        return [name if name in classes else f"{target} {name}" for target, names in own for name in names]
     if task.name == "multilabel":
         return [*classes, "(no label)"]
     if task.name == "regression":
-        return [f"bin {s}" for s in range(count)]
+        return [f"bin {s}" for s in range(min(bins, len(y)))]
     if task.name == "segmentation":
-        empty = bool((y.sum(1) == 0).any())
+        empty, count = bool((y.sum(1) == 0).any()), task.strata(y, bins).shape[1]
         return [*["(empty)"][:empty], *(f"size {s}" for s in range(1, count + 1 - empty))]
     return [classes[v] for v in np.unique(y)]
 
 
 def choose_method(config: Competition, grouped: bool) -> str:
     """Return the scheme that `auto` stands for."""
-    folds = config.folds
+    folds, labels = config.folds, config.task in ("multilabel", "several")
     if folds.column is not None:
         return "predefined"
     if folds.order is not None:
         return "time"
     if folds.method == "auto":
-        return "stratified-group" if grouped else "multilabel" if config.task == "multilabel" else "stratified"
+        return "stratified-group" if grouped else "multilabel" if labels else "stratified"
     if folds.method in ("group", "stratified-group") and not grouped:
         raise UserError(f'folds.method = "{folds.method}" needs a [group] section: say which rows belong together')
-    if folds.method in ("multilabel", "iterative") and config.task != "multilabel":
+    if folds.method in ("multilabel", "iterative") and not labels:
         raise UserError(f'folds.method = "{folds.method}" does not fit a {config.task} task; use "stratified"')
     return folds.method
 

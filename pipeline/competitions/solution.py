@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from pipeline.competitions.submission import Format
 from pipeline.competitions.table_of_images import read_weights
@@ -40,14 +41,7 @@ def read_solution(form: Format, metric: Metric, path: Path, groups: dict[str, st
     odd = sorted(set(ids.tolist()) ^ set(place))
     if odd:
         raise UserError(f"{path} and {form.path} do not have the same ids, for example {odd[0]!r} ({len(odd)} in all)")
-    targets = form.config.target if isinstance(form.config.target, list) else [form.config.target]
-    if set(targets) <= set(frame.columns):
-        known = form.config.model_copy(update={"classes": form.classes})
-        y = form.task.targets(encode(known, frame, ids, path)[0])
-    else:
-        names = form.classes
-        cells = numbers(np.column_stack([column(frame, c, path) for c in names]), names, ids, path)
-        y = cells.argmax(1) if form.task.name == "multiclass" else form.task.targets(cells)
+    y = truth(form, frame, ids, path)
     usage = column(frame, "Usage", path) if "Usage" in frame.columns else np.full(len(frame), "Private")
     usage = np.char.lower(usage)
     unknown = np.setdiff1d(usage, ["public", "private", "ignored"])
@@ -64,6 +58,19 @@ def read_solution(form: Format, metric: Metric, path: Path, groups: dict[str, st
     return Solution(np.array([place[i] for i in ids.tolist()]), ids, problem, usage)
 
 
+def truth(form: Format, frame: pd.DataFrame, ids: Array, path: Path) -> Array:
+    """Return the targets in the shape of the task, from target columns or from one a class."""
+    if form.parts:
+        each = [truth(part, frame, ids, path) for part in form.parts]
+        return np.column_stack(each).astype(np.float64)
+    targets = form.config.target if isinstance(form.config.target, list) else [form.config.target]
+    if set(targets) <= set(frame.columns):
+        known = form.config.model_copy(update={"classes": form.classes})
+        return form.task.targets(encode(known, frame, ids, path)[0])
+    cells = numbers(np.column_stack([column(frame, c, path) for c in form.classes]), form.classes, ids, path)
+    return np.asarray(cells.argmax(1)) if form.task.name == "multiclass" else form.task.targets(cells)
+
+
 def leaderboard(form: Format, solution: Solution, submitted: Array) -> dict[str, float]:
     """Score a decoded submission as Kaggle would: {"public": ..., "private": ...}."""
     guess, result = submitted[solution.place], {}
@@ -76,7 +83,7 @@ def leaderboard(form: Format, solution: Solution, submitted: Array) -> dict[str,
 
 def score_submitted(form: Format, problem: Problem, guess: Array) -> float:
     """Score what a file says: labels count as certain probabilities where the metric wants probabilities."""
-    if not form.labels:
+    if form.parts or not form.labels:
         return problem.score(guess)
     if not problem.metric.label:
         if form.task.name == "multiclass":

@@ -12,6 +12,7 @@ from pipeline.competitions.tables import read_csv, read_ids
 from pipeline.competitions.targets import encode
 from pipeline.scoring.cells import Cells, best_of, holds_labels, written
 from pipeline.scoring.metrics import Metric
+from pipeline.scoring.several import Together, pieces_of
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array
@@ -20,7 +21,10 @@ from pipeline.tasks import Task
 
 @dataclass(frozen=True)
 class Format:
-    """How a competition wants predictions: the sample's header and ids, and whether cells are labels or values."""
+    """How a competition wants predictions: the sample's header and ids, and whether cells are labels or values.
+
+    `parts` are the formats of several targets, each of its own columns; `cells` then says only whether any has labels.
+    """
 
     config: Competition
     task: Task
@@ -28,6 +32,7 @@ class Format:
     path: Path
     sample: pd.DataFrame
     cells: Cells
+    parts: tuple[Format, ...] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -46,6 +51,46 @@ def read_format(config: Competition, task: Task, metric: Metric, classes: list[s
     sample = read_csv(path)
     read_ids(sample, config.id, path)
     columns = [str(c) for c in sample.columns if c != config.id]
+    if isinstance(metric, Together):
+        return format_of_several(config, task, metric, classes, path, sample, columns)
+    return format_of(config, task, metric, classes, path, sample, columns)
+
+
+def format_of_several(
+    config: Competition,
+    task: Task,
+    metric: Together,
+    classes: list[str],
+    path: Path,
+    sample: pd.DataFrame,
+    columns: list[str],
+) -> Format:
+    """Divide the answer columns among several targets: each has those of its own name, or one a class."""
+    left, parts = list(columns), []
+    named = zip(config.targets or [], config.parts, metric.parts, pieces_of(task), strict=True)
+    for target, part, scored, piece in named:
+        names = target.bare(classes[piece.names])
+        mine = next((own for own in (target.columns, names) if set(own) <= set(left)), None)
+        if mine is None:
+            raise UserError(f"{path}: columns {columns[:5]} hold neither {target.name!r} nor its classes {names[:5]}")
+        left = [name for name in left if name not in mine]
+        parts.append(format_of(part, piece.task, scored, names, path, sample, mine))
+    if left:
+        raise UserError(f"{path}: column {left[0]!r} is none of the targets {[t.name for t in config.targets or []]}")
+    cells = Cells(task, columns, classes, classes, any(part.labels for part in parts), 0, " ")
+    return Format(config, task, classes, path, sample, cells, tuple(parts))
+
+
+def format_of(
+    config: Competition,
+    task: Task,
+    metric: Metric,
+    classes: list[str],
+    path: Path,
+    sample: pd.DataFrame,
+    columns: list[str],
+) -> Format:
+    """Decide what the cells of answer columns are."""
     wide = len(columns) > 1
     if wide and sorted(columns) != sorted(classes):
         raise UserError(
@@ -76,7 +121,12 @@ def fill(form: Format, ids: Array, prediction: Array, labels: Array) -> pd.DataF
         )
     rows = np.array([place[i] for i in wanted.tolist()], int)
     prediction, labels = prediction[rows], labels[rows]
-    return form.sample.assign(**form.cells.fill(prediction, labels))
+    if not form.parts:
+        return form.sample.assign(**form.cells.fill(prediction, labels))
+    filled = form.sample
+    for part, piece in zip(form.parts, pieces_of(form.task), strict=True):
+        filled = filled.assign(**part.cells.fill(prediction[:, piece.p], piece.of(labels)))
+    return filled
 
 
 def read_back(form: Format, file: Path, path: Path) -> Array:
@@ -97,7 +147,9 @@ def read_back(form: Format, file: Path, path: Path) -> Array:
 
 
 def decode(form: Format, frame: pd.DataFrame, path: Path) -> Array:
-    """Turn cells back into labels (as `Task.decide` gives them) or predictions (N P)."""
+    """Turn cells back into labels (as `Task.decide` gives them) or predictions (N P), of several targets the latter."""
+    if form.parts:
+        return np.column_stack([as_prediction(part, decode(part, frame, path)) for part in form.parts])
     ids = frame[form.config.id].to_numpy(str)
     cells = form.cells
     if cells.best:
@@ -124,6 +176,13 @@ def decode(form: Format, frame: pd.DataFrame, path: Path) -> Array:
                 f"{path}: id {str(ids[off][0])!r} has probabilities that sum to {values[off][0].sum():.4f}, not 1"
             )
     return values[:, -1:] if form.task.name == "binary" else values
+
+
+def as_prediction(form: Format, said: Array) -> Array:
+    """Return what a file says as predictions (N P): labels are certain probabilities, or values."""
+    if form.labels and form.task.name == "multiclass":
+        return np.eye(len(form.classes))[said]
+    return said.astype(np.float64).reshape(len(said), -1)
 
 
 def ranked(form: Format, cells: list[str], ids: Array, path: Path) -> Array:

@@ -15,7 +15,7 @@ from pipeline.competitions.metadata import read_metadata
 from pipeline.competitions.paths import find, unlabelled
 from pipeline.competitions.pictures import mosaics
 from pipeline.competitions.tables import column, numbers, one_row, read_csv, read_ids, read_train
-from pipeline.competitions.targets import encode
+from pipeline.competitions.targets import encode, with_classes
 from pipeline.store.config import Competition, Extra, Group
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array
@@ -130,7 +130,7 @@ def read_extra(config: Competition, extra: Extra, data: Path, classes: list[str]
         raise UserError(
             f"{path}: id {str(twice[0])!r} is a train or test row too ({len(twice)} such): rename or drop it"
         )
-    known = config if isinstance(config.target, list) else config.model_copy(update={"classes": classes})
+    known = with_classes(config, classes)
     y, _ = blank(known, data, ids) if config.task == "segmentation" else encode(known, frame, ids, path)
     return Part(EXTRA, frame, ids, path, y, locate(config, extra.pattern, data, ids, config.images.train))
 

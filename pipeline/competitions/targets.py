@@ -12,10 +12,15 @@ from pipeline.competitions.tables import column, numbers
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError, nearest
 from pipeline.store.files import Array
+from pipeline.tasks import Several, task_of
 
 
 def encode(config: Competition, frame: pd.DataFrame, ids: Array, path: Path) -> tuple[Array, list[str]]:
     """Return targets (N T) as numbers and the names of classes, labels, grades or targets."""
+    if config.targets is not None:
+        each = [encode(part, frame, ids, path) for part in config.parts]
+        classes = [c for target, (_, own) in zip(config.targets, each, strict=True) for c in target.full(own)]
+        return np.column_stack([y for y, _ in each]), classes
     names = [config.target] if isinstance(config.target, str) else config.target
     cells = np.column_stack([column(frame, name, path) for name in names])
     cells = np.char.strip(cells)
@@ -53,6 +58,16 @@ def encode(config: Competition, frame: pd.DataFrame, ids: Array, path: Path) -> 
                 f"{path}: id {i!r} has the label {cell!r}, which is not among the classes; {nearest(cell, classes)}"
             )
     return np.array([[index[cell]] for cell in cells[:, 0].tolist()], float), classes
+
+
+def with_classes(config: Competition, classes: list[str]) -> Competition:
+    """Return the contract with the classes of the train table, for a table that may lack some."""
+    task = task_of(config, classes)
+    if not isinstance(task, Several) or config.targets is None:
+        return config if isinstance(config.target, list) else config.model_copy(update={"classes": classes})
+    pairs = zip(config.targets, task.pieces, strict=True)
+    known = [target.model_copy(update={"classes": target.bare(classes[piece.names])}) for target, piece in pairs]
+    return config.model_copy(update={"targets": known})
 
 
 def refuse_empty(config: Competition, empty: Array, names: list[str], ids: Array, path: Path) -> None:

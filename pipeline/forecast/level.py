@@ -146,8 +146,11 @@ def size_matched(
 ) -> dict[str, Any]:
     """Return the scores of a run with what the mean of its models is expected to score beside that of one a row.
 
-    With `repeats` an out-of-fold row is the mean of as many models, and so is each of `models`.
+    With `repeats` an out-of-fold row is the mean of as many models, and so is each of `models`. Of several targets
+    together nothing is expected: labels are drawn for one task.
     """
+    if problem.task.name == "several":
+        return report
     scale, se = Scale.of(problem.metric), report["se"]
     cuts = np.array(decision["cuts"]) if decision else problem.task.default_cuts(problem.classes)
     start = float(scale.inside(report["score"], se))

@@ -74,6 +74,11 @@ class Blend:
     steps: int = 25
     bags: int = 5
 
+    @property
+    def convex(self) -> bool:
+        """Say whether the optimum can be certified: in probabilities and values, of one target."""
+        return self.space == "probability" and self.problem.task.name != "several"
+
     def predict(self, weights: Array) -> Array:
         """Return the blend of all rows."""
         return from_space(self.problem.task, mix(self.members, weights), self.space)
@@ -104,7 +109,7 @@ class Blend:
             return "uniform"
         part = problem.part(rows)
         scorers: dict[str, Callable[[Array], float]] = {}
-        for method in ("uniform", "convex", "greedy") if self.space == "probability" else ("uniform", "greedy"):
+        for method in ("uniform", "convex", "greedy") if self.convex else ("uniform", "greedy"):
             blend = np.zeros_like(self.members[0])
             for k in inner:
                 mine = rows & (problem.folds == k)

@@ -18,14 +18,17 @@ from pipeline.scoring.classification import f_score
 from pipeline.scoring.metrics import Metric
 from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
-from pipeline.tasks import Task
+from pipeline.tasks import Several, Task
 
 RARE = 50
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Cross-fitted decisions: labels of the OOF rows, cuts of each fold, deployed cuts and how they were chosen."""
+    """Cross-fitted decisions: labels of the OOF rows, cuts of each fold, deployed cuts and how they were chosen.
+
+    Of several targets `labels` (N G) holds beside the labels of some what the metrics of the others want.
+    """
 
     labels: Array
     by_fold: dict[int, Array]
@@ -175,11 +178,23 @@ def fit(problem: Problem, method: str, rows: Array, view: Array) -> tuple[Array,
     """Fit cuts on the rows of a mask; return them and the method that `auto` settled on."""
     if method == "fixed":
         return problem.cuts, method
+    if isinstance(problem.task, Several):
+        return _fit_each(problem, problem.task, method, rows, view)
     if method == "ratio":
         return ratio_cuts(problem.part(rows), view[rows]), method
     if method == "optimal":
         return optimal_cuts(problem.part(rows), view[rows]), method
     return fit(problem, _choose(problem, rows, view), rows, view)
+
+
+def _fit_each(problem: Problem, task: Several, method: str, rows: Array, view: Array) -> tuple[Array, str]:
+    """Fit the cuts of each of several targets by its own metric, where that is one of labels."""
+    cuts, methods = problem.cuts, []
+    for piece, alone in zip(task.pieces, problem.alone().values(), strict=True):
+        if piece.task.cuts and alone.metric.label:
+            cuts[piece.cuts], chosen = fit(alone, method, rows, view[:, piece.p])
+            methods.append(chosen)
+    return cuts, ", ".join(methods) if set(methods) - {"fixed"} else "fixed"
 
 
 def crossfit(problem: Problem, method: str, view: Callable[[int | None], Array]) -> Decision:
@@ -189,13 +204,22 @@ def crossfit(problem: Problem, method: str, view: Callable[[int | None], Array])
     fold k); `view(None)` those of the deployed run.
     """
     everything = np.ones(len(problem.y), bool)
-    labels, by_fold, methods = np.zeros(problem.y.shape, np.int64), {}, {}
+    by_fold, methods = {}, {}
     for k in np.unique(problem.folds).tolist():
-        mine = problem.folds == k
-        by_fold[k], methods[k] = fit(problem, method, ~mine, view(k))
-        labels[mine] = problem.task.decide(view(k)[mine], by_fold[k])
+        by_fold[k], methods[k] = fit(problem, method, problem.folds != k, view(k))
+    labels = decide(problem, by_fold, view)
     cuts, chosen = fit(problem, method, everything, view(None))
     return Decision(labels, by_fold, methods, cuts, chosen)
+
+
+def decide(problem: Problem, by_fold: dict[int, Array], view: Callable[[int], Array]) -> Array:
+    """Return what the metric wants of the rows of each fold, decided by the cuts of that fold."""
+    said = {k: problem.metric.wanted(problem.task, view(k)[problem.folds == k], cuts) for k, cuts in by_fold.items()}
+    first = next(iter(said.values()))
+    guess = np.zeros((len(problem.y), *first.shape[1:]), first.dtype)
+    for k, mine in said.items():
+        guess[problem.folds == k] = mine
+    return guess
 
 
 def match_ensemble(task: Task, cuts: Array, models: list[Array], mean: Array) -> Array:
@@ -206,7 +230,7 @@ def match_ensemble(task: Task, cuts: Array, models: list[Array], mean: Array) ->
     """
     if not len(cuts):
         return cuts
-    columns = [0] * len(cuts) if task.name == "ordinal" else list(range(len(cuts)))
+    columns = task.cut_columns(len(cuts))
     shares = [np.mean([(m[:, c] > cut).mean() for m in models]) for c, cut in zip(columns, cuts, strict=True)]
     return np.array([match_shares(float(share), mean[:, c]) for c, share in zip(columns, shares, strict=True)])
 

@@ -78,6 +78,11 @@ class Metric:
             return by_column(self.function, y, guess, weight, self.shares)
         return self.function(y, guess, weight)
 
+    def refuse_grades(self, task: Task, classes: list[str]) -> None:
+        """Refuse grades that a metric of values would have to measure."""
+        if not self.label:
+            task.refuse_grades(classes, f"metric {self.name}")
+
     def gain(self, new: Array | float, old: Array | float) -> Array:
         """Return how much better `new` is than `old`, positive for better."""
         sign = 1 if self.greater else -1
@@ -204,6 +209,10 @@ def metric_of(config: Competition, files: CompetitionFiles) -> Metric:
         from pipeline.scoring.kaggle import from_file
 
         metric = from_file(config, files)
+    elif config.targets is not None:
+        from pipeline.scoring.several import together
+
+        metric = together(config, str(files.config))
     else:
         metric = get_metric(config.metric, TASKS[config.task])
     where = f"{files.config}: metric {metric.name!r}"

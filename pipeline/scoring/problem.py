@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.scoring.metrics import Metric
+from pipeline.scoring.several import Together
 from pipeline.store.files import Array
-from pipeline.tasks import Task
+from pipeline.tasks import Several, Task
 
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
     from pipeline.store.table import Table
@@ -78,6 +79,13 @@ class Problem:
         """Return the problem of some rows (a mask or positions)."""
         group, weight, blocks = (None if v is None else v[rows] for v in (self.group, self.weight, self.blocks))
         return replace(self, y=self.y[rows], folds=self.folds[rows], group=group, weight=weight, blocks=blocks)
+
+    def alone(self) -> dict[str, Problem]:
+        """Return the problem of each of several targets by name, {} where there is one."""
+        if not (isinstance(self.task, Several) and isinstance(self.metric, Together)):
+            return {}
+        pairs = zip(self.task.pieces, self.metric.parts, strict=True)
+        return {p.name: replace(self, task=p.task, metric=m, classes=p.classes, y=p.of(self.y)) for p, m in pairs}
 
     def score(self, prediction: Array, cuts: Array | None = None, draws: Array | None = None) -> float:
         """Score predictions (N P); label metrics decide by `cuts` first, by the untuned ones if there are none."""

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.scoring.bootstrap import standard_error
 from pipeline.scoring.cuts import Decision, crossfit
 from pipeline.scoring.problem import Problem
+from pipeline.scoring.several import Together
 from pipeline.store.files import Array
 
 
@@ -40,6 +41,10 @@ def score_oof(problem: Problem, oof: Array, decision: Decision | None) -> dict[s
     if decision is not None and metric.label:
         report["fixed"] = problem.judge(decided)
         report["in_sample"] = problem.score(oof, decision.cuts)
+    pieces = problem.alone().items()
+    if pieces and isinstance(metric, Together):
+        each = zip(pieces, metric.split(problem.task, guess), strict=True)
+        report["parts"] = {name: {"metric": p.metric.name, "score": p.judge(mine)} for (name, p), mine in each}
     return report
 
 
@@ -59,6 +64,8 @@ def in_words(report: dict[str, Any]) -> str:
     """Return the scores as one line for a person."""
     line = f"{report['metric']} {report['score']:.4f} +- {report['se']:.4f} (se, n={report['n']})"
     line += f", folds sd {report['fold_sd']:.4f}"
+    if "parts" in report:
+        line += "; " + ", ".join(f"{n} {p['metric']} {p['score']:.4f}" for n, p in report["parts"].items())
     if "in_sample" in report and not report["score"] == report["fixed"] == report["in_sample"]:
         line += f"; fixed cuts {report['fixed']:.4f}, tuned in-sample {report['in_sample']:.4f} (optimistic)"
     if "by_repeat" in report:

@@ -26,7 +26,7 @@ from pipeline.store.keys import built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, worst, write_receipt
 from pipeline.store.runs import STACKERS, Ensemble, load_run
 from pipeline.store.shelves import PREDICTING, as_out_of_fold, as_parent, read_stage, refuse_strangers
-from pipeline.tasks import TASKS, Task
+from pipeline.tasks import Task, refuse_several, task_of
 
 if TYPE_CHECKING:  # imports pandas, which a blend with nothing to do must not pay for
     from pipeline.store.table import Table
@@ -42,7 +42,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(
             f'{files.config} has stage = "{config.stage}": run make {config.stage} instead of make ensemble'
         )
-    task = TASKS[competition.task]
+    if config.method in (*STACKERS, "convex"):
+        refuse_several(competition, files.config, f"method = {config.method!r}")
+    task = task_of(competition, [])
     metric = metric_of(competition, files.competition)
     refuse_space(files, config.space, task, metric)
     refuse_stacker(files, config.method, task, competition.soft or competition.unknown == "mask")
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
             from pipeline.store.table import read_table
 
             here = read_table(files.competition, table)
+            task = task_of(competition, here.classes)
             problem = Problem.of(here, task, metric)
             oofs = [] if task.dense else [np.asarray(read_npy(RunFiles(member).oof)) for member in receipts]
             blend(Job(files, config, competition, here, problem, receipts, oofs), key)

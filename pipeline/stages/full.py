@@ -19,7 +19,7 @@ from pipeline.store.keys import built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, write_receipt
 from pipeline.store.runs import Full, load_run
 from pipeline.store.shelves import as_parent, leaves, read_shelf, read_stage, refuse_strangers
-from pipeline.tasks import TASKS
+from pipeline.tasks import task_of
 
 if TYPE_CHECKING:  # imports torch, which a run with nothing to do must not pay for
     from pipeline.training.job import Job, Which
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> None:
             jobs = {leaf: pose(files, leaf, receipt, facts) for leaf, receipt in receipts.items()}
             for seed in range(config.seeds):
                 said = {leaf: fit(job, leaf, seed) for leaf, job in jobs.items()}
-                write_npy(files.fold(seed).test, compose(TASKS[competition.task], config.run, deployed, said))
+                task = task_of(competition, facts["classes"])
+                write_npy(files.fold(seed).test, compose(task, config.run, deployed, said))
             write(files, config, parent, jobs, key, started)
 
 

@@ -35,7 +35,7 @@ from pipeline.store.shelves import (
     refuse_strangers,
     refuse_without_pairs,
 )
-from pipeline.tasks import TASKS
+from pipeline.tasks import TASKS, refuse_several
 
 if TYPE_CHECKING:  # they import pandas, scipy or scikit-learn, which a stage with nothing to do must not pay for
     from pipeline.forecast.candidates import View
@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> None:
     config, competition = load_run(args.run), load_competition(files.competition.name)
     if not isinstance(config, Lb):
         raise UserError(f'{files.config} has stage = "{config.stage}": run make {config.stage} instead of make lb')
+    refuse_several(competition, files.config, "make lb")
     with lock(files.lock, f"run {args.run}"):
         facts = read_table_facts(files.competition)
         parent = read_stage(config.run, "run", *PREDICTING)

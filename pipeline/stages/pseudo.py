@@ -21,7 +21,7 @@ from pipeline.store.keys import builds_on, built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, write_receipt
 from pipeline.store.runs import Pseudo, load_run
 from pipeline.store.shelves import as_parent, leaves, of_repeat, read_shelf, read_stage, refuse_seen, refuse_strangers
-from pipeline.tasks import TASKS, Task
+from pipeline.tasks import TASKS, Task, refuse_several
 
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
     from pipeline.store.table import Table
@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
     config, competition = load_run(args.run), load_competition(files.competition.name)
     if not isinstance(config, Pseudo):
         raise UserError(f'{files.config} has stage = "{config.stage}": run make {config.stage} instead of make pseudo')
+    refuse_several(competition, files.config, "make pseudo")
     with lock(files.lock, f"run {args.run}"):
         facts = read_table_facts(files.competition)
         parents = {name: read_shelf(name, "run") for name in builds_on(config)}

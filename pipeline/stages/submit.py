@@ -23,7 +23,7 @@ from pipeline.store.files import Array, atomic, digest_file, lock, number, read_
 from pipeline.store.keys import read_table_facts, submit_key
 from pipeline.store.receipts import damaged, fresh, touch, write_receipt
 from pipeline.store.shelves import PREDICTING, as_out_of_fold, leaves
-from pipeline.tasks import TASKS, Task
+from pipeline.tasks import Task, task_of
 
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
     import pandas as pd
@@ -77,7 +77,7 @@ def decide(
     if not (task.cuts and wants_labels):
         return task.decide(test, task.default_cuts(len(shelf["classes"]))), {}
     decision = shelf["decision"]
-    if decision is None and task.name == "ordinal":
+    if decision is None and task.name in ("ordinal", "several"):
         cuts, method = task.default_cuts(len(shelf["classes"])), "fixed"
     elif decision is None:
         # The metric takes probabilities but the file wants labels: F1 decides.
@@ -171,8 +171,9 @@ def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
     from pipeline.store.tracking import track
 
     competition = load_competition(files.competition.name)
-    task, facts = TASKS[competition.task], read_table_facts(files.competition)
+    facts = read_table_facts(files.competition)
     table = read_table(files.competition, facts)
+    task = task_of(competition, table.classes)
     if shelf["test"] != facts["test"]:
         raise UserError(f"{files.receipt} was made for other test rows than those of today: run make again")
     metric = metric_of(competition, files.competition)

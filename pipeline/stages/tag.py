@@ -31,7 +31,7 @@ from pipeline.store.shelves import (
     refuse_strangers,
     refuse_without_pairs,
 )
-from pipeline.tasks import TASKS
+from pipeline.tasks import TASKS, refuse_several
 
 if TYPE_CHECKING:  # they import pandas, scipy and OpenCV, which a stage with nothing to do must not pay for
     import pandas as pd
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
     config, competition = load_run(args.run), load_competition(files.competition.name)
     if not isinstance(config, Tag):
         raise UserError(f'{files.config} has stage = "{config.stage}": run make {config.stage} instead of make tag')
+    refuse_several(competition, files.config, "make tag")
     with lock(files.lock, f"run {args.run}"):
         facts = read_table_facts(files.competition)
         shelf = read_stage(config.run, "run", *PREDICTING)

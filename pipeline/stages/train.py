@@ -35,7 +35,7 @@ from pipeline.store.shelves import (
     refuse_strangers,
 )
 from pipeline.store.train import Train
-from pipeline.tasks import TASKS
+from pipeline.tasks import refuse_several, task_of
 
 if TYPE_CHECKING:  # both import torch, which a run with nothing to do must not pay for
     from pipeline.training.job import Job, Which
@@ -50,13 +50,15 @@ def run(args: argparse.Namespace) -> None:
     config, competition = load_run(args.run), load_competition(files.competition.name)
     if not isinstance(config, Train):
         raise UserError(f'{files.config} has stage = "{config.stage}": run make {config.stage} instead of make train')
-    task = TASKS[competition.task]
     metric = metric_of(competition, files.competition)
+    if config.teacher:
+        refuse_several(competition, files.config, "a teacher")
+    if config.fit != "network":
+        refuse_several(competition, files.config, f"fit = {config.fit!r}")
     with lock(files.lock, f"run {args.run}"):
         facts = read_table_facts(files.competition)
         refuse_other_folds(files, facts["fold_map"])
-        if not metric.label:
-            task.refuse_grades(facts["classes"], f"metric {metric.name}")
+        metric.refuse_grades(task_of(competition, facts["classes"]), facts["classes"])
         parents = read_parents(config, files, facts)
         key = train_keys(config, competition, facts)[2]
         if fresh(files.receipt, key):

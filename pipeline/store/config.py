@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,9 +10,10 @@ from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.errors import UserError, nearest
 from pipeline.store.masks import Masks
 from pipeline.store.section import Count, Positive, Section, Seed, validate
+from pipeline.store.target import Columns, Target, refuse_misfit, refuse_overlap, together
 from pipeline.store.toml import read_toml
 
-TaskName = Literal["binary", "multiclass", "multilabel", "ordinal", "regression", "segmentation"]
+TaskName = Literal["binary", "multiclass", "multilabel", "ordinal", "regression", "segmentation", "several"]
 Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
 
@@ -172,7 +173,8 @@ class Competition(Section):
     train: str = "train.csv"
     test: str | None = None
     id: str
-    target: str | list[str] = Field(default_factory=list)
+    target: Columns = Field(default_factory=list)
+    targets: Annotated[list[Target], Field(min_length=2)] | None = None
     separator: str | None = None
     classes: list[str] | None = None
     weight: str | None = None
@@ -187,16 +189,22 @@ class Competition(Section):
     folds: Folds = Folds()
     submission: Submission = Submission()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _several(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Fill in what several targets say together, their columns and a metric that is the mean of theirs."""
+        return given | together(given)
+
+    @property
+    def parts(self) -> list[Competition]:
+        """Return the contract of each of several targets, as if it were alone; [] where there is one."""
+        keys = ("task", "metric", "target", "separator", "classes")
+        alone = [{"targets": None} | {key: getattr(part, key) for key in keys} for part in self.targets or []]
+        return [self.model_copy(update=settings) for settings in alone]
+
     @model_validator(mode="after")
     def _targets_fit_task(self) -> Competition:
-        if self.classes is not None and len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes: a name stands there twice")
-        if isinstance(self.target, list) and self.task in ("binary", "ordinal"):
-            raise ValueError(f"target: a {self.task} task has one target column, got {self.target}")
-        if self.separator is not None and self.task != "multilabel":
-            raise ValueError("separator: only a multilabel task has a column of joined labels")
-        if self.task == "multilabel" and isinstance(self.target, str) and self.separator is None:
-            raise ValueError('separator: a multilabel task with one column needs it, for example separator = " "')
+        refuse_misfit(self.task, self.target, self.separator, self.classes)
         if self.unlabelled is not None and (self.images.channel or self.images.view):
             raise ValueError("unlabelled: files of several channels or views cannot be put together by a glob")
         return self
@@ -241,6 +249,10 @@ class Competition(Section):
                 )
         if self.unknown == "mask" and not (self.task in ("multilabel", "regression") and isinstance(self.target, list)):
             raise ValueError('unknown: "mask" is for several columns of labels or values')
+        if self.targets is not None:
+            refuse_overlap(self.targets)
+            if self.submission.format != "auto":
+                raise ValueError("submission.format: of several targets each is written as its metric wants it")
         if self.submission.best and (self.task != "multiclass" or self.submission.format != "auto"):
             raise ValueError("submission.best: the likeliest labels of a row, in one cell, are of a multiclass task")
         return self

@@ -44,7 +44,8 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
     built_on = {role: role_hashes(role, run, config) for role in ROLES if (run := getattr(config, role, None))}
     weights = Path(config.model.weights)
     how = competition.images.model_dump(exclude={"pattern", "train", "test"})
-    contract = [competition.task, how, own_code(how)]
+    parts = [[part.task, part.columns, part.weight] for part in competition.targets or []]
+    contract = [competition.task, how, own_code(how), *parts]
     chosen_by = metric_facts(competition) if config.select == "best" else None
     known = [digest_file(weights) if weights.is_file() else None, own_code(config.fitting())]
     rows = [table["classes"], table["fold_map"], table["scored"], table.get("extra")]
@@ -63,7 +64,8 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
 def metric_facts(competition: Competition) -> list[Any]:
     """Return all that a score depends on besides rows and predictions: a metric file with its content."""
     named = (competition.metric, competition.metric_greater, competition.metric_weights, competition.metric_per_group)
-    return [*named, own_code(competition.metric)]
+    each = [[part.metric, part.share, own_code(part.metric)] for part in competition.targets or []]
+    return [*named, own_code(competition.metric), *each]
 
 
 def own_code(value: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -43,7 +44,14 @@ def validate(schema: type[S], settings: dict[str, Any], path: Path) -> S:
 def _section_at(schema: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
     """Return the keys that may stand at `place` in a schema."""
     for part in place:
-        annotation = schema.model_fields[str(part)].annotation
-        found = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
-        schema = next(a for a in found if issubclass(a, BaseModel))
+        if not isinstance(part, int):  # the place in a list has no schema of its own
+            schema = next(_models(schema.model_fields[part].annotation))
     return [field.alias or name for name, field in schema.model_fields.items()]
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the schemas that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _models(inner)

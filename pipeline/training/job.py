@@ -16,15 +16,15 @@ from pipeline.store.errors import UserError, nearest, resolve
 from pipeline.store.files import Array, digest
 from pipeline.store.table import Table
 from pipeline.store.train import Train
-from pipeline.tasks import TASKS, Task
+from pipeline.tasks import Task, refuse_several, task_of
 from pipeline.training.augment import augmenter
 from pipeline.training.images import Rows, cached
+from pipeline.training.joint import objective_of
 from pipeline.training.machine import Machine
 from pipeline.training.mask_job import NAME, check_masks, new_mask_network, refuse_mask_settings
 from pipeline.training.mask_nets import MaskNetwork
 from pipeline.training.models import Network, build, outputs_of
 from pipeline.training.normalize import by_group
-from pipeline.training.objective import Objective
 from pipeline.training.optim import OPTIMIZERS, SCHEDULES
 from pipeline.training.predict import TTA
 from pipeline.training.ragged import Ragged, cached_ragged
@@ -114,7 +114,7 @@ class Job:
     @property
     def task(self) -> Task:
         """Return the task."""
-        return TASKS[self.competition.task]
+        return task_of(self.competition, self.table.classes)
 
     @property
     def folds(self) -> list[int]:
@@ -198,15 +198,19 @@ def check_names(job: Job) -> None:
         if views == "d4" and job.seen[0] != job.seen[1]:
             what = f'predict.{name} = "d4" turns images by 90 degrees'
             raise UserError(f"{job.files.config}: {what}: image.size must be square")
-    if config.predict.hard_tta != "none" and job.task.name == "regression":
-        raise UserError(f"{job.files.config}: predict.hard_tta needs to know what is hard; one value does not tell")
+    if config.predict.hard_tta != "none":
+        refuse_several(job.competition, job.files.config, "predict.hard_tta")
+        if job.task.name == "regression":
+            raise UserError(f"{job.files.config}: predict.hard_tta needs to know what is hard; one value does not tell")
     if config.image.normalize == "group" and not job.table.groups.any():
         raise UserError(
             f'{job.files.config}: image.normalize = "group" needs [group] in {job.files.competition.config}'
         )
-    if config.optim.freeze == "auto" and job.task.name == "regression":
-        raise UserError(f'{job.files.config}: optim.freeze = "auto" counts images per class; values have none')
-    Objective(job.task, job.head, len(job.table.classes), y, **config.loss.model_dump())
+    if config.optim.freeze == "auto":
+        refuse_several(job.competition, job.files.config, 'optim.freeze = "auto"')
+        if job.task.name == "regression":
+            raise UserError(f'{job.files.config}: optim.freeze = "auto" counts images per class; values have none')
+    objective_of(job.task, job.head, len(job.table.classes), y, **config.loss.model_dump())
     if config.indicators and (job.task.name != "multiclass" or job.competition.soft):
         raise UserError(
             f"{job.files.config}: indicators = true gives rows a class of their own: multiclass only, not soft"
@@ -243,7 +247,7 @@ def new_network(job: Job) -> Network:
         beside=model.metadata,
         size=job.seen,
         outputs=outputs,
-        values=outputs if job.task.name == "regression" else 1,
+        values=outputs if job.task.name in ("regression", "several") else 1,
         pool=model.pool,
         dropout=model.dropout,
         normalize=job.config.image.normalize,

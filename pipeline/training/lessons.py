@@ -17,6 +17,7 @@ from pipeline.store.files import Array, digest, read_npy
 from pipeline.store.shelves import leaves
 from pipeline.training.images import Rows
 from pipeline.training.job import Job, Which
+from pipeline.training.joint import objective_of
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import Lessons
 from pipeline.training.weights import start_of
@@ -53,7 +54,7 @@ def plan(job: Job, which: Which, images: Rows, bad: dict[int, str]) -> Course:
         marked = marked[: max(1, len(gold) // (classes + 1))]
         y, classes = np.where(np.isin(np.arange(len(y)), marked), classes, y), classes + 1
     follow: dict[str, Any] = config.distill.model_dump(exclude={"nested"}) if config.teacher else {}
-    objective = Objective(job.task, job.head, classes, y[gold], **config.loss.model_dump(), **follow)
+    objective = objective_of(job.task, job.head, classes, y[gold], **config.loss.model_dump(), **follow)
     targets, weights = objective.encode(y), torch.tensor(table.weights[rows], dtype=torch.float32)
     weights = weights / weights[gold].mean().clamp(min=1e-9)  # so that the learning rate means the same
     if tags is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.store.errors import UserError, nearest, resolve
-from pipeline.tasks import Task
+from pipeline.tasks import Several, Task
 from pipeline.training.normalize import by_image, fixed
 from pipeline.training.pooling import AGGREGATES, POOLS, Beside
 
@@ -211,6 +211,9 @@ def outputs_of(task: Task, head: str, classes: int) -> int:
 def to_prediction(task: Task, head: str, scores: Tensor, center: Tensor, spread: Tensor) -> Tensor:
     """Turn raw scores N D into predictions N P (see `pipeline.tasks`)."""
     scores = scores.float()
+    if isinstance(task, Several):
+        each = [(p.task, p.task.heads[0], scores[:, p.p], center[p.p], spread[p.p]) for p in task.pieces]
+        return torch.cat([to_prediction(*one) for one in each], 1)
     if task.name == "multiclass":
         return scores.softmax(1)
     if task.probabilities:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.store.files import Array
-from pipeline.tasks import Task
+from pipeline.tasks import Piece, Several, Task
 from pipeline.training.models import to_prediction
 
 
@@ -59,11 +60,21 @@ class Watch:
         return self.width if self.task.name == "multiclass" else scores.shape[1]
 
     def _judge(self, y: Tensor, scores: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the probability of the truth, the margin, and whether the row is right."""
+        """Return the probability of the truth, the margin, and whether the row is right; of several targets the mean
+        of both, and whether all are right.
+        """
+        if isinstance(self.task, Several):
+            each = [
+                self._alone(piece)._judge(y[:, piece.y], scores[:, piece.p], prediction[:, piece.p])
+                for piece in self.task.pieces
+            ]
+            truth, margin, right = (torch.stack(told) for told in zip(*each, strict=True))
+            return truth.float().mean(0), margin.float().mean(0), right.all(0)
         if self.task.name == "multiclass":
-            true = scores.gather(1, y[:, None])[:, 0]
-            others = scores.scatter(1, y[:, None], -torch.inf).amax(1)
-            return scores.softmax(1).gather(1, y[:, None])[:, 0], true - others, true > others
+            at = y.long().reshape(len(y), 1)
+            true = scores.gather(1, at)[:, 0]
+            others = scores.scatter(1, at, -torch.inf).amax(1)
+            return scores.softmax(1).gather(1, at)[:, 0], true - others, true > others
         wide = y.reshape(len(y), -1)
         known = ~wide.isnan()
         if self.task.probabilities:
@@ -74,6 +85,11 @@ class Watch:
         right = error[:, 0] < 0.5 if self.task.cuts else (~known | (error < self.spread)).all(1)
         error = over_known(error / self.spread)
         return (-error).exp(), -error, right
+
+    def _alone(self, piece: Piece) -> Watch:
+        """Return a watch of one of several targets, to judge by."""
+        center, spread = self.center[piece.p], self.spread[piece.p]
+        return Watch(piece.task, piece.task.heads[0], np.zeros((0, 1)), piece.task.width(piece.classes), center, spread)
 
     def table(self) -> Array:
         """Return the statistics of every row, N x (P + 3), float32."""

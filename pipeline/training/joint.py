@@ -1,0 +1,58 @@
+"""The objective of several targets: each is compared on its own columns of the head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.store.errors import resolve
+from pipeline.store.files import Array
+from pipeline.tasks import Several, Task
+from pipeline.training.losses import losses_for
+from pipeline.training.objective import Objective
+
+
+class Joint(Objective):
+    """Add the losses of several targets, each by its weight in the contract.
+
+    A loss that is named is that of the targets which know it, the others keep their own; smoothing and class weights
+    are for those with classes. Values are standardised by the training rows, as they are alone.
+    """
+
+    def __init__(
+        self, task: Several, y: Array, *, name: str, smoothing: float = 0.0, class_weight: str = "none", **options: Any
+    ) -> None:
+        heads = [piece.task.heads[0] for piece in task.pieces]
+        known = [losses_for(piece.task, head) for piece, head in zip(task.pieces, heads, strict=True)]
+        if name != "auto":
+            resolve({key: loss for table in known for key, loss in table.items()}, name, "loss of several targets")
+        self.pieces: list[tuple[slice, float, Objective]] = []
+        width = task.pieces[-1].p.stop
+        self.center, self.spread = torch.zeros(width), torch.ones(width)
+        for piece, head, table in zip(task.pieces, heads, known, strict=True):
+            mine: dict[str, Any] = {"name": name if name in table else "auto"}
+            if head != "regression" or set(heads) == {"regression"}:  # else nobody takes them, which is refused
+                mine |= {"smoothing": smoothing, "class_weight": class_weight}
+            alone = Objective(piece.task, head, piece.classes, piece.of(y), **mine, **options)
+            self.pieces.append((piece.p, piece.weight, alone))
+            if head == "regression":
+                self.center[piece.p], self.spread[piece.p] = alone.center, alone.spread
+        self.task = task
+
+    def encode(self, y: Array) -> Tensor:
+        """Return float targets N D in the columns of the head."""
+        assert isinstance(self.task, Several)
+        pairs = zip(self.task.pieces, self.pieces, strict=True)
+        return torch.cat([alone.encode(piece.of(y)) for piece, (_, _, alone) in pairs], 1)
+
+    def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return one loss a sample (N)."""
+        each = [weight * alone.loss(scores[:, at], targets[:, at]) for at, weight, alone in self.pieces]
+        return torch.stack(each).sum(0)
+
+
+def objective_of(task: Task, head: str, classes: int, y: Array, **options: Any) -> Objective:
+    """Return the objective of a task (see `Objective`)."""
+    return Joint(task, y, **options) if isinstance(task, Several) else Objective(task, head, classes, y, **options)
