@@ -15,8 +15,8 @@ SIDE, ACROSS = 64, 3
 def make(folder: Path, fields: int = 22, objects: bool = False, seed: int = 0) -> None:
     """Write `fields` fields of 3 x 3 grey tiles of 64 px for training and as many for test, in competition layout.
 
-    `train.csv` holds a mask a tile, or with `objects` a row an object; `tiles.csv` says where each tile was cut. The test
-    fields are others than those of training; whole ones of them are Public (30 %) or Private.
+    `train.csv` holds a mask a tile, or with `objects` a row an object; `tiles.csv` says where each tile was cut. The
+    test fields are others than those of training; whole ones of them are Public (30 %) or Private.
     """
     import cv2
 
