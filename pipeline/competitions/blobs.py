@@ -15,8 +15,8 @@ SIDE, ACROSS = 64, 3
 def make(folder: Path, fields: int = 22, objects: bool = False, seed: int = 0) -> None:
     """Write `fields` fields of 3 x 3 grey tiles of 64 px for training and as many for test, in competition layout.
 
-    `train.csv` holds a mask a tile, or with `objects` a row an object; `tiles.csv` says where each tile was cut. The test
-    fields are others than those of training; whole ones of them are Public (30 %) or Private.
+    `train.csv` holds a mask a tile, or with `objects` a row an object; `tiles.csv` says where each tile was cut. The
+    test fields are others than those of training; whole ones of them are Public (30 %) or Private.
     """
     import cv2
 
@@ -64,22 +64,22 @@ def draw_field(rng: np.random.Generator) -> tuple[Array, Array]:
 
     side = SIDE * ACROSS
     grain = [gaussian_filter(rng.normal(size=(side, side)), sigma) * sigma for sigma in (1.5, 6.0, 40.0)]
-    light = 60 + 6 * grain[0] + 9 * grain[1] + 25 * grain[2]
+    light = 60 + 20 * grain[0] + 20 * grain[1] + 25 * grain[2]
     drawn = np.zeros((side, side), np.uint16)
-    for _ in range(rng.integers(3, 6)):
+    for _ in range(rng.integers(5, 8)):
         centre = rng.uniform(8, side - 8, 2)
         for _ in range(rng.integers(1, 6)):
             ellipse, reach = draw_ellipse(side, centre, rng)
             new = (ellipse < 1) & (drawn == 0)
             if np.count_nonzero(new) > 25:
                 drawn[new] = drawn.max() + 1
-                light += rng.uniform(18, 90) * np.where(new, 1 - 0.4 * ellipse, 0)
+                light += rng.uniform(14, 80) * np.where(new, 1 - 0.4 * ellipse, 0)
             turn = rng.uniform(0, 2 * np.pi)
             centre = centre + 1.7 * reach * np.array([np.sin(turn), np.cos(turn)])
     for _ in range(rng.integers(1, 4)):
         ellipse, _ = draw_ellipse(side, rng.uniform(0, side, 2), rng)
         light += gaussian_filter(np.where(ellipse < 1, rng.uniform(20, 45), 0), 3.0) * (drawn == 0)
-    light = gaussian_filter(light, 0.8) + rng.normal(0, 4, light.shape)
+    light = gaussian_filter(light, 0.8) + rng.normal(0, 1.5, light.shape)
     return np.clip(light, 0, 255).astype(np.uint8), drawn
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from pipeline.competitions import blobs, digits
 
-MAKERS = {"digits": digits.make, "blobs": blobs.make, "blobs-objects": partial(blobs.make, objects=True)}
+MAKERS: dict[str, Callable[[Path], None]] = {
+    "digits": digits.make,
+    "blobs": blobs.make,
+    "blobs-objects": partial(blobs.make, objects=True),
+}

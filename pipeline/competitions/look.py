@@ -194,8 +194,8 @@ def prove(found: Look, path: Path) -> Look:
     raw = read(config, found.path)
     if config.task == "segmentation":
         order = look_masks.prove(config, found.path, raw)
-        form = read_mask_form(config, raw.classes, found.path)
-        return replace(found, findings=[*found.findings, *order, look_masks.submission(form)])
+        cells = look_masks.submission(read_mask_form(config, raw.classes, found.path))
+        return replace(found, findings=[*found.findings, *order, cells])
     form = read_format(config, task, metric, raw.classes, found.path)
     return replace(found, findings=[*found.findings, submission(form)])
 

@@ -105,7 +105,8 @@ def starters(name: str, found: Look, weights: str) -> dict[str, str]:
     what, took = f"{first['model']['name']} with published weights", "wants a GPU"
     if weights == "none":
         each = minutes(found.rows, size, first["precision"])
-        what, took = f"A small {'U-Net' if task == 'segmentation' else 'CNN'} from scratch", f"up to about {first['epochs'] * each / 0.75:.0f} minutes on 2 cores"
+        what = "A small U-Net from scratch" if task == "segmentation" else "A small CNN from scratch"
+        took = f"up to about {first['epochs'] * each / 0.75:.0f} minutes on 2 cores"
     recipe = f'"{first["augment"]["recipe"]}": {RECIPE[found.symmetry][2]} ({found.why}; uncertain: look at some).'
     title = [f"{what} at {size} px; task {task}, {found.rows} rows; {took}.", f"Recipe {recipe}"]
     if first.get("precision") == "bf16":

@@ -30,7 +30,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Roles:
-    """Which table is which; `train` is "" where class folders or mask files tell it, `test` where only the sample does."""
+    """Which table is which; `train` is "" where class folders or mask files tell it, `test` where the sample does."""
 
     train: str
     test: str

@@ -41,14 +41,17 @@ def look_at(data: Path, masks: list[str], ids: list[str], tables: dict[str, pd.D
     values = sorted(codes)
     if len(values) <= 2 or len(values) > MOST or looked[0].lower().endswith((".jpg", ".jpeg")):
         sure = len(values) <= 2 and (values[0] == 0)
-        return [*keys, Finding("masks.values", None, f"{told} hold {listed(list(map(str, values)))}: 0 and not 0", sure)]
+        return [
+            *keys,
+            Finding("masks.values", None, f"{told} hold {listed(list(map(str, values)))}: 0 and not 0", sure),
+        ]
     words = f"{told} hold the values {listed(list(map(str, values)))}: a class each, and every pixel is of one"
     return [
         *keys,
         Finding("classes", [f"value {v}" for v in values], "their names are not known", False),
         Finding("masks.values", values, words, False),
-        Finding("masks.exclusive", True, "so a pixel is of exactly one class; drop what is background from both lists and set false if it is not scored", False),
-    ]  # fmt: skip
+        Finding("masks.exclusive", True, "so a pixel is of exactly one class", False),
+    ]
 
 
 def by_class(texts: list[str]) -> tuple[str, list[str]]:
@@ -81,11 +84,15 @@ def of_colours(codes: list[int], told: str, tables: dict[str, pd.DataFrame]) -> 
         rest = [c for low, c in columns.items() if low not in "rgb"]
         if {"r", "g", "b"} <= set(columns) and rest:
             rgb = table[[columns[c] for c in "rgb"]].apply(pd.to_numeric, errors="coerce").to_numpy()
-            known = {f"#{int(r):02x}{int(g):02x}{int(b):02x}": n for (r, g, b), n in zip(rgb, table[rest[0]], strict=True)}
+            known = {
+                f"#{int(r):02x}{int(g):02x}{int(b):02x}": n for (r, g, b), n in zip(rgb, table[rest[0]], strict=True)
+            }
             if set(names) <= set(known):
                 names, words, sure = known, f"{file} names them", True
     if len(names) > MOST:
-        raise UserError(f"masks have {len(names)} colours ({listed(sorted(names), 3)}): write them as PNG, a colour a class")
+        raise UserError(
+            f"masks have {len(names)} colours ({listed(sorted(names), 3)}): write them as PNG, a colour a class"
+        )
     return [
         Finding("classes", list(names.values()), words if sure else "their names are not known", sure),
         Finding("masks.colours", list(names), words, sure),

@@ -162,9 +162,10 @@ def from_files(folder: Folder, roles: Roles, masks: list[str]) -> Asked:
 def images_of_masks(
     sample: pd.DataFrame, name: str, images: list[str], masks: list[str]
 ) -> tuple[str, str, pd.DataFrame]:
-    """Return the name of a train table that is not there, a glob of images that have masks, and their ids as a table."""
+    """Return the name of a train table that is not there, a glob of images with masks, and a table of their ids."""
     ids = find_id(sample, images, name, [str(c) for c in sample.columns])
-    test = set(match(images, sample[ids.value])[complete(match(images, sample[ids.value]), sample[ids.value].tolist(), images)[0]].values())  # fmt: skip
+    named = match(images, sample[ids.value])
+    test = set(named[complete(named, sample[ids.value].tolist(), images)[0]].values())
     rest = {PurePosixPath(path).stem: path for path in images if path not in test}
     known = most(match(masks, rest).values())
     if not known:
@@ -190,7 +191,10 @@ def finish(asked: Asked, sides: np.ndarray, rows: int) -> list[Finding]:
     elif keys.get("masks.exclusive"):
         metric, words = "mean_iou", "usual where every pixel has a class"
     elif one and isinstance(classes, str) and "masks.class" not in keys and "masks.separator" not in keys:
-        metric, words = "tgs_precision", f"one mask for each of {rows} small tiles of one size, as in TGS salt; dice is as common"
+        metric, words = (
+            "tgs_precision",
+            f"one mask for each of {rows} small tiles of one size, as in TGS salt; dice is as common",
+        )
     else:
         metric, words = "dice", "usual for masks; iou is as common"
     return [Finding("metric", metric, words, False)]
@@ -220,7 +224,9 @@ def prove(config: Competition, data: Path, raw: Raw) -> list[Finding]:
         return []
     column, row_wise = (float(np.nanmean(found)) for found in told.values())
     better = "row" if row_wise > column else "column"
-    words = f"read {better} by {better}, {len(looked)} masks explain {max(column, row_wise):.1%} of the images' variance"
+    words = (
+        f"read {better} by {better}, {len(looked)} masks explain {max(column, row_wise):.1%} of the images' variance"
+    )
     words += f", the other way {min(column, row_wise):.1%}"
     return [Finding("masks.order", better, words, max(column, row_wise) > 1.5 * min(column, row_wise))]
 

@@ -103,7 +103,9 @@ def parse(cell: str, size: Array, order: str, place: Place) -> Array:
         raise UserError(f"{place} has RLE that does not fit: {error} (masks.order = {order!r})") from None
 
 
-def draw(config: Competition, cells: Sequence[str], size: Array, kind: Kind, classes: Sequence[str], place: Place) -> Array:
+def draw(
+    config: Competition, cells: Sequence[str], size: Array, kind: Kind, classes: Sequence[str], place: Place
+) -> Array:
     """Return the mask of a row's cells as it is stored: see `pipeline.masks.truth.Truth`."""
     order = config.masks.order
     if kind == "objects":

@@ -18,7 +18,7 @@ from pipeline.store.files import Array
 
 
 def find_files(config: Competition, data: Path, ids: Array, classes: Sequence[str]) -> list[list[str]]:
-    """Return the mask files of every id: one, or one a class; a row without one and a mask without a row are refused."""
+    """Return the mask files of every id: one, or one a class; an id without one, a mask without a row are refused."""
     pattern = (config.masks.pattern or "").replace("{split}", config.images.train)
     each = [pattern.replace("{class}", name) for name in classes] if "{class}" in pattern else [pattern]
     found = []
@@ -49,7 +49,9 @@ def draw_files(
     images = [read(data / file, i, size) for file in files]
     told = config.masks.values or [int(colour[1:], 16) for colour in config.masks.colours or []]
     if not told:
-        return store(np.stack([anything(image, file) for image, file in zip(images, files, strict=True)]), kind, classes, place)
+        return store(
+            np.stack([anything(image, file) for image, file in zip(images, files, strict=True)]), kind, classes, place
+        )
     codes = numbers(images[0], config.masks.colours is not None, place)
     known = told if kind == "exclusive" else [*told, 0]
     odd = ~np.isin(codes, known)

@@ -155,7 +155,8 @@ def mask_leaderboard(
 
     with ThreadPoolExecutor() as pool:
         stats = np.stack(list(pool.map(one, range(len(ids)))))
-    problem = Problem(task, metric, len(form.classes), np.zeros((len(ids), len(form.classes))), np.zeros(len(ids)), None)
+    problem = Problem(
+        task, metric, len(form.classes), np.zeros((len(ids), len(form.classes))), np.zeros(len(ids)), None
+    )
     parts = {name: usage == name for name in ("public", "private")}
     return {name: problem.part(rows).judge(stats[rows]) for name, rows in parts.items() if rows.any()}
-

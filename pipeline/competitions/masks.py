@@ -35,7 +35,9 @@ def write_masks(config: Competition, data: Path, raw: Raw, sizes: Array, path: P
         def one(row: int) -> None:
             cells, i = raw.cells[row], str(raw.ids[row])
             if config.masks.pattern is None:
-                where = Place(data / (config.train if raw.codes[row] == 0 or not config.extra else config.extra.table), i)
+                where = Place(
+                    data / (config.train if raw.codes[row] == 0 or not config.extra else config.extra.table), i
+                )
                 drawn = draw(config, cells, sizes[row], kind, raw.classes, where)
             else:
                 drawn = draw_files(config, data, cells, sizes[row], kind, raw.classes, i)
@@ -49,5 +51,4 @@ def write_masks(config: Competition, data: Path, raw: Raw, sizes: Array, path: P
         absent = [name for name, area in zip(raw.classes, y[labelled].sum(0), strict=True) if not area]
         if absent:
             raise UserError(f"{data / config.train}: class {absent[0]!r} has no pixel in any mask: nothing to learn")
-        truth.flat.flush()
     return y, marks.astype(str)

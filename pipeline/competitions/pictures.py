@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from pipeline.competitions.copies import each
+from pipeline.competitions.paths import ending
 from pipeline.store.config import Images
 from pipeline.store.errors import UserError, resolve
 from pipeline.store.files import Array
@@ -38,14 +39,16 @@ def read(images: Images, path: Path) -> Array:
     try:
         if images.decoder is not None:
             image = np.asarray(resolve({}, images.decoder, "images.decoder")(path.read_bytes()))
-        elif path.suffix.lower() == ".npy":
+        elif ending(path.name) == "npy":
             image = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
             image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     except UserError:
         raise
     except Exception as error:  # a decoder of the user's own may raise anything
-        raise UserError(f"image {path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}") from error
+        raise UserError(
+            f"image {path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}"
+        ) from error
     if image is None:
         raise UserError(f"image {path} cannot be read: fetch it again, drop its row, or give images.decoder")
     if image.ndim == 3 and image.shape[2] != images.each and image.shape[0] == images.each:

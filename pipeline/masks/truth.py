@@ -57,7 +57,7 @@ class Truth:
         return layers_of(self.raw(row), self.classes, self.kind)
 
     def instances(self, row: int) -> Array:
-        """Return the objects of a row's first class (h w, int32; 0: none): as given, else its 4-connected components."""
+        """Return the objects of a row's first class (h w, int32; 0: none): as given, else 4-connected components."""
         if self.kind == "objects":
             return np.asarray(self.raw(row), np.int32)
         return components(self[row][0])
@@ -94,7 +94,7 @@ def coverage(raw: Array, classes: int, kind: Kind) -> Array:
     """Return the share of the pixels of a stored mask that is of each class (C)."""
     pixels = raw.shape[-2] * raw.shape[-1]
     if kind == "exclusive":
-        return np.bincount(raw.reshape(-1), minlength=classes) / pixels
+        return np.asarray(np.bincount(raw.reshape(-1), minlength=classes) / pixels)
     return np.asarray(np.count_nonzero(raw.reshape(classes, -1), axis=1) / pixels)
 
 
@@ -105,4 +105,3 @@ def read_truth(files: CompetitionFiles, table: Table, competition: Competition) 
     if not files.masks.exists() or len(flat := read_npy(files.masks)) != starts[-1]:
         raise UserError(f"{files.masks} is missing or not of this table: run make folds COMP={files.name}")
     return Truth(flat, starts, table.sizes, classes, kind)
-

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.errors import UserError, nearest
-from pipeline.store.masks import Masks
+from pipeline.store.masks import NO_MASKS, Masks
 from pipeline.store.section import Count, Positive, Section, Seed, validate
 from pipeline.store.target import Columns, Target, refuse_misfit, refuse_overlap, together
 from pipeline.store.toml import read_toml
@@ -181,7 +181,7 @@ class Competition(Section):
     soft: bool = False
     unknown: Literal["refuse", "mask"] = "refuse"
     images: Images = Images()
-    masks: Masks = Masks()
+    masks: Masks = NO_MASKS
     metadata: Metadata | None = None
     extra: Extra | None = None
     unlabelled: str | None = None
@@ -212,7 +212,7 @@ class Competition(Section):
     @model_validator(mode="after")
     def _masks_fit_task(self) -> Competition:
         if self.task != "segmentation":
-            if self.masks != Masks():
+            if self.masks != NO_MASKS:
                 raise ValueError(f'[masks] is for task = "segmentation", not for a {self.task} task')
             if not self.target:
                 raise ValueError("target: name the column, or columns, of the train table")

@@ -55,3 +55,6 @@ class Masks(Section):
         if self.pattern is not None and self.long:
             raise ValueError("masks.class and masks.separator are about RLE in the train table: masks.pattern is files")
         return self
+
+
+NO_MASKS = Masks.model_validate({})

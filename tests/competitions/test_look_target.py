@@ -112,7 +112,6 @@ REFUSED = {
     "empty": ({"y": ["", ""]}, {"y": FLOATS}, "no value in column 'y'"),
     "decimal commas": ({"y": ["0,5", "1,5"]}, {"y": ["0,5"]}, "decimal commas"),
     "several class targets": ({"u": ["a", "b"], "v": ["1", "2"]}, {"u": ["a"], "v": ["1"]}, "'u' does not hold numbers"),
-    "masks": ({"rle_mask": ["1 3 7 9", "", "4 4"]}, {"rle_mask": ["1 1"]}, "segmentation, which this version does not train"),
 }  # fmt: skip
 
 
@@ -123,9 +122,3 @@ def test_refusals(case):
     with pytest.raises(UserError, match=said) as caught:
         find_task(train, sample, find_target(train, sample, "id").value, "id")
     assert "\n" not in str(caught.value)
-
-
-def test_masks_are_segmentation_where_it_is_a_task(monkeypatch):
-    monkeypatch.setitem(__import__("pipeline.tasks", fromlist=["TASKS"]).TASKS, "segmentation", None)
-    found = inferred({"EncodedPixels": ["1 3 7 9", "", "4 4"]}, {"EncodedPixels": ["1 1"]})
-    assert found[1:3] == ("segmentation", "dice")

@@ -102,7 +102,7 @@ def long(masks, names, keep=lambda row, c, cell: True):
 def test_one_column(order, house):
     masks = drawn(1)
     write(house, wide(masks, ["rle"], order), f'target = "rle"\n[masks]\norder = "{order}"\n')
-    found, table = check(masks, ["rle"])
+    found, _ = check(masks, ["rle"])
     assert found.raw(3).shape == SIZES[3]
     facts = (house / "folds/toy.json").read_text()
     assert '"empty": 2' in facts

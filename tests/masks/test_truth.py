@@ -12,7 +12,9 @@ SIZES = np.array([[4, 5], [3, 3], [2, 7], [1, 1]], np.int32)
 LABELLED = np.array([True, False, True, True])
 
 
-@pytest.mark.parametrize("kind, classes, high", [("classes", 1, 2), ("classes", 3, 2), ("exclusive", 3, 3), ("objects", 1, 9)])
+@pytest.mark.parametrize(
+    "kind, classes, high", [("classes", 1, 2), ("classes", 3, 2), ("exclusive", 3, 3), ("objects", 1, 9)]
+)
 def test_what_is_set_is_read(kind, classes, high, tmp_path):
     rng, path = np.random.default_rng(0), tmp_path / "m"
     truth = create(path, SIZES, LABELLED, classes, kind)
