@@ -81,3 +81,24 @@ def faint(n, seed=0, size=40, planted=True):
 def metric_of(problem):
     """The metric of masks behind a problem."""
     return MASK_METRICS[problem.metric.name]
+
+
+def salt(n, seed=0, size=48):
+    """Maps of two networks and their mean, and truth, like TGS: 38 % empty, bodies cut by the border, false ones.
+
+    A network sees a body through noise as strong as the image is hard, with the same false spots as the other.
+    """
+    rng = np.random.default_rng(seed)
+    masks, seen = [], ([], [])
+    for _ in range(n):
+        empty, hard = rng.random() < 0.38, rng.uniform(0.3, 2.5)
+        body = smooth(rng, size, size / 5) + rng.normal() - 0.4
+        mask = (body > 0) & (not empty)
+        shared = 3 * np.clip(2 * body, -1, 1) if mask.any() else np.full((size, size), -2.5)
+        shared = np.maximum(shared, 2.2 * smooth(rng, size, 2.5) - 5.5) + hard * smooth(rng, size, 3)
+        for maps in seen:
+            logit = shared + 0.6 * hard * smooth(rng, size, 2)
+            maps.append(1 / (1 + np.exp(-logit))[None])
+        masks.append(mask[None])
+    both = [packed(maps) for maps in seen]
+    return packed([(one + other) / 2 for one, other in zip(*seen, strict=True)]), both, Truth(masks)
