@@ -1,0 +1,189 @@
+"""Predict the score of every candidate mask of an image and take the best, through the gate or not at all.
+
+The DSB-2018 winners' predictor (a regression of a candidate's IoU on its shape and probabilities) made honest: what
+speaks of a fold never saw it, its rivals are the best simple rules, themselves cross-fitted, and it is adopted where
+the lower end of its gain over all of them, allowing for all that was tried, is above zero under the true metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pipeline.forecast.mask_features import ACTION, MASK
+from pipeline.forecast.mask_survey import (
+    CUTS,
+    Action,
+    Goal,
+    Source,
+    Survey,
+    default_actions,
+    mask_of,
+    prune,
+    survey,
+)
+from pipeline.forecast.mask_table import Model, tabulate
+from pipeline.scoring.bootstrap import gate, replicate
+from pipeline.scoring.mask_choice import Choice
+from pipeline.scoring.problem import Problem
+from pipeline.store.files import Array
+
+# By how much a candidate must be predicted to beat the run's own decision: each margin is a rule of its own.
+MARGINS = (0.0, 0.02, 0.05)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Which candidate each image takes (N,): an action, or from A on objects dropped at a cut; its predicted score."""
+
+    source: Source
+    actions: Sequence[Action]
+    which: Array
+    predicted: Array
+    values: Array
+    owner: Array
+
+    def mask(self, i: int) -> Array:
+        """Return the mask (C H W bool) of an image."""
+        at = int(self.which[i])
+        if at < len(self.actions):
+            return mask_of(self.source, i, self.actions[at])
+        stay = self.values[self.owner == i] >= CUTS[at - len(self.actions)]
+        return mask_of(self.source, i, self.actions[0], stay)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is deployed: actions, which of them is the run's own decision, the learners, the rule (None: plain)."""
+
+    actions: Sequence[Action]
+    plain: int
+    scores: Model
+    objects: Model | None
+    rule: str | None
+
+    def apply(self, source: Source) -> Decided:
+        """Decide other images, and predict their scores."""
+        seen = survey(source, self.actions)
+        values, features = np.zeros(len(seen.owner)), seen.features
+        if self.objects is not None:
+            values = self.objects(seen.objects)
+            features = np.concatenate([features, prune(source, seen.owner, values[None])[0][:, 0]], 1)
+        told = self.scores(features.reshape(-1, features.shape[2])).reshape(features.shape[:2])
+        which = take(self.rule, told, _soft(seen), self.plain)
+        return Decided(source, self.actions, which, told[np.arange(len(told)), which], values, seen.owner)
+
+
+@dataclass(frozen=True)
+class Output:
+    """The scored images as decided, their statistics (N k) and contributions (N,), what is deployed, the evidence."""
+
+    oof: Decided
+    stats: Array
+    actual: Array
+    plan: Plan
+    adopted: str | None
+    by_fold: dict[int, str | None]
+    evidence: dict[str, Any]
+
+
+def process(problem: Problem, source: Source, goal: Goal, choice: Choice) -> Output:
+    """Predict the candidates of the scored images, fold by fold, and adopt the best rule where it passes the gate.
+
+    `choice` is the run's own decision, which a fold's images had without its labels.
+    """
+    folds, rows = problem.folds, np.arange(len(problem.folds))
+    base = default_actions(problem.classes, source.exclusive, len(source.members), goal.metric.objects)
+    actions = list(dict.fromkeys([*base, *(Action(s) for s in (*choice.by_fold.values(), choice.deployed))]))
+    table, objects = tabulate(problem, source, goal, actions, len(base))
+    plain = np.array([actions.index(Action(choice.by_fold[k])) for k in folds.tolist()])
+    told, (stats, worths, values) = table.predict(plain), table.whole()
+    soft = np.where(np.isfinite(told[:, : len(actions)]), _soft(table.seen), -np.inf)
+    which = {name: take(name, told, soft, plain) for name in ("soft", *(f"row {margin:g}" for margin in MARGINS))}
+    oracle = np.where(np.isfinite(told), problem.metric.gain(worths, 0.0), -np.inf).argmax(1)
+    simple = {"untuned": choice.fixed, "best setting": choice.optimal}
+    rules = {name: stats[rows, at] for name, at in which.items()}
+    tried = Tried(problem, stats[rows, plain], simple, rules, stats[rows, oracle])
+    adopted, evidence = tried.judge(np.ones(len(rows), bool))
+    by_fold = {k: tried.judge(folds != k)[0] if adopted else None for k in np.unique(folds).tolist()}
+    which["None"] = plain
+    final = np.array([which[str(by_fold[k])][i] for i, k in enumerate(folds.tolist())])
+    evidence |= diagnose(told[rows, plain], worths[rows, plain], actions, final)
+    offered = list(dict.fromkeys([*base, Action(choice.deployed)]))
+    plan = Plan(offered, offered.index(Action(choice.deployed)), table.fit(rows, table.view), objects, adopted)
+    oof = Decided(source, actions, final, told[rows, final], values, table.seen.owner)
+    return Output(oof, stats[rows, final], worths[rows, final], plan, adopted, by_fold, evidence)
+
+
+def take(rule: str | None, told: Array, soft: Array, plain: Array | int) -> Array:
+    """Return the candidate (N,) a rule takes by predicted scores (N A+P) and soft IoU (N A); None: the plain one."""
+    rows, plain = np.arange(len(told)), np.broadcast_to(plain, len(told))
+    if rule is None:
+        return np.array(plain)
+    if rule == "soft":
+        return np.asarray(soft.argmax(1))
+    best = told.argmax(1)
+    return np.where(told[rows, best] - told[rows, plain] > float(rule.split()[1]), best, plain)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Statistics (N k) of the run's own decision, of other simple rules, of the rules tried, and of the oracle."""
+
+    problem: Problem
+    plain: Array
+    simple: dict[str, Array]
+    rules: dict[str, Array]
+    oracle: Array
+
+    def judge(self, rows: Array) -> tuple[str | None, dict[str, Any]]:
+        """Return the rule to adopt on the evidence of the rows of a mask (None: no change), and the evidence.
+
+        A rule must beat every simple one, the soft rule among them; lower ends allow for all comparisons made.
+        """
+        part = self.problem.part(rows)
+        rivals = {"plain": self.plain, **self.simple, "soft": self.rules["soft"]}
+        stats = {**rivals, **self.rules}
+        names, gain = list(stats), part.metric.gain
+        scorers = [partial(part.judge, stats[name][rows]) for name in names]
+        now = dict(zip(names, (score(np.ones(len(part.y))) for score in scorers), strict=True))
+        boot = dict(zip(names, replicate(scorers, len(part.y), part.group).T, strict=True))
+        duels = [(rule, rival) for rule in self.rules for rival in rivals if rule != rival]
+        gains = np.array([gain(now[rule], now[rival]) for rule, rival in duels], np.float64)
+        lower = gate(gains, np.column_stack([gain(boot[rule], boot[rival]) for rule, rival in duels]))[1]
+        least = {rule: min(low for (r, _), low in zip(duels, lower, strict=True) if r == rule) for rule in self.rules}
+        passed = [rule for rule in self.rules if least[rule] > 0]
+        adopted = max(passed, key=lambda rule: float(gain(now[rule], 0.0)), default=None)
+        best = max(rivals, key=lambda rival: float(gain(now[rival], 0.0)))
+        ceiling = part.judge(self.oracle[rows])
+        gap = float(gain(ceiling, now[best]))
+        table = {}
+        for rule in self.rules:
+            over, paired = float(gain(now[rule], now[best])), gain(boot[rule], boot[best])
+            ends = np.quantile(paired[np.isfinite(paired)], [0.025, 0.975])
+            facts = {"score": now[rule], "gain": over, "interval": ends, "lower": float(least[rule])}
+            table[rule] = {**facts, "passed": rule in passed, "of_oracle": over / gap if gap > 0 else float("nan")}
+        scores = {name: now[name] for name in rivals}
+        return adopted, {"best_simple": best, "simple": scores, "oracle": ceiling, "rules": table}
+
+
+def diagnose(told: Array, actual: Array, actions: Sequence[Action], final: Array) -> dict[str, Any]:
+    """Return how well scores of the run's own masks are predicted, and how often each kind of candidate is taken."""
+    from scipy.stats import spearmanr
+
+    order = float(spearmanr(told, actual).statistic) if np.ptp(told) and np.ptp(actual) else float("nan")
+    facts: dict[str, Any] = {"spearman": order, "mae": float(np.abs(told - actual).mean())}
+    shares = np.bincount(final, minlength=len(actions)) / max(len(final), 1)
+    taken = {"untuned": shares[0], "other": shares[1 : len(actions)].sum(), "objects": shares[len(actions) :].sum()}
+    facts["mae_mean"] = float(np.abs(actual - actual.mean()).mean())
+    return facts | {"taken": {kind: float(share) for kind, share in taken.items()}}
+
+
+def _soft(seen: Survey) -> Array:
+    """Return the soft IoU (N A) of each action's mask."""
+    at = seen.features.shape[2] - len(ACTION) - len(MASK) + MASK.index("soft iou")
+    return np.asarray(seen.features[:, :, at], np.float64)
