@@ -7,15 +7,20 @@ import pandas as pd
 import pytest
 import sklearn.metrics as sk
 from house import prepare, stage
-from miniatures import SEVERAL, pets
+from miniatures import SEVERAL, pets, save
 
 from pipeline.audit.refit import refit
 from pipeline.audit.report import audit
+from pipeline.competitions.solution import leaderboard, read_solution
+from pipeline.competitions.submission import fill, read_back, read_format
+from pipeline.scoring.metrics import metric_of
 from pipeline.store.artifacts import CompetitionFiles, RunFiles
+from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import read_json
 from pipeline.store.keys import read_table_facts
 from pipeline.store.table import read_table
+from pipeline.tasks import task_of
 
 FIVE = (
     SEVERAL.replace('id = "id"\n', 'id = "id"\nweight = "w"\n')
@@ -172,6 +177,59 @@ def test_classes_as_columns_of_the_sample(house):
     assert row["cv"] > 0
 
 
+def test_a_file_says_what_was_predicted(house):
+    """Written, read as Kaggle reads it and scored: the score of the predictions, whatever stands in the cells."""
+    data = pets(house, FIVE.replace('"accuracy"', '"map_at_3"').replace('"f1_macro"', '"accuracy"'))
+    prepare("pets")
+    config, here = load_competition("pets"), table()
+    task, metric = task_of(config, here.classes), metric_of(config, CompetitionFiles("pets"))
+    form = read_format(config, task, metric, here.classes, data)
+    assert [part.labels for part in form.parts] == [False, False, True, False, True]
+    rng, n = np.random.default_rng(0), 30
+    p = np.column_stack([rng.dirichlet(np.ones(3), n), rng.normal(5, 3, n), 2 * rng.random(n), rng.random((n, 3))])
+    filled = fill(form, here.ids[here.test], p, task.decide(p, task.default_cuts(0)))
+    assert filled["target_kind"].str.count(" ").eq(2).all()
+    filled.to_csv("sent.csv", index=False, float_format="%.9g")
+    said = read_back(form, Path("sent.csv"), Path("sent.csv"))
+    solution = read_solution(form, metric, data / "solution.csv", {})
+    assert said.shape == p.shape
+    expected = solution.problem.score(p[solution.place])
+    assert leaderboard(form, solution, said) == {"private": pytest.approx(expected, rel=1e-6)}
+    assert solution.problem.score(p[solution.place][::-1]) != pytest.approx(expected)
+
+
+def test_extra_rows_that_lack_classes(house):
+    data = pets(house)
+    contract(lambda text: text.replace("[images]", '[extra]\ntable = "more.csv"\npattern = "more/{id}.png"\n[images]'))
+    (data / "more.csv").write_text("id,target_kind,target_age\nm0,rat,1.5\nm1,dog,2.5\n")
+    for row in range(2):
+        save(data / f"more/m{row}.png", np.random.default_rng(row).integers(0, 255, (12, 12)))
+    prepare("pets")
+    assert table().y[table().extra].tolist() == [[2, 1.5], [1, 2.5]]
+    (data / "more.csv").write_text("id,target_kind,target_age\nm0,eel,1.5\nm1,dog,2.5\n")
+    with pytest.raises(UserError, match="'eel', which is not among"):
+        prepare("pets")
+
+
+def test_make_new_writes_a_contract_with_a_task_for_each(house, monkeypatch, capsys):
+    data = pets(house)
+    (data / "test.csv").unlink()
+    for name in ("train.csv", "sample_submission.csv"):
+        frame = pd.read_csv(data / name).drop(columns=["owner", "w"], errors="ignore")
+        frame["target_age"] += 0.5
+        frame.to_csv(data / name, index=False)
+    monkeypatch.setenv("DATA", str(data))
+    stage("new", "mine")
+    assert "'target_kind': each cell will hold one of 'cat', 'dog', 'rat'" in capsys.readouterr().out
+    made = load_competition("mine")
+    assert [(part.target, part.task, part.metric) for part in made.parts] == [
+        ("target_kind", "multiclass", "accuracy"),
+        ("target_age", "regression", "rmse"),
+    ]
+    prepare("mine")
+    assert len(pd.read_csv("folds/mine.csv")) == 120
+
+
 @pytest.mark.parametrize(
     "name, text",
     [
@@ -229,6 +287,7 @@ def test_settings_that_take_one_target_say_so(house, line, said):
         ('target = "target_age"\n', "", "targets.1.target"),
         ('task = "regression"', 'task = "multilabel"', "needs it, for example separator"),
         ("[folds]", '[submission]\nformat = "label"\n[folds]', "each is written as its metric wants it"),
+        (SEVERAL[SEVERAL.index("[[targets]]") : SEVERAL.index("[images]")], 'targets = ["x", "y"]\n', "targets.0"),
         ('"target_age"', '"target_agee"', "has no column 'target_agee'"),
     ],
 )  # fmt: skip

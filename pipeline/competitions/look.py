@@ -19,11 +19,12 @@ from pipeline.competitions.mask_submission import read_mask_form
 from pipeline.competitions.paths import class_folders, regex
 from pipeline.competitions.submission import Format, read_format
 from pipeline.competitions.table_of_images import read
-from pipeline.scoring.metrics import get_metric
+from pipeline.scoring.metrics import metric_of
+from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
 from pipeline.store.section import validate
-from pipeline.tasks import TASKS
+from pipeline.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,10 @@ def look(data: Path) -> Look:
     if masks is None:
         target = look_target.find_target(tables.train, tables.sample, i)
         asked = target.value if isinstance(target.value, list) else [target.value]
-        answers = [target, *look_target.find_task(tables.train, tables.sample, target.value, i)]
+        tasks = look_target.find_task(tables.train, tables.sample, target.value, i)
+        if value_of(tasks, "targets"):  # which name the columns
+            target = replace(target, value=None)
+        answers = [target, *tasks]
     else:
         asked, answers = masks.columns, [*masks.findings, *look_masks.finish(masks, kinds.sides, len(tables.train))]
     labels = tables.train[str(asked[0])] if len(asked) == 1 and masks is None else None
@@ -189,19 +193,22 @@ def prove(found: Look, path: Path) -> Look:
     Return what was found and what a submission will hold.
     """
     config = validate(Competition, settings(found.findings), path)
-    task = TASKS[config.task]
-    metric = get_metric(config.metric, task)
+    metric = metric_of(config, CompetitionFiles(path.parent.name))
     raw = read(config, found.path)
     if config.task == "segmentation":
         order = look_masks.prove(config, found.path, raw)
         cells = look_masks.submission(read_mask_form(config, raw.classes, found.path))
         return replace(found, findings=[*found.findings, *order, cells])
-    form = read_format(config, task, metric, raw.classes, found.path)
+    form = read_format(config, task_of(config, raw.classes), metric, raw.classes, found.path)
     return replace(found, findings=[*found.findings, submission(form)])
 
 
 def submission(form: Format) -> Finding:
     """Return in words what the file for Kaggle will hold, uncertain where the sample's cells look otherwise."""
+    if form.parts:
+        each = [(part, submission(part)) for part in form.parts]
+        words = "; ".join(f"{listed(part.columns)}: {said.words}" for part, said in each)
+        return Finding("submission.format", None, words, all(said.sure for _, said in each))
     cells = np.unique(form.sample[form.columns].to_numpy(str))
     points = any(re.fullmatch(r"-?\d*\.\d+(e-?\d+)?", cell) for cell in cells.tolist())
     what = "a value" if form.task.name in ("regression", "ordinal") else "a probability"

@@ -52,7 +52,7 @@ def find_task(train: pd.DataFrame, sample: pd.DataFrame, target: str | list[str]
     given = np.unique(sample[asked].to_numpy(str))
     floats = any(re.fullmatch(r"-?\d*\.\d*(e-?\d+)?", cell.strip()) for cell in given.tolist())
     if isinstance(target, list):
-        return _columns(train[target], target, len(asked) > 1)
+        return _several(train, sample, target, id_name) or _columns(train[target], target, len(asked) > 1)
     cells = train[target].str.strip()
     full = cells[cells != ""]
     if full.empty:
@@ -85,20 +85,32 @@ def find_separator(cells: pd.Series) -> str | None:
     return None
 
 
+def _several(train: pd.DataFrame, sample: pd.DataFrame, target: list[str], id_name: str) -> list[Finding]:
+    """Return a task for each target column, [] where all hold numbers of one kind: 0 and 1, shares of 1, or others."""
+    values = train[target].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    marks = np.isin(values, (0, 1)).all(0)
+    if np.isfinite(values).all() and (marks.all() or not marks.any() or np.allclose(values.sum(1), 1)):
+        return []
+    parts, words = [], []
+    for name in target:
+        found = find_task(train, sample[[id_name, name]], name, id_name)
+        parts.append({"target": name} | {f.key: f.value for f in found if f.value is not None})
+        words.append(found[0].words)
+    more = "each may have weight (of its loss) and share (of its metric), and a table [[targets]] of its own"
+    return [
+        Finding("task", "several", f"{len(target)} target columns of different kinds"),
+        Finding("targets", parts, f"{'; '.join(words)}; {more}", False),
+    ]
+
+
 def _columns(table: pd.DataFrame, target: list[str], wide: bool) -> list[Finding]:
     values = table.apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    if not np.isfinite(values).all():
-        odd = target[int(np.argwhere(~np.isfinite(values).all(0))[0][0])]
-        raise UserError(
-            f"the sample asks for {listed(target)}, and {odd!r} does not hold numbers in every row: "
-            f"several targets with classes are not read; keep one target column"
-        )
     if not np.isin(values, (0, 1)).all():
         words = f"{len(target)} columns of numbers"
         if np.allclose(values.sum(1), 1) and (values >= 0).all():
             words += "; each row sums to 1, so they may be votes for classes"
         elif (values % 1 == 0).all():
-            words += "; all are whole, so they may be classes or counts"
+            words += '; all are whole, so they may be counts, or classes: then task = "several"'
         return [
             Finding("task", "regression", words, "may be" not in words),
             Finding("metric", "rmse", "usual for numbers; the competition's page says what is scored", False),

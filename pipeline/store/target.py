@@ -84,7 +84,7 @@ def together(given: dict[str, Any]) -> dict[str, Any]:
         raise ValueError('targets: task = "several" needs them: [[targets]] with target, task and metric for each')
     if odd := next((key for key in ELSEWHERE if key in given), None):
         raise ValueError(f'{odd} does not go with task = "several": each of [[targets]] has its own target and metric')
-    columns = [part.get("target", "") for part in given["targets"]]
+    columns = [part.get("target", "") for part in given["targets"] if isinstance(part, dict)]
     return {"metric": "several", "target": [c for one in columns for c in (one if isinstance(one, list) else [one])]}
 
 

@@ -40,6 +40,10 @@ CASES = {
     "one-hot": ({"a": ["1", "0"] * 9, "b": ["0", "1"] * 9}, {"a": FLOATS, "b": FLOATS}, "multiclass", "log_loss"),
     "labels": ({"a": ["1", "0"] * 9, "b": ["1", "1"] * 9}, {"a": FLOATS, "b": FLOATS}, "multilabel", "average_precision"),
     "several values": ({"u": ["1.5", "2"] * 9, "v": ["3", "9"] * 9}, {"u": FLOATS, "v": FLOATS}, "regression", "rmse"),
+    "whole values": ({"u": ["3", "2"] * 9, "v": ["3", "9"] * 9}, {"u": INTS, "v": INTS}, "regression", "rmse"),
+    "shares": ({"u": ["1", "0"] * 9, "v": ["0", "0.5"] * 9, "w": ["0", "0.5"] * 9}, dict.fromkeys("uvw", FLOATS), "regression", "rmse"),
+    "classes and values": ({"u": ["a", "b"] * 9, "v": ["1.5", "2"] * 9}, {"u": ["a"] * 3, "v": FLOATS}, "several", None),
+    "0 and 1, and values": ({"u": ["0", "1"] * 9, "v": ["1.5", "2"] * 9}, {"u": INTS, "v": FLOATS}, "several", None),
     "a column a class": ({"y": ["a", "b", "c"] * 9}, dict.fromkeys("abc", FLOATS), "multiclass", "log_loss"),
     "joined": ({"y": ["a", "b", "a b", "b a c", "c", ""] * 3}, {"y": ["a"] * 3}, "multilabel", "f1_macro"),
     "joined numbers": ({"y": ["0", "16 0", "16", "7 0", "7", "7 16"] * 3}, {"y": INTS}, "multilabel", "f1_macro"),
@@ -57,10 +61,21 @@ def test_task_and_metric(case):
     assert target == (names[0] if len(names) == 1 else names)
 
 
+def test_targets_of_different_kinds_have_a_task_each():
+    train = {"sex": ["no", "yes"] * 9, "age": ["1.5", "2"] * 9, "kind": ["a", "b", "a b"] * 6}
+    found = inferred(train, {"sex": ["no"] * 3, "age": FLOATS, "kind": ["a"] * 3})[3]
+    assert value_of(found, "targets") == [
+        {"target": "sex", "task": "binary", "metric": "accuracy"},
+        {"target": "age", "task": "regression", "metric": "rmse"},
+        {"target": "kind", "task": "multilabel", "separator": " ", "metric": "f1_macro"},
+    ]
+    assert not next(f for f in found if f.key == "targets").sure
+
+
 def test_every_metric_is_marked_uncertain():
     for train, sample, *_ in CASES.values():
         findings = inferred(train, sample)[3]
-        assert [f.sure for f in findings if f.key == "metric"] == [False]
+        assert [f.sure for f in findings if f.key in ("metric", "targets")] == [False]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +126,6 @@ REFUSED = {
     "unknown columns": ({"y": ["a", "b"] * 2}, {"u": FLOATS, "v": FLOATS}, "'u', 'v': neither columns of the train table"),
     "empty": ({"y": ["", ""]}, {"y": FLOATS}, "no value in column 'y'"),
     "decimal commas": ({"y": ["0,5", "1,5"]}, {"y": ["0,5"]}, "decimal commas"),
-    "several class targets": ({"u": ["a", "b"], "v": ["1", "2"]}, {"u": ["a"], "v": ["1"]}, "'u' does not hold numbers"),
 }  # fmt: skip
 
 
