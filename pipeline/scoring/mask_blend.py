@@ -75,7 +75,7 @@ def zones(mask: Array) -> list[Array]:
     return [np.flatnonzero(small), np.flatnonzero(wide & ~small), np.flatnonzero(~wide)]
 
 
-def fit_weights(drawn: Sample, folds: Array, group: Array | None) -> Weights:
+def fit_weights(drawn: Sample, folds: Array, group: Array | None, method: str = "auto") -> Weights:
     """Fit convex weights of log loss for each fold without it, uniform ones unless a gain passes the gate.
 
     `folds` and `group` are of the N images; every image counts as much, whatever its size.
@@ -97,6 +97,8 @@ def fit_weights(drawn: Sample, folds: Array, group: Array | None) -> Weights:
         return found
 
     def choose(out: tuple[int, ...]) -> str:
+        if method != "auto":
+            return method
         rows = ~np.isin(folds, out)
         if len(uniform) < 2 or len(np.unique(folds[rows])) < 2:
             return "uniform"
@@ -106,9 +108,9 @@ def fit_weights(drawn: Sample, folds: Array, group: Array | None) -> Weights:
 
     methods = {k: choose((k,)) for k in ks}
     by_fold = {k: fit((k,))[0] if methods[k] == "convex" else uniform for k in ks}
-    method = choose(())
-    deployed, gap = fit(()) if method == "convex" else (uniform, None)
-    return Weights(by_fold, methods, deployed, method, gap, losses(()) if len(ks) > 1 else np.zeros((n, 2)))
+    last = choose(())
+    deployed, gap = fit(()) if last == "convex" else (uniform, None)
+    return Weights(by_fold, methods, deployed, last, gap, losses(()) if len(ks) > 1 else np.zeros((n, 2)))
 
 
 def _by_image(drawn: Sample, w: Array, each: Array, n: int) -> Array:

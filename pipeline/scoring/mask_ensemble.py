@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.masks.decide import Decision
 from pipeline.masks.maps import Maps, pack, write_flat, write_mean
 from pipeline.masks.metrics import MASK_METRICS
 from pipeline.scoring.mask_blend import Weights, fit_weights, sample
 from pipeline.scoring.mask_shelf import Mixed, Scene
-from pipeline.scoring.mask_variants import UNTUNED, measure
+from pipeline.scoring.mask_variants import measure
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import Array, read_npy
 
@@ -81,7 +82,7 @@ class Blend:
         """Return the score of the uniform blend at the untuned decision."""
         scene, m = self.scene, len(self.members)
         mixed = Mixed(self.maps, np.full((len(scene.table.scored), m), 1 / m))
-        metric, plain = MASK_METRICS[scene.problem.metric.name], (UNTUNED,) * scene.truth.classes
+        metric, plain = MASK_METRICS[scene.problem.metric.name], (Decision(),) * scene.truth.classes
         return scene.problem.judge(measure(mixed, scene.truth, scene.table.scored, [plain], metric)[:, 0])
 
 

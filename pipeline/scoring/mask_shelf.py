@@ -149,30 +149,21 @@ def deployed(scene: Scene, files: RunFiles, shelf: dict[str, Any]) -> tuple[Sett
         return setting, {"method": "fixed", "deployed": decision["masks"]}
     models = [read_npy(files.fold(k, r).test) for k in shelf["folds"] for r in range(shelf.get("repeats", 1))]
     moved = moved_thresholds(scene.layout(scene.table.test), models, read_npy(files.test), setting)
-    return moved, {"method": decision["method"], "one_model": decision["masks"], "deployed": [d.as_dict() for d in moved]}
+    told = [d.as_dict() for d in moved]
+    return moved, {"method": decision["method"], "one_model": decision["masks"], "deployed": told}
 
 
 def moved_thresholds(where: Layout, models: Sequence[Array], mean: Array, setting: Setting) -> Setting:
-    """Return a setting whose thresholds leave the mean of models the share of pixels that the models have on average."""
-    found = []
-    shares = [_above(where, flat) for flat in models]
-    of_mean = _above(where, mean)
-    for c, d in enumerate(setting):
-        moved = {}
-        for name in ("threshold", "top"):
-            level = getattr(d, name)
-            if level > 0:
-                wanted = np.mean([share[c, round(level * LEVELS)] for share in shares])
-                # The shares fall as levels rise; of levels that leave equal shares the nearest to the old one stays.
-                moved[name] = round(float(_nearest(of_mean[c], wanted, round(level * LEVELS)) / LEVELS), 4)
-        found.append(replace(d, **moved))
-    return tuple(found)
+    """Return a setting whose thresholds leave the mean of models as many pixels as the models have on average."""
+    shares, of_mean = np.mean([_above(where, flat) for flat in models], 0), _above(where, mean)
 
+    def moved(c: int, level: float) -> float:
+        at = round(level * LEVELS)
+        gaps = np.abs(of_mean[c] - shares[c, at])
+        alike = np.flatnonzero(gaps <= gaps.min() + 1e-12)  # of levels that leave as many the nearest to the old one
+        return round(float(alike[np.abs(alike - at).argmin()] / LEVELS), 4) if level else level
 
-def _nearest(shares: Array, wanted: float, near: int) -> int:
-    gaps = np.abs(shares - wanted)
-    alike = np.flatnonzero(gaps <= gaps.min() + 1e-12)
-    return int(alike[np.abs(alike - near).argmin()])
+    return tuple(replace(d, threshold=moved(c, d.threshold), top=moved(c, d.top)) for c, d in enumerate(setting))
 
 
 def _above(where: Layout, flat: Array) -> Array:

@@ -14,7 +14,6 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from pipeline.masks.decide import Decision, components, decide, fill_holes, keep, objects_of, passes, resize
-from pipeline.masks.maps import Maps
 from pipeline.masks.metrics import MaskMetric
 from pipeline.store.command import setting
 from pipeline.store.files import Array
@@ -42,6 +41,16 @@ class Masks(Protocol):
 
     def instances(self, row: int) -> Array:
         """Return the objects of a row (H W int)."""
+
+
+class Shown(Protocol):
+    """Maps of rows, as `pipeline.masks.maps.Maps` holds them."""
+
+    def __getitem__(self, i: int) -> Array:
+        """Return the maps of a row (C+E h w)."""
+
+    def present(self, i: int) -> Array:
+        """Return the probabilities (C) that a class is there at all."""
 
 
 def default_grid(classes: int, exclusive: bool, head: bool, objects: bool) -> list[Setting]:
@@ -73,7 +82,7 @@ def stream(work: Callable[[int], T], n: int) -> list[T]:
         return list(pool.map(work, range(n)))
 
 
-def measure(maps: Maps, truth: Masks, rows: Array, grid: Sequence[Setting], metric: MaskMetric) -> Array:
+def measure(maps: Shown, truth: Masks, rows: Array, grid: Sequence[Setting], metric: MaskMetric) -> Array:
     """Return the statistics (N G k) of the masks that every setting of a grid makes of every image.
 
     `rows` (N,): which row of the truth each of the maps is of.

@@ -184,7 +184,8 @@ def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
         scores = filled.score(temporary)
         row = ledger_row(files, shelf, digest_file(temporary), scores)
         ledger.enter(row)
-        facts = {"run": files.run, "shelf_key": shelf["key"], "level": shelf["level"], "decision": filled.cuts, **scores}
+        known = {"run": files.run, "shelf_key": shelf["key"], "level": shelf["level"]}
+        facts = {**known, "decision": filled.cuts, **scores}
         outputs = {files.submission: temporary}
         metrics = shelf["metrics"]
         write_receipt(files.submission_receipt, stage="submit", key=key, outputs=outputs, metrics=metrics, **facts)
