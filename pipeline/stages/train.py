@@ -306,9 +306,11 @@ def whole_maps(job: Job) -> Whole:
     """Put maps together, decide masks and score them; nothing larger than an image is held in memory."""
     from pipeline.masks.maps import write_mean
     from pipeline.scoring.mask_shelf import Scene, put_together, score_maps
+    from pipeline.training.mask_job import extra_maps
 
     files, table = job.files, job.table
-    scene = Scene.of(files, job.competition, table, job.task, job.metric, job.maps)
+    shown = {"extra": extra_maps(job), "scale": job.config.predict.shelf_scale}
+    scene = Scene.of(files, job.competition, table, job.task, job.metric, shown)
     put_together(files, scene)
     for name in ("test", "holdout") if len(table.holdout) else ("test",):
         write_mean(getattr(files, name), [read_npy(getattr(which.files(files), name)) for which in job.whole])
