@@ -108,9 +108,8 @@ class MaskObjective:
         if self.size_classes and sizes.shape[1]:
             total = total + self.size_classes * functional.cross_entropy(sizes, self.size_of(y), reduction="none")
         if self.deep and deep:
-            coarse = [
-                self.of_maps(part, functional.adaptive_avg_pool2d(y, (part.shape[2], part.shape[3]))) for part in deep
-            ]
+            small = [functional.adaptive_avg_pool2d(y, (part.shape[2], part.shape[3])) for part in deep]
+            coarse = [self.of_maps(part, masks) for part, masks in zip(deep, small, strict=True)]
             total = total + self.deep * torch.stack(coarse).mean(0)
         return total
 
@@ -126,7 +125,7 @@ class MaskObjective:
         return total
 
     def size_of(self, y: Tensor) -> Tensor:
-        """Return the class of mask size (N): 0 empty, then 1, 2, 3 by share of the image; exclusive: all but class 0."""
+        """Return the class of mask size (N): 0 empty, 1 to 3 by share of the image (exclusive: all but class 0)."""
         share = (1 - y[:, 0] if self.exclusive else y.amax(1)).mean((1, 2))
         # An empty mask is below every edge, so only the others move up by one.
         return torch.bucketize(share, self.edges.to(share)) + (share > 0).long()
