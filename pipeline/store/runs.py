@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from pipeline.store.errors import UserError, nearest
 from pipeline.store.section import Count, Section, Seed, Share, validate
-from pipeline.store.toml import ROLES, RUN_STAGES, read_run, sibling
 from pipeline.store.settings import Decision
+from pipeline.store.toml import ROLES, RUN_STAGES, read_run, sibling
 from pipeline.store.train import Train
 
 STACKERS = ("ridge", "logistic", "boosted")

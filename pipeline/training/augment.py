@@ -93,7 +93,8 @@ RECIPES: dict[str, Callable[..., list[Any]]] = {
 def augmenter(recipe: str, crop: int = 0, masks: int = 0) -> Augmenter:
     """Return the augmentation of a recipe; the same (image, seed) gives the same view in any process.
 
-    The last `masks` channels of an image are masks. A view is `crop` x `crop` (0: as large as the image): cut by the recipe, else anywhere, else (no recipe) the centre.
+    A view is `crop` x `crop` (0: as large as the image): cut by the recipe, else anywhere, else (no recipe) the centre.
+    The last `masks` channels are masks.
     """
     make = resolve(RECIPES, recipe, "augmentation recipe")
     sized = "size" in signature(make).parameters

@@ -42,12 +42,12 @@ class Dense:
 class DenseViews(Dataset[tuple[Array, int]]):
     """Augmented images with masks by (epoch, row, place in the epoch): the same view in any process and any order.
 
-    A row that comes twice in an epoch is seen in two ways. With `show` tiles are cut where there is a mask: "any", or
-    "each" for each class in turn.
+    A row that comes twice in an epoch is seen in two ways. Tiles are cut where there is a mask of the classes in
+    `show`, which take turns (a number beyond the last class stands for any), or anywhere.
     """
 
     def __init__(
-        self, dense: Dense, augment: Augmenter, seed: int, fit: str, size: tuple[int, int], show: str = ""
+        self, dense: Dense, augment: Augmenter, seed: int, fit: str, size: tuple[int, int], show: tuple[int, ...] = ()
     ) -> None:
         self.dense, self.augment, self.seed = dense, augment, seed
         self.fit, self.size, self.show = fit, size, show
@@ -55,8 +55,7 @@ class DenseViews(Dataset[tuple[Array, int]]):
     def __getitem__(self, place: tuple[int, int, int]) -> tuple[Array, int]:
         epoch, row, nth = place
         first, second = np.random.SeedSequence([self.seed, epoch, row, nth]).generate_state(2).tolist()
-        classes = self.dense.truth.classes
-        show = nth % classes if self.show == "each" else classes if self.show == "any" else -1
+        show = self.show[nth % len(self.show)] if self.show else -1
         rng = np.random.default_rng(second)
         view = fitted(self.dense.stack(row), self.dense.masks, self.fit, self.size, rng, show)
         return self.augment(np.ascontiguousarray(view), first), row

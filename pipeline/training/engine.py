@@ -28,6 +28,7 @@ from pipeline.training.mask_objective import MaskObjective
 from pipeline.training.normalize import on_device
 from pipeline.training.objective import Objective
 from pipeline.training.optim import OPTIMIZERS, averaged, factor, parameter_groups
+from pipeline.training.ragged import Ragged
 from pipeline.training.sampling import Batches, Lessons, Views, loader
 from pipeline.training.watch import Watch
 
@@ -38,7 +39,7 @@ def fit(
     network: nn.Module,
     objective: Objective | MaskObjective,
     *,
-    images: Images,
+    images: Images | Ragged,
     targets: Tensor,
     weights: Tensor,
     lessons: Lessons,

@@ -40,7 +40,9 @@ def padded(image: Array, size: tuple[int, int]) -> Array:
     return image
 
 
-def fitted(stack: Array, masks: int, fit: str, size: tuple[int, int], rng: np.random.Generator, show: int = -1) -> Array:
+def fitted(
+    stack: Array, masks: int, fit: str, size: tuple[int, int], rng: np.random.Generator, show: int = -1
+) -> Array:
     """Return what a network sees (H W C) of an image in training; the last `masks` channels of it are masks.
 
     A tile lies anywhere; with `show` so that some pixel of that mask is in it, if there is one (`masks`: of any).

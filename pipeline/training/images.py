@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +68,7 @@ class Rows:
 Images = Array | Rows
 
 
-def metadata(images: Images) -> Array:
+def metadata(images: Sized) -> Array:
     """Return what stands beside the images (N M), M = 0 where nothing does."""
     return images.meta if isinstance(images, Rows) else np.zeros((len(images), 0), np.float32)
 
@@ -127,9 +127,7 @@ def kept(
             raise UserError(f"{error}: run the same make again, it makes the table of record afresh") from error
 
 
-def _build(
-    folder: Path, target: Path, one: Callable[[int], tuple[Array | None, str]], plan: Plan, rows: int
-) -> None:
+def _build(folder: Path, target: Path, one: Callable[[int], tuple[Array | None, str]], plan: Plan, rows: int) -> None:
     """Write what `one(row)` gives, and the rows for which it gives nothing."""
     _make_room(folder, plan.bytes)
     require_space(folder, plan.bytes, f"decoding {rows} images")

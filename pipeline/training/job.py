@@ -161,9 +161,7 @@ class Job:
     def ragged(self, rows: Array) -> tuple[Ragged, dict[int, str]]:
         """Return the same at their natural sizes: what masks are learnt from."""
         table, files = self.table, self.files.competition
-        return cached_ragged(
-            files, table.paths[rows], table.digests[rows], self.competition.images, table.sizes[rows]
-        )
+        return cached_ragged(files, table.paths[rows], table.digests[rows], self.competition.images, table.sizes[rows])
 
 
 def every_image(job: Job, rows: Array, who: str = "test row") -> Rows:
@@ -171,9 +169,7 @@ def every_image(job: Job, rows: Array, who: str = "test row") -> Rows:
     return readable(job.images, rows, who)
 
 
-def readable(
-    read: Callable[[Array], tuple[Pictures, dict[int, str]]], rows: Array, who: str = "test row"
-) -> Pictures:
+def readable(read: Callable[[Array], tuple[Pictures, dict[int, str]]], rows: Array, who: str = "test row") -> Pictures:
     """Return the images that `read` gives of rows that all need one."""
     images, unreadable = read(rows)
     if unreadable:
@@ -261,9 +257,7 @@ def labelled_images(job: Job) -> tuple[Rows, dict[int, str]]:
     return labelled(job, job.images)
 
 
-def labelled(
-    job: Job, read: Callable[[Array], tuple[Pictures, dict[int, str]]]
-) -> tuple[Pictures, dict[int, str]]:
+def labelled(job: Job, read: Callable[[Array], tuple[Pictures, dict[int, str]]]) -> tuple[Pictures, dict[int, str]]:
     """Return what `read` gives of the scored rows, then of the extra ones, and what is wrong with bad ones."""
     table = job.table
     images, bad = read(table.scored)

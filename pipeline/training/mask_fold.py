@@ -56,7 +56,7 @@ def fit_masks(job: Job, which: Which, tracker: Tracker) -> None:
         dense, augmenter(config.augment.recipe, masks=dense.masks), seed, config.image.fit, size_of(job), show
     )
     title = f"{job.files.run} {which.title}"
-    shows = shown(job, rows).any(1)
+    shows: Array = np.asarray(shown(job, rows).any(1))
     watch = Alarm(network.heads, size_of(job), job.competition.masks.exclusive, shows, len(gold), title)
 
     def evaluate(current: nn.Module) -> dict[str, float]:
@@ -95,17 +95,16 @@ def shown(job: Job, rows: Array) -> Array:
     return there
 
 
-def lessons_of(job: Job, gold: Array) -> tuple[Lessons, str]:
-    """Return how rows are drawn, and what tiles of them show."""
-    how = job.config.sampling
+def lessons_of(job: Job, gold: Array) -> tuple[Lessons, tuple[int, ...]]:
+    """Return how rows are drawn, and which classes tiles of them show in turn."""
+    how, rows = job.config.sampling, job.table.labelled[gold]
     if how.equal:
-        # Here the background takes its turn too.
-        return Lessons(gold, gold[:0], shows=job.table.y[job.table.labelled[gold]] > 0, equal=True), "each"
+        shows = job.table.y[rows] > 0  # of exclusive classes the background takes its turn too
+        return Lessons(gold, gold[:0], shows=shows, equal=True), tuple(np.flatnonzero(shows.any(0)).tolist())
     if how.non_empty is None:
-        return Lessons.of(gold), ""
+        return Lessons.of(gold), ()
     first, last = how.non_empty
-    shows = shown(job, job.table.labelled[gold])
-    return Lessons(gold, gold[:0], shows=shows, non_empty=(first, last)), "any"
+    return Lessons(gold, gold[:0], shows=shown(job, rows), non_empty=(first, last)), (len(job.table.classes),)
 
 
 def measured(job: Job, network: MaskNetwork, images: Ragged, held_out: Array) -> dict[str, float]:

@@ -132,8 +132,6 @@ def refuse_mask_settings(job: Job) -> None:
     config = job.config
     for section, names in MASK_SETTINGS.items():
         for name in sorted(names & getattr(config, section).model_fields_set):
-            raise UserError(
-                f"{job.files.config}: {section}.{name} is about masks: it needs a segmentation task, not {job.task.name}"
-            )
+            raise UserError(f'{job.files.config}: {section}.{name} is about masks: it needs task = "segmentation"')
     if config.sampling.model_fields_set:
         raise UserError(f"{job.files.config}: [sampling] is about masks: it needs a segmentation task")

@@ -70,9 +70,7 @@ def jaccard(logits: Tensor, targets: Tensor, exclusive: bool = False) -> Tensor:
     return 1 - (both + SMOOTH) / (both + more + less + SMOOTH)
 
 
-def tversky(
-    logits: Tensor, targets: Tensor, exclusive: bool = False, more: float = 0.3, less: float = 0.7
-) -> Tensor:
+def tversky(logits: Tensor, targets: Tensor, exclusive: bool = False, more: float = 0.3, less: float = 0.7) -> Tensor:
     """Return the Tversky loss (Salehi 2017): what is wrongly there weighs `more`, what is wrongly away `less`."""
     both, over, under = _sums(logits, targets, exclusive)
     return 1 - (both + SMOOTH) / (both + more * over + less * under + SMOOTH)

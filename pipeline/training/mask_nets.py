@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,20 @@ from pipeline.training.models import require_loaded
 from pipeline.training.normalize import by_image, fixed
 from pipeline.training.small_unet import SmallUNet
 
-
-# Names of `model.name` and what segmentation-models-pytorch calls them.
-PUBLISHED = {
-    name: name
-    for name in (
-        "unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3", "deeplabv3plus", "pan", "upernet",
-        "segformer",
-    )
-}  # fmt: skip
+# Those of segmentation-models-pytorch that share its ways; what is asked of dpt differs.
+PUBLISHED = (
+    "unet",
+    "unetplusplus",
+    "manet",
+    "linknet",
+    "fpn",
+    "pspnet",
+    "deeplabv3",
+    "deeplabv3plus",
+    "pan",
+    "upernet",
+    "segformer",
+)
 OWN: dict[str, Callable[..., Any]] = {"small_unet": SmallUNet}
 
 
@@ -159,12 +165,16 @@ def build_masks(
         net = _published(name, encoder, weights, inputs, classes + extra, options)
     blocks = _supervised(net) if deep else []
     if deep and not blocks:
-        raise UserError(f'loss.deep: the decoder of {name!r} has one map alone; use "unetplusplus" or "small_unet"')
+        raise UserError(
+            f'loss.deep: the decoder of {name!r} has one map alone; use "unetplusplus" or "small_unet" of 3 levels'
+        )
     heads = Heads(classes, extra, sizes, tuple(stride for _, stride in blocks))
     try:
         return MaskNetwork(net, heads, channels, presence, extras, size)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        why = " ".join(str(error).split())
+        stride, why = int(net.encoder.output_stride), " ".join(str(error).split())
+        if any(side % stride for side in size):
+            why = f'sides must be multiples of {stride}, or image.fit = "pad" to such a size'
         raise UserError(f"model {name!r} cannot take {channels} x {size[0]} x {size[1]} images: {why}") from error
 
 
@@ -172,19 +182,26 @@ def _published(name: str, encoder: str, weights: str, inputs: int, outputs: int,
     import segmentation_models_pytorch as smp
     import timm
 
-    arch = resolve(PUBLISHED | OWN, name, "model")
-    known = smp.encoders.get_encoder_names()
+    if name not in PUBLISHED:
+        raise UserError(f"unknown model {name!r}; {nearest(name, [*PUBLISHED, *OWN])}")
+    known: list[str] = smp.encoders.get_encoder_names()  # type: ignore[no-untyped-call]
     own = encoder in known or encoder.startswith("tu-")
-    if not own and not timm.is_model(encoder) or (encoder.startswith("tu-") and not timm.is_model(encoder[3:])):
+    if (not own and not timm.is_model(encoder)) or (encoder.startswith("tu-") and not timm.is_model(encoder[3:])):
         raise UserError(f"unknown model.encoder {encoder!r}; {nearest(encoder, [*known, *timm.list_models()])}")
     encoder = encoder if own else f"tu-{encoder}"
     if weights not in ("none", "pretrained") and not Path(weights).exists():
         raise UserError(f'model.weights: {weights} does not exist; give a file, "pretrained" or "none"')
+    kind = next(c for c in vars(smp).values() if isinstance(c, type) and c.__name__.lower() == name)
+    takes = [p.name for p in signature(kind).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+    for option in options:
+        # What a decoder does not know smp hands on to the encoder, and its own encoders pass over it.
+        if option not in takes and not encoder.startswith("tu-"):
+            raise UserError(f"model.options: {name!r} takes no {option!r}; {nearest(option, takes)}")
     loaded = None if weights != "pretrained" else True if encoder.startswith("tu-") else "imagenet"
 
     def make(loaded: Any) -> Any:
         given = {"encoder_weights": loaded, "in_channels": inputs, "classes": outputs, **options}
-        return _called(smp.create_model, name, arch, encoder, **given)
+        return _called(smp.create_model, name, name, encoder, **given)
 
     try:
         net = make(loaded)
@@ -202,7 +219,9 @@ def _load(encoder: nn.Module, path: str) -> None:
     """Load weights of an encoder (safetensors, or of torch) from a file; names may begin with `encoder.`."""
     from safetensors.torch import load_file
 
-    state = load_file(path) if path.endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
+    state = (
+        load_file(path) if path.endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
+    )
     state = {name.removeprefix("encoder.").removeprefix("backbone."): value for name, value in state.items()}
     own = encoder.state_dict()
     drawn = {name: value.clone() for name, value in encoder.named_parameters()}

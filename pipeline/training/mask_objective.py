@@ -44,7 +44,7 @@ class Heads:
         counts = [self.maps * height * width, self.classes, self.sizes, *(self.classes * h * w for h, w in coarse)]
         if scores.shape[1] < sum(counts):
             counts = counts[:2]
-        maps, presence, *rest = scores.split(counts, 1)
+        maps, presence, *rest = torch.split(scores, counts, 1)
         sizes = rest[0] if rest else scores[:, :0]
         deep = [part.reshape(-1, self.classes, h, w) for part, (h, w) in zip(rest[1:], coarse, strict=bool(rest))]
         return maps.reshape(-1, self.maps, height, width), presence, sizes, deep
@@ -78,7 +78,8 @@ class MaskObjective:
         self.presence, self.distance, self.size_classes, self.deep = presence, distance, size_classes, deep
         table, self.progress = EXCLUSIVE if exclusive else INDEPENDENT, 0.0
         terms = terms or {next(iter(table)): 1.0}
-        self.at, later = (then["at"], then["terms"]) if then else (1.0, {})
+        self.at: float = then["at"] if then else 1.0
+        later: dict[str, float] = then["terms"] if then else {}
         for name in {**terms, **later}:
             resolve(table, name, f"loss of {'exclusive' if exclusive else 'independent'} classes")
         for name in non_empty:
@@ -107,7 +108,8 @@ class MaskObjective:
         if self.size_classes and sizes.shape[1]:
             total = total + self.size_classes * functional.cross_entropy(sizes, self.size_of(y), reduction="none")
         if self.deep and deep:
-            coarse = [self.of_maps(part, functional.adaptive_avg_pool2d(y, part.shape[2:])) for part in deep]
+            small = [functional.adaptive_avg_pool2d(y, (part.shape[2], part.shape[3])) for part in deep]
+            coarse = [self.of_maps(part, masks) for part, masks in zip(deep, small, strict=True)]
             total = total + self.deep * torch.stack(coarse).mean(0)
         return total
 
@@ -123,7 +125,7 @@ class MaskObjective:
         return total
 
     def size_of(self, y: Tensor) -> Tensor:
-        """Return the class of mask size (N): 0 empty, then 1, 2, 3 by share of the image; exclusive: all but class 0."""
+        """Return the class of mask size (N): 0 empty, 1 to 3 by share of the image (exclusive: all but class 0)."""
         share = (1 - y[:, 0] if self.exclusive else y.amax(1)).mean((1, 2))
         # An empty mask is below every edge, so only the others move up by one.
         return torch.bucketize(share, self.edges.to(share)) + (share > 0).long()
@@ -132,5 +134,5 @@ class MaskObjective:
 def probabilities(heads: Heads, exclusive: bool, scores: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Return what the shelf keeps of scores (N D): maps N C+E H W and presence N C, all in 0..1."""
     maps, presence, _, _ = heads.split(scores.float(), height, width)
-    classes, extra = maps.split([heads.classes, heads.extra], 1)
+    classes, extra = torch.split(maps, [heads.classes, heads.extra], 1)
     return torch.cat([chances(classes, exclusive), extra.sigmoid()], 1), presence.sigmoid()

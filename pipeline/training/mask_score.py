@@ -33,7 +33,7 @@ class Scores:
         row = int(self.rows[len(self._stats)])
         truth, maps = self.truth[row], np.asarray(maps, np.float32)
         guess = decide(maps, present, UNTUNED, truth.shape[1:], self.exclusive)
-        objects = ()
+        objects: tuple[Array, ...] = ()
         if self.metric.objects:
             objects = self.truth.instances(row), objects_of(guess[0], maps, UNTUNED, len(truth))
         self._stats.append(self.metric.stats(truth, guess, *objects))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sized
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ def by_group(images: Images, groups: Array, channels: int, unread: Collection[in
     return np.stack(each)[which]
 
 
-def on_device(views: Tensor, images: Images, rows: Array | Tensor, machine: Machine) -> Tensor:
+def on_device(views: Tensor, images: Sized, rows: Array | Tensor, machine: Machine) -> Tensor:
     """Move views (N H W C) of some rows of `images` to the device, as N C H W in 0..1, or normalised by group."""
     x = to_device(views, machine)
     if not isinstance(images, Rows) or images.stats is None:

@@ -61,7 +61,9 @@ def fastest(speed: Callable[[int], float], most: int) -> int:
     return size
 
 
-def images_per_second(network: Network | MaskNetwork, machine: Machine, side: list[int], size: int, repeats: int = 3) -> float:
+def images_per_second(
+    network: Network | MaskNetwork, machine: Machine, side: list[int], size: int, repeats: int = 3
+) -> float:
     """Return how many images of height and width `side` a machine learns from in a second, the best of a few steps."""
     network.train()
     optim, seconds = adamw(parameter_groups(network, 0.0), 1e-4, 0.9), []

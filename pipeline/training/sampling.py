@@ -16,6 +16,7 @@ from pipeline.store.files import Array
 from pipeline.training.augment import Augmenter
 from pipeline.training.images import Images
 from pipeline.training.machine import Machine
+from pipeline.training.ragged import Ragged
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Lessons:
 class Views(Dataset[tuple[Array, int]]):
     """Augmented images by (epoch, row): the same view in any process and any order."""
 
-    def __init__(self, images: Images, augment: Augmenter, seed: int) -> None:
+    def __init__(self, images: Images | Ragged, augment: Augmenter, seed: int) -> None:
         self.images, self.augment, self.seed = images, augment, seed
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Array, int]:
@@ -131,7 +132,9 @@ class Batches:
         lessons, count = self.lessons, len(self.lessons.gold)
         if lessons.equal:
             there = np.flatnonzero(shows.any(0))
-            turns = [self._endless(lessons.gold[shows[:, c]], number, -(-count // len(there)), 3, int(c)) for c in there]
+            turns = [
+                self._endless(lessons.gold[shows[:, c]], number, -(-count // len(there)), 3, int(c)) for c in there
+            ]
             return np.stack(turns, 1).ravel()[:count]
         assert lessons.non_empty is not None
         first, last = lessons.non_empty

@@ -84,9 +84,7 @@ def choose_epochs(job: Job) -> None:
             other = [w for w in curves if w.repeat == which.repeat and w.held_out != which.held_out]
             others = np.mean([curves[w] for w in other], axis=0)
             best = int(np.argmax(np.nan_to_num(job.metric.gain(others, 0.0), nan=-np.inf)))
-            save_weights(
-                files.model, fitted(job, files.epoch(best)), key=job.fit_key, epoch=best, curve=curves[which]
-            )
+            save_weights(files.model, fitted(job, files.epoch(best)), key=job.fit_key, epoch=best, curve=curves[which])
     for which in job.models:
         for epoch in range(job.config.epochs):
             which.files(job.files).epoch(epoch).unlink(missing_ok=True)

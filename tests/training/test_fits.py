@@ -1,3 +1,5 @@
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -95,7 +97,7 @@ def test_woven_tiles_are_the_image_again(height, width, overlap, window):
     grid = Grid((height, width), (5, 5), overlap, window)
     tops, lefts = grid.starts(0), grid.starts(1)
     assert (tops[0], tops[-1] + 5) == (0, height)
-    assert all(b - a <= 5 * (1 - overlap) + 1 for a, b in zip(tops, tops[1:], strict=False))
+    assert all(b - a <= 5 * (1 - overlap) + 1 for a, b in itertools.pairwise(tops))
 
     def tiles(noise=0.0):
         draw = rng(3)

@@ -47,8 +47,9 @@ def test_without_a_head_every_class_is_there():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_networks(name):
-    net = build(name, size=(64, 64), extra=1, presence=True)
-    assert net.eval()(torch.rand(2, 3, 64, 64)).shape == (2, 3 * 4096 + 2)
+    side = 128 if name == "pan" else 64  # its pyramid divides by two three times more
+    net = build(name, size=(side, side), extra=1, presence=True)
+    assert net.eval()(torch.rand(2, 3, side, side)).shape == (2, 3 * side * side + 2)
     assert net.stride in (8, 16, 32)
 
 
@@ -99,7 +100,10 @@ def test_coordinates():
 
 
 def test_hypercolumn_has_length_one():
-    decoded, features = torch.randn(2, 4, 8, 8), [torch.randn(2, 6, 4, 4), torch.randn(2, 0, 4, 4), torch.randn(2, 5, 2, 2)]
+    decoded, features = (
+        torch.randn(2, 4, 8, 8),
+        [torch.randn(2, 6, 4, 4), torch.randn(2, 0, 4, 4), torch.randn(2, 5, 2, 2)],
+    )
     found = hypercolumn(decoded, features)
     assert found.shape == (2, 15, 8, 8)
     for part in found.split([4, 6, 5], 1):
@@ -126,11 +130,12 @@ def test_normalisation_is_part_of_the_network():
     ("unett", {}, "unet"),
     ("unet", {"encoder": "resnet81"}, "resnet18"),
     ("unet", {"encoder": "tu-nothing"}, "model.encoder"),
-    ("unet", {"size": (50, 32)}, "divisible by 32|50 x 32"),
+    ("unetplusplus", {"size": (50, 32)}, "50 x 32 images: sides must be multiples of 32"),
+    ("pan", {"size": (64, 64)}, "64 x 64 images: .*too small"),
     ("small_unet", {"options": {"width": [4]}}, "model.options"),
     ("small_unet", {"options": {"widths": [4]}}, "two levels"),
     ("small_unet", {"weights": "pretrained"}, "no weights"),
-    ("unet", {"options": {"attention": 1}}, "cannot be built|options"),
+    ("unet", {"options": {"attention": 1}}, "no 'attention'.*decoder_attention_type"),
     ("unet", {"weights": "absent.pt"}, "absent.pt does not exist"),
     ("fpn", {"deep": True}, "unetplusplus"),
 ])  # fmt: skip

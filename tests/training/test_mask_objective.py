@@ -73,9 +73,7 @@ def test_heads_beside_the_masks():
     coarse = functional.avg_pool2d(truth, 2)
     wanted = m.bce(maps[:, :2], truth).mean(1)
     wanted += 3.0 * (maps[:, 2:].sigmoid() - depth).square().mean((1, 2, 3))
-    wanted += 0.1 * functional.binary_cross_entropy_with_logits(
-        presence, truth.amax((2, 3)), reduction="none"
-    ).mean(1)
+    wanted += 0.1 * functional.binary_cross_entropy_with_logits(presence, truth.amax((2, 3)), reduction="none").mean(1)
     wanted += 0.5 * functional.cross_entropy(sizes, kind, reduction="none")
     wanted += 0.2 * m.bce(deep[0], coarse).mean(1)
     torch.testing.assert_close(loss.loss(scores, targets), wanted)

@@ -1,6 +1,7 @@
 """What makes a batch: even streams of labelled and pseudo-labelled rows, the same after any kill."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -256,3 +257,68 @@ def test_collate_and_to_device(dtype, full):
     assert (x.dtype, x.shape) == (torch.float32, (2, 3, 2, 4))
     np.testing.assert_allclose(x[0].permute(1, 2, 0), image / full, rtol=1e-6)
     assert torch.equal(x[1], x[0].flip(1))
+
+
+def shown(count=40, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    shows = rng.random((count, classes)) < [0.5, 0.2, 0.05]
+    shows[0, 2] = True
+    shows[-9:] = False
+    return Lessons(np.arange(count) * 10, np.zeros(0, int), shows=shows)
+
+
+def epochs_of(lessons, batch_size=8, epochs=5, seed=1):
+    batches, found = Batches(lessons, batch_size, seed, epochs, numbered=True), []
+    for epoch in range(epochs):
+        batches.epoch = epoch
+        found.append(list(batches))
+    return found
+
+
+def test_numbered_batches_count_the_places():
+    for number, batches in enumerate(epochs_of(Lessons.of(np.arange(21)))):
+        assert [epoch for batch in batches for epoch, _, _ in batch] == [number] * 21
+        assert [place for batch in batches for _, _, place in batch] == list(range(21))
+
+
+def test_the_share_of_masks_goes_from_first_to_last():
+    lessons = replace(shown(), non_empty=(0.9, 0.5))
+    full = set(lessons.gold[lessons.shows.any(1)].tolist())
+    shares = [np.mean([row in full for batch in epoch for _, row, _ in batch]) for epoch in epochs_of(lessons)]
+    np.testing.assert_allclose(shares, [0.9, 0.8, 0.7, 0.6, 0.5], atol=0.0126)
+    for epoch in epochs_of(lessons):
+        counts = np.unique([row for batch in epoch for _, row, _ in batch if row in full], return_counts=True)[1]
+        assert np.ptp(counts) <= 1  # none comes twice before all have come, but for the last round
+    assert epochs_of(lessons) == epochs_of(lessons)
+    assert epochs_of(lessons) != epochs_of(lessons, seed=2)
+
+
+@pytest.mark.parametrize("keep", [slice(0, 20), slice(-9, None)])
+def test_all_with_masks_or_none(keep):
+    base = shown()
+    shows = base.shows[keep] | (keep.start == 0)
+    lessons = Lessons(base.gold[keep], base.extra, shows=shows, non_empty=(0.8, 0.2))
+    for epoch in epochs_of(lessons):
+        rows = [row for batch in epoch for _, row, _ in batch]
+        assert sorted(rows) == sorted(lessons.gold.tolist())
+
+
+def test_classes_take_turns():
+    lessons = replace(shown(), equal=True)
+    place_of = {row: n for n, row in enumerate(lessons.gold.tolist())}
+    rare = set()
+    for epoch in epochs_of(lessons, batch_size=9):
+        rows = [(place, row) for batch in epoch for _, row, place in batch]
+        assert len(rows) == 40
+        assert all(lessons.shows[place_of[row], place % 3] for place, row in rows)
+        rare |= {row for place, row in rows if place % 3 == 2}
+    assert rare == set(lessons.gold[lessons.shows[:, 2]].tolist())
+
+
+def test_a_class_that_is_nowhere_has_no_turn():
+    base = shown()
+    lessons = replace(base, shows=base.shows & [True, False, True], equal=True)
+    place_of = {row: n for n, row in enumerate(lessons.gold.tolist())}
+    for epoch in epochs_of(lessons):
+        for batch in epoch:
+            assert all(lessons.shows[place_of[row], 0 if place % 2 == 0 else 2] for _, row, place in batch)
