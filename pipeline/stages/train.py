@@ -242,7 +242,7 @@ class Whole:
 
 def assemble(job: Job, key: str, started: float) -> None:
     """Put the folds together, score the run, write its receipt."""
-    files, table = job.files, job.table
+    files, table, facts = job.files, job.table, read_table_facts(job.files.competition)
     made = (whole_maps if job.task.dense else whole_rows)(job)
     shelves = [which.files(files) for which in job.whole]
     parts = [path for shelf in shelves for path in (shelf.receipt, shelf.oof, shelf.test)]
@@ -259,8 +259,8 @@ def assemble(job: Job, key: str, started: float) -> None:
         fit_hash=job.fit_key,
         predict_hash=job.predict_key,
         fold_map=table.fold_map(),
-        rows=table.content(table.scored),
-        test=table.content(table.test),
+        rows=facts["scored"],
+        test=facts["test"],
         classes=table.classes,
         folds=job.folds,
         repeats=job.repeats,

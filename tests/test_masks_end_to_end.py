@@ -1,0 +1,41 @@
+"""Masks from folder to submission through the real Make targets."""
+
+import cv2
+import numpy as np
+import pandas as pd
+from mask_house import make_masks
+
+from pipeline.masks.rle import decode
+from pipeline.store.artifacts import RunFiles
+from pipeline.store.files import read_json
+
+
+def read(cell, size):
+    return decode(cell if isinstance(cell, str) else "", *size)
+
+
+def iou(one, other):
+    either = (one | other).sum()
+    return (one & other).sum() / either if either else 1.0
+
+
+def test_folder_to_submission(make, house):
+    data = make_masks(house)
+    said = make("submit", "COMP=toy", "NAME=blend").stderr
+    assert "audited: 3 runs, 6 models" in said
+    sent, truth = (pd.read_csv(p) for p in ("submissions/toy/blend.csv", data / "solution.csv"))
+    assert list(sent.columns) == ["id", "rle"]
+    assert sent["id"].tolist() == pd.read_csv(data / "sample_submission.csv")["id"].tolist()
+    ious = []
+    for i, mine, right in zip(sent["id"], sent["rle"], truth["rle"], strict=True):
+        size = cv2.imread(str(data / f"test/{i}.png"), 0).shape
+        ious.append(iou(read(mine, size), read(right, size)))
+    private = (truth["Usage"] == "Private").to_numpy()
+    ledger = pd.read_csv("submissions/ledger.csv")
+    np.testing.assert_allclose(ledger["private"][0], np.mean(np.array(ious)[private]), atol=1e-6)
+    assert ledger["private"][0] > 0.6
+    receipt = read_json(RunFiles("toy/blend").receipt)
+    assert set(receipt["level"].values()) == {"crossfit"}
+    assert receipt["metrics"]["score"] > 0.6
+    again = make("submit", "COMP=toy", "NAME=blend")
+    assert "Nothing to be done" in again.stdout
