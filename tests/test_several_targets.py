@@ -102,6 +102,10 @@ def test_five_targets_with_weights_groups_and_a_holdout(house):
     assert "target_age bin 0" in balance
     assert "target_tags (no label)" in balance
     stage("train", "pets/a")
+    more = (
+        'select = "best"\nloss.smoothing = 0.1\naugment.mixup = 0.4\npredict.tta = "hflip"\nimage.normalize = "group"\n'
+    )
+    Path("configs/pets/b.toml").write_text(f'base = "a"\nseed = 1\n{more}')
     stage("train", "pets/b")
     Path("configs/pets/blend.toml").write_text(
         'stage = "ensemble"\nmembers = ["a", "b"]\nmethod = "greedy"\nbags = 2\nsteps = 4\n'
@@ -287,7 +291,7 @@ def test_settings_that_take_one_target_say_so(house, line, said):
         ('target = "target_age"\n', "", "targets.1.target"),
         ('task = "regression"', 'task = "multilabel"', "needs it, for example separator"),
         ("[folds]", '[submission]\nformat = "label"\n[folds]', "each is written as its metric wants it"),
-        (SEVERAL[SEVERAL.index("[[targets]]") : SEVERAL.index("[images]")], 'targets = ["x", "y"]\n', "targets.0"),
+        (SEVERAL[SEVERAL.index("[[targets]]") : SEVERAL.index("[images]")], 'targets = ["x", "y"]\n', "needs them"),
         ('"target_age"', '"target_agee"', "has no column 'target_agee'"),
     ],
 )  # fmt: skip

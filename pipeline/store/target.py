@@ -80,11 +80,11 @@ def together(given: dict[str, Any]) -> dict[str, Any]:
         if "targets" in given:
             raise ValueError('targets: several [[targets]] go with task = "several"')
         return {}
-    if not isinstance(given.get("targets"), list):
+    if not all(isinstance(part, dict) for part in given.get("targets") or ["none"]):
         raise ValueError('targets: task = "several" needs them: [[targets]] with target, task and metric for each')
     if odd := next((key for key in ELSEWHERE if key in given), None):
         raise ValueError(f'{odd} does not go with task = "several": each of [[targets]] has its own target and metric')
-    columns = [part.get("target", "") for part in given["targets"] if isinstance(part, dict)]
+    columns = [part.get("target", "") for part in given["targets"]]
     return {"metric": "several", "target": [c for one in columns for c in (one if isinstance(one, list) else [one])]}
 
 
