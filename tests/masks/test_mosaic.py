@@ -5,9 +5,11 @@ from fields import cut_fields, score, touching
 from pipeline.masks.mosaic import Links, assemble, links, place
 
 
-@pytest.mark.parametrize("channels, noise", [(1, 0.0), (3, 0.0), (1, 4.0)])
-def test_tiles_of_shuffled_fields_find_each_other(channels, noise):
-    tiles, field, at = cut_fields(np.random.default_rng(0), 20, 32, channels=channels, noise=noise)
+@pytest.mark.parametrize("channels, light", [(1, 0), (3, 0), (1, 0.2), (3, 0.2)])
+def test_tiles_of_shuffled_fields_find_each_other(channels, light):
+    rng = np.random.default_rng(0)
+    tiles, field, at = cut_fields(rng, 20, 32, channels=channels)
+    tiles = (tiles * rng.uniform(0.8 - light, 0.8, (len(tiles), 1, 1, 1))).astype(np.uint8)
     precision, recall = score(links(tiles), touching(field, at))
     assert precision == 1
     assert recall > 0.95
@@ -21,6 +23,21 @@ def test_tiles_of_shuffled_fields_find_each_other(channels, noise):
         assert len(np.unique(found[mine] - at[mine], axis=0)) == 1
     pairs = [(mosaic == m).sum() / (field == field[mosaic == m][0]).sum() for m in np.unique(mosaic)]
     assert np.mean(pairs) > 0.95
+
+
+def test_noisy_tiles():
+    tiles, field, at = cut_fields(np.random.default_rng(0), 20, 32, noise=4.0)
+    precision, recall = score(links(tiles), touching(field, at))
+    assert precision > 0.98
+    assert recall > 0.7
+
+
+def test_a_tile_has_one_neighbour_a_side():
+    found = links(cut_fields(np.random.default_rng(0), 40, 16, noise=20.0)[0], ratio=0.0)
+    assert len(found.pairs) > 20
+    for down in (0, 1):
+        mine = found.pairs[found.steps[:, 0] == down]
+        assert all(len(np.unique(side)) == len(side) for side in mine.T)
 
 
 def test_tiles_of_nothing_stand_alone():
