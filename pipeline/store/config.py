@@ -191,6 +191,8 @@ class Competition(Section):
     def _targets_fit_task(self) -> Competition:
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
             raise ValueError("classes: a name stands there twice")
+        if not self.target and self.task != "segmentation":
+            raise ValueError("target: name the column, or columns, of the train table")
         if isinstance(self.target, list) and self.task in ("binary", "ordinal"):
             raise ValueError(f"target: a {self.task} task has one target column, got {self.target}")
         if self.separator is not None and self.task != "multilabel":
@@ -206,8 +208,6 @@ class Competition(Section):
         if self.task != "segmentation":
             if self.masks != NO_MASKS:
                 raise ValueError(f'[masks] is for task = "segmentation", not for a {self.task} task')
-            if not self.target:
-                raise ValueError("target: name the column, or columns, of the train table")
             return self
         columns, masks = [self.target] if isinstance(self.target, str) else self.target, self.masks
         if (masks.pattern is None) != bool(columns):
@@ -219,7 +219,7 @@ class Competition(Section):
             masks.values or masks.colours or self.classes or []
         ):
             raise ValueError("classes: name the class of each value, colour or {class} of the mask files, in order")
-        if not (several or masks.long) and len(self.classes or ["one"]) != max(len(columns), 1):
+        if self.classes and not (several or masks.long) and len(self.classes) != max(len(columns), 1):
             raise ValueError("classes: give one name for each RLE column, or leave them out")
         if self.images.view:
             raise ValueError("images.view: a mask is of one image")
