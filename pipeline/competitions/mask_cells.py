@@ -49,7 +49,7 @@ def find_classes(config: Competition, data: Path) -> list[str]:
     """Return the names of the classes: of the contract, of the column of classes, or of the RLE columns."""
     if config.classes is not None:
         return config.classes
-    if not config.masks.long:
+    if not config.masks.long or config.masks.pattern is not None:
         return [config.target] if isinstance(config.target, str) else config.target or ["mask"]
     path = data / config.train
     frame = read_csv(path)

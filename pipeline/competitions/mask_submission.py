@@ -60,8 +60,8 @@ def read_mask_form(config: Competition, classes: list[str], data: Path) -> MaskF
     columns = rle_columns(config, sample, classes)
     if any(name not in sample.columns for name in columns) or (names is None and len(columns) < len(classes)):
         raise UserError(
-            f"{path}: columns {list(map(str, sample.columns))} have no place for the RLE of {listed(classes)}: a column "
-            f"each, or masks.class or masks.separator"
+            f"{path}: columns {list(map(str, sample.columns))} have no place for the RLE of {listed(classes)}: "
+            f"a column each, or masks.class or masks.separator"
         )
     odd = [] if names is None else sorted(set(names.tolist()) - set(classes))
     if odd:

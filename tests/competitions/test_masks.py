@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from house import prepare, stage
 
-from pipeline.masks.truth import kind_of, read_truth
+from pipeline.masks.truth import read_truth
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
@@ -330,7 +330,6 @@ CONTRACTS = {
     "twice": ('task = "segmentation"\nclasses = ["a", "b"]\n[masks]\npattern = "m/{id}"\nvalues = [3, 3]\n', "one stands there twice"),
     "values of RLE": ('task = "segmentation"\ntarget = "y"\n[masks]\nvalues = [3]\n', "give masks.pattern for it"),
     "objects": ('task = "segmentation"\ntarget = "y"\n[masks]\nobjects = true\nexclusive = true\n', "drop pattern, class and exclusive"),
-    "long files": ('task = "segmentation"\n[masks]\npattern = "m/{id}"\nclass = "c"\n', "masks.pattern is files"),
     "long and wide": ('task = "segmentation"\ntarget = ["a", "b"]\n[masks]\nclass = "c"\n', "have one RLE column"),
     "views": ('task = "segmentation"\ntarget = "y"\n[images]\npattern = "{id}_{view}"\nview = ["1"]\n', "a mask is of one image"),
     "order": ('task = "segmentation"\ntarget = "y"\n[masks]\norder = "rows"\n', "'column' or 'row', got 'rows'"),
