@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from pipeline.competitions.look_paths import NOT_IMAGES
 from pipeline.competitions.paths import ENDINGS, walk
 from pipeline.competitions.tables import read_csv
 from pipeline.store.errors import UserError, nearest
@@ -67,8 +66,11 @@ def descend(data: Path) -> tuple[Path, list[str]]:
     return inside[0], [f"{data} holds nothing but the folder {inside[0].name}, so that is the competition folder"]
 
 
-def find_roles(folder: Folder) -> Roles:
-    """Return which table is which, by their names; a missing one is told with what was found instead."""
+def find_roles(folder: Folder, masks: bool = False) -> Roles:
+    """Return which table is which, by their names; a missing one is told with what was found instead.
+
+    Where there are files of masks, `masks`, a train table may be missing.
+    """
     plain = {name: re.sub(r"[^a-z0-9]", "", PurePosixPath(name).stem.lower()) for name in folder.tables}
     samples = [name for name, p in plain.items() if re.search("sample.*sub|sub.*sample|^submission$", p)]
     rest = {name: p for name, p in plain.items() if name not in samples and "solution" not in p}
@@ -76,7 +78,7 @@ def find_roles(folder: Folder) -> Roles:
     trains += [n for n, p in rest.items() if p == "labels"]
     tests = sorted((n for n, p in rest.items() if p.startswith("test")), key=lambda n: (plain[n] != "test", n))
     missing = []
-    if not trains and not class_folder_root(folder.images) and not any(map(NOT_IMAGES.search, folder.images)):
+    if not trains and not masks and not class_folder_root(folder.images):
         missing.append("train.csv (ids and targets; or class folders train/<class>/...)")
     if not samples:
         missing.append("sample_submission.csv (its header, and one row for each test image)")

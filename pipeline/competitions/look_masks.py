@@ -14,12 +14,11 @@ from pipeline.competitions import look_mask_files, pictures
 from pipeline.competitions.look_folder import Folder, Roles, find_roles
 from pipeline.competitions.look_paths import NOT_IMAGES, complete, find_id, match
 from pipeline.competitions.look_words import Finding, listed
-from pipeline.competitions.mask_cells import EMPTY, Place, draw
-from pipeline.competitions.mask_files import draw_files
+from pipeline.competitions.mask_cells import EMPTY
 from pipeline.competitions.mask_submission import MaskForm
+from pipeline.competitions.masks import draw_row
 from pipeline.competitions.table_of_images import Raw
 from pipeline.competitions.tables import one_row
-from pipeline.masks.truth import kind_of
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array
@@ -43,17 +42,16 @@ class Asked:
 
 def find(folder: Folder) -> Asked | None:
     """Return how masks are given; None where none are asked for."""
-    roles = find_roles(folder)
-    if roles.train:
-        train = folder.tables[roles.train]
-        columns = [str(c) for c in train.columns if is_rle(str(c), train[c])]
-        if columns:
-            return from_cells(folder, roles, columns)
+    masks = [path for path in folder.images if NOT_IMAGES.search(path)]
+    roles = find_roles(folder, bool(masks))
+    train = folder.tables[roles.train] if roles.train else pd.DataFrame()
+    columns = [str(c) for c in train.columns if is_rle(str(c), train[c])]
+    if columns:
+        return from_cells(folder, roles, columns)
     sample = folder.tables[roles.sample]
-    if any(RLE_NAMES.search(str(c)) or is_rle(str(c), sample[c]) for c in sample.columns):
-        masks = [path for path in folder.images if NOT_IMAGES.search(path)]
-        if masks:
-            return from_files(folder, roles, masks)
+    new = [c for c in sample.columns[1:] if c not in train.columns]
+    if masks and any(RLE_NAMES.search(str(c)) or sample[c].str.fullmatch(RLE).all() for c in new):
+        return from_files(folder, roles, masks)
     return None
 
 
@@ -146,17 +144,36 @@ def from_files(folder: Folder, roles: Roles, masks: list[str]) -> Asked:
     """Return the form of mask files: where they lie, and which values or colours stand for classes."""
     images = [path for path in folder.images if path not in set(masks)]
     tables, found, train = dict(folder.tables), list[Finding](), roles.train
+    if not roles.train:
+        name = str(tables[roles.sample].columns[0])
+    else:
+        name = name_of_images(tables[train], images, train, [])[0]
+    tables[roles.sample], form = sample_of(tables[roles.sample], name, images)
     if not train:
-        train, glob, ids = images_of_masks(folder.tables[roles.sample], roles.sample, images, masks)
+        train, glob, ids = images_of_masks(tables[roles.sample], roles.sample, images, masks)
         tables["train.csv"] = ids
-        words = f"there is no train.csv; {len(ids)} images of {glob} have a mask"
-        found.append(Finding("train", glob, words))
-    table = tables[train]
-    i = str(find_id(table, images, train, [str(c) for c in folder.tables[roles.sample].columns]).value)
-    keys = look_mask_files.look_at(folder.path, masks, table[i].tolist(), tables)
+        found.append(Finding("train", glob, f"there is no train.csv; {len(ids)} images of {glob} have a mask"))
+    keys = look_mask_files.look_at(folder.path, masks, tables[train][name].tolist(), tables)
     words = f"the sample submission asks for RLE, and {len(masks)} images are named like masks: segmentation"
-    found = [Finding("task", "segmentation", words), *found, *keys]
+    found = [Finding("task", "segmentation", words), *found, *keys, *form]
     return Asked(replace(folder, tables=tables, images=images), [], found)
+
+
+def sample_of(sample: pd.DataFrame, name: str, images: list[str]) -> tuple[pd.DataFrame, list[Finding]]:
+    """Return the sample with one row an id (column `name`), and the keys that say how it is laid out."""
+    first = str(sample.columns[0])
+    i = name if name in sample.columns else first
+    sign = "" if _share(sample[i].unique().tolist(), images) > 0.5 else joined(sample[i], images)
+    other = None if sample[i].is_unique else class_column(sample, i, [])
+    if sign:
+        words = f"ids of the sample are an image and a class, for example {str(sample[i].iloc[0])!r}"
+        found = [Finding("masks.separator", sign, words)]
+    elif other is not None:
+        found = [Finding("masks.class", other, "the sample has a row for an id and a class")]
+    else:
+        return sample, []
+    form = Masks.model_validate({found[0].key.removeprefix("masks."): found[0].value})
+    return one_row(form, name, sample, Path(i)), found
 
 
 def images_of_masks(
@@ -208,17 +225,13 @@ def prove(config: Competition, data: Path, raw: Raw) -> list[Finding]:
     """
     rows = [row for row in np.flatnonzero(raw.train).tolist() if any(raw.cells[row])]
     looked = [rows[k] for k in np.unique(np.linspace(0, len(rows) - 1, LOOKED_AT).astype(int))] if rows else []
-    kind, told = kind_of(config.masks), {"column": list[float](), "row": list[float]()}
+    told = {"column": list[float](), "row": list[float]()}
     for row in looked:
-        path, i = data / files_of(raw.paths[row], config.images.channel)[0], str(raw.ids[row])
-        image = pictures.read(config.images, path)
+        image = pictures.read(config.images, data / files_of(raw.paths[row], config.images.channel)[0])
         size = np.array(image.shape[:2])
-        if config.masks.pattern is not None:
-            draw_files(config, data, raw.cells[row], size, kind, raw.classes, i)
-            continue
         for order, found in told.items():
             turned = config.model_copy(update={"masks": config.masks.model_copy(update={"order": order})})
-            mask = draw(turned, raw.cells[row], size, kind, raw.classes, Place(data / config.train, i))
+            mask = draw_row(turned, data, raw, row, size)
             found.append(explained(image, (mask != 0).reshape(-1, *size).any(0)))
     if not looked or config.masks.pattern is not None:
         return []
@@ -242,7 +255,7 @@ def explained(image: Array, mask: Array) -> float:
 
 def submission(form: MaskForm) -> Finding:
     """Return in words what the file for Kaggle will hold."""
-    each = "one of its objects" if form.kind == "objects" else "a class of it" if (form.index >= 0).all() else "it"
+    each = "an object" if form.kind == "objects" else "a class of an image" if (form.index >= 0).all() else "a mask"
     cells = np.unique(form.sample[form.columns].to_numpy(str)).tolist()
-    words = f"each cell will hold the RLE of the mask of an image, or of {each}; an empty mask is {form.empty!r}"
+    words = f"each cell will hold the RLE of {each}; an empty mask is {form.empty!r}"
     return Finding("submission.format", None, f"{words}; the sample has {listed(cells, 3)}")

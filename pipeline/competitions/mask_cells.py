@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.competitions.tables import column, divide_ids
+from pipeline.competitions.tables import column, divide_ids, read_csv
 from pipeline.masks.rle import RleError, decode
 from pipeline.masks.truth import Kind
 from pipeline.store.config import Competition
@@ -49,16 +49,17 @@ def find_classes(config: Competition, data: Path) -> list[str]:
     """Return the names of the classes: of the contract, of the column of classes, or of the RLE columns."""
     if config.classes is not None:
         return config.classes
-    if not config.masks.long:
+    if not config.masks.long or config.masks.pattern is not None:
         return [config.target] if isinstance(config.target, str) else config.target or ["mask"]
-    from pipeline.competitions.tables import read_csv
-
     path = data / config.train
-    names = divide_ids(config.masks, config.id, read_csv(path), path)[1]
-    found = sorted(set([] if names is None else names.tolist()) - {""})
+    frame = read_csv(path)
+    names = divide_ids(config.masks, config.id, frame, path)[1]
+    if names is None:
+        names = column(frame, str(config.masks.class_), path)
+    found = set(names.tolist()) - {""}
     if not found:
         raise UserError(f"{path} names no class in column {config.masks.class_!r}: name them in classes = [...]")
-    return found
+    return sorted(found, key=int) if all(name.isdecimal() for name in found) else sorted(found)
 
 
 def read_cells(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.competitions.look_words import listed
 from pipeline.competitions.mask_cells import Place, draw, parse, read_cells, rle_columns
 from pipeline.competitions.tables import column, divide_ids, one_row, read_csv, read_ids
 from pipeline.masks.metrics import MASK_METRICS
@@ -57,9 +58,11 @@ def read_mask_form(config: Competition, classes: list[str], data: Path) -> MaskF
     read_ids(one_row(config.masks, config.id, sample, path), config.id, path)
     ids, names = divide_ids(config.masks, config.id, sample, path)
     columns = rle_columns(config, sample, classes)
-    lacking = [name for name in columns if name not in sample.columns]
-    if lacking:
-        raise UserError(f"{path}: no column {lacking[0]!r} for RLE; it has {list(map(str, sample.columns))}")
+    if any(name not in sample.columns for name in columns) or (names is None and len(columns) < len(classes)):
+        raise UserError(
+            f"{path}: columns {list(map(str, sample.columns))} have no place for the RLE of {listed(classes)}: "
+            f"a column each, or masks.class or masks.separator"
+        )
     odd = [] if names is None else sorted(set(names.tolist()) - set(classes))
     if odd:
         raise UserError(f"{path}: class {odd[0]!r} is none of {classes[:5]} of {config.train}: names must agree")

@@ -14,7 +14,7 @@ from pipeline.masks.truth import coverage, create, kind_of
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, atomic, digest, require_space
-from pipeline.store.table import TEST, UNLABELLED
+from pipeline.store.table import EXTRA, TEST, UNLABELLED
 
 
 def write_masks(config: Competition, data: Path, raw: Raw, sizes: Array, path: Path) -> tuple[Array, Array]:
@@ -33,22 +33,23 @@ def write_masks(config: Competition, data: Path, raw: Raw, sizes: Array, path: P
         truth = create(temporary, sizes, labelled, len(raw.classes), kind)
 
         def one(row: int) -> None:
-            cells, i = raw.cells[row], str(raw.ids[row])
-            if config.masks.pattern is None:
-                where = Place(
-                    data / (config.train if raw.codes[row] == 0 or not config.extra else config.extra.table), i
-                )
-                drawn = draw(config, cells, sizes[row], kind, raw.classes, where)
-            else:
-                drawn = draw_files(config, data, cells, sizes[row], kind, raw.classes, i)
+            drawn = draw_row(config, data, raw, row, sizes[row])
             truth.raw(row)[...] = drawn
             y[row] = coverage(drawn, len(raw.classes), kind)
             marks[row] = digest(kind, str(drawn.shape), drawn.tobytes())
 
         with ThreadPoolExecutor() as pool:
-            for done in [pool.submit(one, row) for row in np.flatnonzero(labelled).tolist()]:
-                done.result()
+            list(pool.map(one, np.flatnonzero(labelled).tolist()))
         absent = [name for name, area in zip(raw.classes, y[labelled].sum(0), strict=True) if not area]
         if absent:
             raise UserError(f"{data / config.train}: class {absent[0]!r} has no pixel in any mask: nothing to learn")
     return y, marks.astype(str)
+
+
+def draw_row(config: Competition, data: Path, raw: Raw, row: int, size: Array) -> Array:
+    """Return the mask of a labelled row as it is stored (see `Truth`); `size` is height and width of its image."""
+    kind, i = kind_of(config.masks), str(raw.ids[row])
+    if config.masks.pattern is not None:
+        return draw_files(config, data, raw.cells[row], size, kind, raw.classes, i)
+    table = config.extra.table if config.extra is not None and raw.codes[row] == EXTRA else config.train
+    return draw(config, raw.cells[row], size, kind, raw.classes, Place(data / table, i))

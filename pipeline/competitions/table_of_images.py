@@ -55,7 +55,9 @@ class Raw:
 def read(config: Competition, data: Path) -> Raw:
     """Read the tables of a competition and find every image."""
     train_path, test_path = data / config.train, data / (config.test or config.submission.sample)
-    frame, test_frame = read_train(config, data), one_row(config.masks, config.id, read_csv(test_path), test_path)
+    frame, test_frame = read_train(config, data), read_csv(test_path)
+    if config.test is None:
+        test_frame = one_row(config.masks, config.id, test_frame, test_path)
     if not len(frame):
         raise UserError(f"{train_path} has no rows")
     if not len(test_frame):

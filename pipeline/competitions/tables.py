@@ -34,6 +34,8 @@ def read_train(config: Competition, data: Path) -> pd.DataFrame:
 
     A table of masks may have several rows an id: the first of each stands for it.
     """
+    if "*" not in config.train and config.masks.pattern is not None:
+        return read_csv(data / config.train)
     if "*" not in config.train:
         return one_row(config.masks, config.id, read_csv(data / config.train), data / config.train)
     if config.masks.pattern is not None:

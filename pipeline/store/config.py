@@ -204,6 +204,8 @@ class Competition(Section):
 
     @model_validator(mode="after")
     def _targets_fit_task(self) -> Competition:
+        if not self.target and self.task != "segmentation":
+            raise ValueError("target: name the column, or columns, of the train table")
         refuse_misfit(self.task, self.target, self.separator, self.classes)
         if self.unlabelled is not None and (self.images.channel or self.images.view):
             raise ValueError("unlabelled: files of several channels or views cannot be put together by a glob")
@@ -214,8 +216,6 @@ class Competition(Section):
         if self.task != "segmentation":
             if self.masks != NO_MASKS:
                 raise ValueError(f'[masks] is for task = "segmentation", not for a {self.task} task')
-            if not self.target:
-                raise ValueError("target: name the column, or columns, of the train table")
             return self
         columns, masks = [self.target] if isinstance(self.target, str) else self.target, self.masks
         if (masks.pattern is None) != bool(columns):
@@ -227,7 +227,7 @@ class Competition(Section):
             masks.values or masks.colours or self.classes or []
         ):
             raise ValueError("classes: name the class of each value, colour or {class} of the mask files, in order")
-        if not (several or masks.long) and len(self.classes or ["one"]) != max(len(columns), 1):
+        if self.classes and not (several or masks.long) and len(self.classes) != max(len(columns), 1):
             raise ValueError("classes: give one name for each RLE column, or leave them out")
         if self.images.view:
             raise ValueError("images.view: a mask is of one image")

@@ -16,10 +16,10 @@ class Masks(Section):
     """Masks are RLE cells of the train table, or files.
 
     RLE: `order` is that of the pixels (both count from 1). Wide tables have a column a class; long ones a row for an id
-    and a class, whose name is in the column `class`, or stands last in the id after `separator` ("7f2.jpg_3").
-    `objects`: the rows of an id repeat, each is one object. Files: `pattern` leads to them, one a row, or one a class
-    where it holds {class}; `values` or `colours` (#rrggbb) say what stands for each class where one file holds several.
-    `exclusive`: every pixel is of exactly one class.
+    and a class, whose name is in the column `class`, or stands last in the id after `separator` ("7f2.jpg_3"); where
+    masks are files that is the form of the sample submission alone. `objects`: the rows of an id repeat, each is one
+    object. Files: `pattern` leads to them, one a row, or one a class where it holds {class}; `values` or `colours`
+    (#rrggbb) say what stands for each class where one file holds several. `exclusive`: every pixel is of one class.
     """
 
     pattern: str | None = None
@@ -33,7 +33,7 @@ class Masks(Section):
 
     @property
     def long(self) -> bool:
-        """Say whether rows of the train table are of an id and a class."""
+        """Say whether rows of RLE are of an id and a class."""
         return self.class_ is not None or self.separator is not None
 
     @model_validator(mode="after")
@@ -52,8 +52,6 @@ class Masks(Section):
             raise ValueError(f'masks.colours are written "#rrggbb" in small letters, got {odd[0]!r}')
         if self.objects and (self.pattern is not None or self.long or self.exclusive):
             raise ValueError("masks.objects: RLE rows of one class, an object each: drop pattern, class and exclusive")
-        if self.pattern is not None and self.long:
-            raise ValueError("masks.class and masks.separator are about RLE in the train table: masks.pattern is files")
         return self
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from house import prepare, stage
 
-from pipeline.masks.truth import kind_of, read_truth
+from pipeline.masks.truth import read_truth
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
@@ -218,3 +218,223 @@ def test_colours_that_stand_for_classes(palette, house):
         else:
             cv2.imwrite(str(path), np.array(colours, np.uint8)[m.argmax(0)][:, :, ::-1])
     check(masks, ["a", "b", "c"])
+
+
+def cell(row, text):
+    """One RLE column; the cell of a row is spoilt."""
+
+    def build(house):
+        table = wide(drawn(1), ["rle"])
+        table["rle"][row] = text
+        write(house, table, 'target = "rle"\n')
+
+    return build
+
+
+def spoilt(change, contract='[masks]\npattern = "m/{id}.png"\n', classes=1, draw=drawn):
+    """A file a row; `change(data, images)` spoils them."""
+
+    def build(house):
+        images = [m.argmax(0).astype(np.uint8) if classes > 1 else m[0] * np.uint8(255) for m in draw(classes)]
+        data = write(house, {"id": IDS[:N]}, contract)
+        files(data, "m/{id}.png", images)
+        change(data, images)
+
+    return build
+
+
+def tabled(contract, change, **more):
+    def build(house):
+        table = change(long(drawn(), TWO))
+        write(house, table, contract, **more)
+
+    return build
+
+
+def resize(data, images):
+    cv2.imwrite(str(data / f"m/{IDS[3]}.png"), np.zeros((20, 21), np.uint8))
+
+
+def repaint(value):
+    def change(data, images):
+        image = images[3].copy()
+        image[2, 1] = value
+        cv2.imwrite(str(data / f"m/{IDS[3]}.png"), image)
+
+    return change
+
+
+LONG = 'target = "rle"\n[masks]\nclass = "ClassId"\n'
+VALUES = 'classes = ["a", "b"]\n[masks]\npattern = "m/{id}.png"\nvalues = [0, 1]\nexclusive = true\n'
+COLOURS = 'classes = ["a", "b"]\n[masks]\npattern = "m/{id}.png"\ncolours = ["#000000", "#010101"]\n'
+PIXELS = SIZES[3][0] * SIZES[3][1]
+WRONG = {
+    "past the end": (cell(3, f"1 2 {PIXELS} 2"), f"id 'i03' has RLE that does not fit: run '{PIXELS} 2' runs past the end"),
+    "overlapping": (cell(3, "1 5 4 2"), "id 'i03' has RLE that does not fit: run '1 5' overlaps run '4 2'"),
+    "before the start": (cell(3, "0 5"), "id 'i03' has RLE that does not fit: run '0 5' starts before pixel 1"),
+    "odd": (cell(3, "1 5 4"), "id 'i03' has RLE that does not fit: 3 numbers, an odd count"),
+    "words": (cell(3, "cat"), "id 'i03' has RLE that does not fit: 'cat' is not a whole number"),
+    "nothing anywhere": (lambda h: write(h, {"id": IDS[:N], "rle": ""}, 'target = "rle"\n'),
+                         "train.csv: class 'rle' has no pixel in any mask: nothing to learn"),
+    "a class nowhere": (tabled(LONG.replace("[", 'classes = ["fish", "gravel", "cow"]\n[', 1), lambda t: t),
+                        "class 'cow' has no pixel in any mask"),
+    "id twice": (lambda h: write(h, {k: [*v, v[0]] for k, v in wide(drawn(1), ["rle"]).items()}, 'target = "rle"\n'),
+                 "train.csv: id 'i00' stands there 2 times"),
+    "class twice": (tabled(LONG, lambda t: pd.concat([t, t[4:5]])), "id 'i02' has class 'fish' twice"),
+    "unknown class": (tabled(LONG.replace("[", 'classes = ["fish", "grave"]\n[', 1), lambda t: t), "id 'i00' has the class 'gravel'; did you mean 'grave'"),
+    "no such column": (tabled(LONG.replace("ClassId", "Class"), lambda t: t), "train.csv has no column 'Class'"),
+    "id without class": (tabled('target = "rle"\n[masks]\nseparator = "_"\n', lambda t: t), "id 'i00' is no image and class joined by '_'"),
+    "overlapping objects": (tabled('target = "rle"\n[masks]\nobjects = true\n', lambda t: t.assign(rle="3 4")[["id", "rle"]]),
+                            "id 'i00': objects 1 and 2 overlap"),
+    "a pixel of no class": (lambda h: write(h, wide(drawn(), ["a", "b"]), 'target = ["a", "b"]\n[masks]\nexclusive = true\n'),
+                            "id 'i00': the pixel in row 0, column 0 is of no class"),
+    "one exclusive class": (lambda h: write(h, wide(drawn(1), ["rle"]), 'target = "rle"\n[masks]\nexclusive = true\n'),
+                            "masks.exclusive is for 2 to 256 classes, there are 1"),
+    "no mask": (spoilt(lambda data, _: (data / f"m/{IDS[3]}.png").unlink()), "id 'i03' has no mask data/toy/m/i03.png"),
+    "a mask of nobody": (spoilt(lambda data, images: cv2.imwrite(str(data / "m/i99.png"), images[0])),
+                         "mask data/toy/m/i99.png has no row: there is no id 'i99'"),
+    "another size": (spoilt(resize), f"mask data/toy/m/i03.png is 20 x 21 pixels, the image of id 'i03' {SIZES[3][0]} x {SIZES[3][1]}"),
+    "no image": (spoilt(lambda data, _: (data / f"m/{IDS[3]}.png").write_bytes(b"x")), "mask data/toy/m/i03.png of id 'i03' cannot be read"),
+    "empty file": (spoilt(lambda data, _: (data / f"m/{IDS[3]}.png").write_bytes(b"")), "mask data/toy/m/i03.png of id 'i03' cannot be read"),
+    "unknown value": (spoilt(repaint(7), VALUES, 2, lambda c: drawn(c, True)),
+                      "data/toy/m/i03.png: id 'i03': the pixel in row 2, column 1 has the value 7, which masks.values does not"),
+    "unknown colour": (spoilt(repaint(7), COLOURS, 2, lambda c: drawn(c, True)), "the pixel in row 2, column 1 has the colour '#070707'"),
+    "row without image": (lambda h: write(h, {"id": [*IDS[:N], "j"], "rle": "1 2"}, 'target = "rle"\n'), "id 'j' has no image"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_one_line(case, house):
+    build, said = WRONG[case]
+    build(house)
+    with pytest.raises(UserError) as caught:
+        prepare()
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (house / "cache/toy/table.csv").exists()
+    assert not (house / "cache/toy/masks.npy").exists()
+    assert not list((house / "cache/toy").glob("*.tmp"))
+
+
+CONTRACTS = {
+    "of another task": ('task = "binary"\ntarget = "y"\n[masks]\nobjects = true\n', "[masks] is for task = \"segmentation\""),
+    "no target": ('task = "segmentation"\n', "target names the RLE column"),
+    "no target of labels": ('task = "binary"\n', "target: name the column"),
+    "both": ('task = "segmentation"\ntarget = "y"\n[masks]\npattern = "m/{id}"\n', "masks in files have masks.pattern instead"),
+    "no id": ('task = "segmentation"\n[masks]\npattern = "m/x"\n', "masks.pattern must contain {id}"),
+    "no names": ('task = "segmentation"\n[masks]\npattern = "m/{id}"\nvalues = [1, 2]\n', "classes: name the class of each value"),
+    "names": ('task = "segmentation"\nclasses = ["a"]\n[masks]\npattern = "m/{id}"\nvalues = [1, 2]\n', "classes: name the class of each"),
+    "files of classes": ('task = "segmentation"\n[masks]\npattern = "{class}/{id}"\n', "classes: name the class of each"),
+    "too many names": ('task = "segmentation"\ntarget = "y"\nclasses = ["a", "b"]\n', "classes: give one name for each RLE column"),
+    "colours": ('task = "segmentation"\nclasses = ["a"]\n[masks]\npattern = "m/{id}"\ncolours = ["red"]\n', '"#rrggbb" in small letters'),
+    "twice": ('task = "segmentation"\nclasses = ["a", "b"]\n[masks]\npattern = "m/{id}"\nvalues = [3, 3]\n', "one stands there twice"),
+    "values of RLE": ('task = "segmentation"\ntarget = "y"\n[masks]\nvalues = [3]\n', "give masks.pattern for it"),
+    "objects": ('task = "segmentation"\ntarget = "y"\n[masks]\nobjects = true\nexclusive = true\n', "drop pattern, class and exclusive"),
+    "long and wide": ('task = "segmentation"\ntarget = ["a", "b"]\n[masks]\nclass = "c"\n', "have one RLE column"),
+    "views": ('task = "segmentation"\ntarget = "y"\n[images]\npattern = "{id}_{view}"\nview = ["1"]\n', "a mask is of one image"),
+    "order": ('task = "segmentation"\ntarget = "y"\n[masks]\norder = "rows"\n', "'column' or 'row', got 'rows'"),
+    "a wrong key": ('task = "segmentation"\ntarget = "y"\n[masks]\nclas = "c"\n', "unknown key 'masks.clas'; did you mean 'class'"),
+    "two groups": ('task = "segmentation"\ntarget = "y"\n[group]\nmosaic = true\ncolumn = "c"\n', "[group] takes either column"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONTRACTS)
+def test_contracts_that_cannot_be(case, house):
+    text, said = CONTRACTS[case]
+    (house / "configs/toy").mkdir(parents=True)
+    (house / "configs/toy/competition.toml").write_text(f'metric = "dice"\nid = "id"\n{text}')
+    with pytest.raises(UserError) as caught:
+        load_competition("toy")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_changed_mask_is_seen(house):
+    data = write(house, {"id": IDS[:N]}, '[masks]\npattern = "m/{id}.png"\n')
+    files(data, "m/{id}.png", [m[0] * np.uint8(255) for m in drawn(1)])
+    prepare()
+    facts = read_table_facts(CompetitionFiles("toy"))
+    before = digest_file(CompetitionFiles("toy").masks)
+    prepare()
+    assert read_table_facts(CompetitionFiles("toy")) == facts
+    mask = cv2.imread(str(data / f"m/{IDS[3]}.png"), cv2.IMREAD_UNCHANGED)
+    # As many pixels, but others: coverage is the same, and so is the table.
+    cv2.imwrite(str(data / f"m/{IDS[3]}.png"), np.ascontiguousarray(mask[::-1]))
+    prepare()
+    after = read_table_facts(CompetitionFiles("toy"))
+    assert after["scored"] != facts["scored"]
+    assert after["fold_map"] == facts["fold_map"]
+    assert after["test"] == facts["test"]
+    assert digest_file(CompetitionFiles("toy").masks) != before
+
+
+def test_the_holdout_and_extra_rows_have_masks(house):
+    masks = drawn(1)
+    data = write(house, {k: v[:10] for k, v in wide(masks, ["rle"]).items()},
+                 'target = "rle"\n[extra]\ntable = "more.csv"\npattern = "train_images/{id}.png"\n')  # fmt: skip
+    pd.DataFrame({k: v[10:] for k, v in wide(masks, ["rle"]).items()}).to_csv(data / "more.csv", index=False)
+    config = house / "configs/toy/competition.toml"
+    config.write_text(config.read_text() + "holdout = 0.2\n")
+    prepare()
+    found, table = truth()
+    assert len(table.holdout) == len(table.extra) == 2
+    assert table.answered.sum() == 12
+    for row in np.flatnonzero(table.answered):
+        assert (found[row] == masks[IDS.index(table.ids[row])]).all()
+    assert {"scored", "extra", "holdout"} <= set(read_table_facts(CompetitionFiles("toy")))
+
+
+def test_images_without_a_table(house):
+    masks = drawn(1)
+    data = write(house, None, 'train = "train_images/*"\n[masks]\npattern = "m/{id}.png"\n')
+    files(data, "m/{id}.png", [m[0] * np.uint8(255) for m in masks])
+    check(masks, ["mask"])
+
+
+def test_folds_are_even_by_size_and_whole_by_mosaic(house):
+    (house / "configs/toy").mkdir(parents=True)
+    (house / "configs/toy/competition.toml").write_text(
+        'task = "segmentation"\nmetric = "dice"\nbuilt_in = "blobs"\nid = "id"\ntarget = "rle_mask"\n'
+        '[images]\npattern = "{split}_images/{id}.png"\nchannels = "grey"\n[group]\nmosaic = true\n'
+    )
+    prepare()
+    _, table = truth()
+    fields = pd.read_csv(house / "data/toy/tiles.csv", dtype=str).set_index("id")["field"]
+    of = fields[table.ids].to_numpy()
+    # Most tiles of a field find each other, and no others.
+    pairs = pd.DataFrame({"mosaic": table.groups, "field": of})[table.groups != ""]
+    assert pairs.groupby("mosaic")["field"].nunique().max() == 1
+    assert pairs.groupby("field").size().sum() > 0.9 * len(table.ids)
+    rows = table.scored
+    assert pd.Series(table.folds[rows]).groupby(table.groups[rows]).nunique().max() == 1
+    empty = np.bincount(table.folds[rows][table.y[rows, 0] == 0])
+    assert 0.2 < empty.sum() / len(rows) < 0.4
+    assert np.ptp(empty) <= 4
+    large = table.y[rows, 0] > np.quantile(table.y[rows, 0], 0.8)
+    assert np.ptp(np.bincount(table.folds[rows][large])) <= 3
+
+
+def test_tasks_without_masks_have_no_sizes(house):
+    from house import make_competition
+
+    make_competition(house, "multiclass")
+    prepare()
+    files_ = CompetitionFiles("toy")
+    assert "height" not in files_.table.read_text().splitlines()[0]
+    assert (read_table(files_, read_table_facts(files_)).sizes == -1).all()
+    assert not files_.masks.exists()
+
+
+def test_a_split_of_before_mosaics_were_there_is_kept(house):
+    from house import make_competition
+
+    make_competition(house, "multiclass", extra="[group]\npattern = '^i..(.)'\n")
+    prepare()
+    path = house / "folds/toy.json"
+    before = (house / "folds/toy.csv").read_bytes()
+    path.write_text(path.read_text().replace(',\n   "mosaic": false', ""))
+    (house / "folds/toy.csv").write_bytes(before)
+    (house / "cache/toy/table.csv").unlink()
+    stage("folds", "toy")
+    assert "edited by hand" not in path.read_text()
+    assert (house / "folds/toy.csv").read_bytes() == before
