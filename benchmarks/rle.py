@@ -61,10 +61,12 @@ def main():
     args = parser.parse_args()
     cpu = next((s[13:] for s in Path("/proc/cpuinfo").read_text().split("\n") if s[:10] == "model name"), "unknown CPU")
     print(f"{cpu}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, numpy {np.__version__}")
-    print(f"medians of {args.runs} alternating runs, milliseconds, by columns; a run is text on our side, bytes on coco's\n")
+    print(
+        f"medians of {args.runs} alternating runs, milliseconds, by columns; a run is text on our side, bytes on coco's\n"
+    )
     encoders, decoders = coco()
     for side in (101, 2448):
-        noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(side, side)), side**0.5 / 4)
+        noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(side, side)), max(2, side / 50))
         mask = noise > noise.std() * 0.5
         cell = encode(mask)
         assert cell == kernel_encode(mask)
@@ -73,7 +75,10 @@ def main():
         ways = {
             "encode": {"ours": lambda m=mask: encode(m), "kernel": lambda m=mask: kernel_encode(m)}
             | {name: (lambda m=mask, f=f: f(m)) for name, f in encoders.items()},
-            "decode": {"ours": lambda c=cell, s=side: decode(c, s, s), "kernel": lambda c=cell, s=side: kernel_decode(c, (s, s))},
+            "decode": {
+                "ours": lambda c=cell, s=side: decode(c, s, s),
+                "kernel": lambda c=cell, s=side: kernel_decode(c, (s, s)),
+            },
         }
         if decoders:
             from pycocotools import mask as tool
@@ -82,7 +87,9 @@ def main():
             ways["decode"]["pycocotools"] = lambda p=packed: tool.decode(p)
         for what, functions in ways.items():
             took = timed(functions, args.runs)
-            ratios = ", ".join(f"{name} {ms:.3f} ({ms / took['ours']:.1f}x)" for name, ms in took.items() if name != "ours")
+            ratios = ", ".join(
+                f"{name} {ms:.3f} ({ms / took['ours']:.1f}x)" for name, ms in took.items() if name != "ours"
+            )
             print(f"{side} x {side}, {len(cell.split()) // 2} runs, {what}: ours {took['ours']:.3f}; {ratios}")
 
 

@@ -75,7 +75,7 @@ def passes(p: Array, present: float, d: Decision) -> bool:
     """Say whether a class is there at all, by its presence and its surest pixels (p H W)."""
     if present < d.present:
         return False
-    return d.top == 0 or np.count_nonzero(p > d.top) >= d.top_area * p.size
+    return d.top == 0 or bool(np.count_nonzero(p > d.top) >= d.top_area * p.size)
 
 
 def kept(mask: Array, d: Decision) -> Array:

@@ -115,10 +115,12 @@ def write_flat(path: Path, parts: Iterable[Array], total: int) -> None:
         assert written == total, f"{written} of {total} values"
 
 
-def write_mean(path: Path, flats: Sequence[Array], weights: Sequence[float] | None = None, chunk: int = 1 << 22) -> None:
-    """Write the weighted mean of flat arrays, added up in float32, `chunk` values at a time (same bytes whatever it is).
+def write_mean(
+    path: Path, flats: Sequence[Array], weights: Sequence[float] | None = None, chunk: int = 1 << 22
+) -> None:
+    """Write the weighted mean of flat arrays, added up in float32, `chunk` values at a time.
 
-    Weights need not sum to 1; None: all count alike.
+    The bytes are the same whatever the chunk. Weights need not sum to 1; None: all count alike.
     """
     total = len(flats[0])
     assert all(flat.shape == (total,) for flat in flats), "flat arrays of different lengths"
@@ -140,7 +142,7 @@ def gather(path: Path, layout: Layout, parts: Mapping[int, Array], folds: Array)
 
     `parts[k]` holds the rows of `layout` (N) whose fold in `folds` (N) is k, in their order.
     """
-    lengths, ends = np.diff(layout.starts), {k: 0 for k in parts}
+    lengths, ends = np.diff(layout.starts), dict.fromkeys(parts, 0)
 
     def rows() -> Iterator[Array]:
         for fold, length in zip(folds.tolist(), lengths.tolist(), strict=True):

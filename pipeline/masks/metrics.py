@@ -22,7 +22,7 @@ Stats = Callable[[Array, Array, Array | None, Array | None], Array]
 class MaskMetric:
     """A metric of masks: `measure` gives the numbers (k) of an image, `reduce` the score of numbers (N k), weights (N).
 
-    `objects`: it compares labelled objects, not pixels. `rows`: it is the mean over images of the mean of their numbers.
+    `objects`: it compares labelled objects, not pixels. `rows`: it is the mean of the numbers of all images.
     """
 
     name: str
@@ -32,9 +32,7 @@ class MaskMetric:
     rows: bool = False
     greater: bool = True
 
-    def stats(
-        self, truth: Array, guess: Array, instances: Array | None = None, objects: Array | None = None
-    ) -> Array:
+    def stats(self, truth: Array, guess: Array, instances: Array | None = None, objects: Array | None = None) -> Array:
         """Return the numbers (k) of an image: masks C H W bool; true and guessed objects H W, 0 where there is none."""
         return self.measure(truth, guess, instances, objects)
 

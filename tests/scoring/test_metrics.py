@@ -267,6 +267,7 @@ def test_a_metric_of_the_users_own_takes_no_unknown_targets(monkeypatch):
 def test_metrics_of_masks_score_the_numbers_of_images(name):
     metric, rng = METRICS[name], np.random.default_rng(0)
     masks = rng.random((2, 9, 2, 4, 5)) < 0.5
+    masks[1] = masks[0] ^ (rng.random((9, 2, 4, 5)) < 0.1)
     numbers = np.array([MASK_METRICS[name].stats(*pair, *np.int32(pair)[:, 0]) for pair in zip(*masks, strict=True)])
     task, y = TASKS["segmentation"], masks[0].mean((2, 3))
     problem = Problem(task, get_metric(name, task), 2, task.targets(y), np.arange(9) % 3, None, np.arange(9) + 1.0)
