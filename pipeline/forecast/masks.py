@@ -105,9 +105,10 @@ def process(problem: Problem, source: Source, goal: Goal, choice: Choice) -> Out
     soft = np.where(np.isfinite(told[:, : len(actions)]), _soft(table.seen), -np.inf)
     which = {name: take(name, told, soft, plain) for name in ("soft", *(f"row {margin:g}" for margin in MARGINS))}
     oracle = np.where(np.isfinite(told), problem.metric.gain(worths, 0.0), -np.inf).argmax(1)
-    simple = {"untuned": choice.fixed, "best setting": choice.optimal}
-    rules = {name: stats[rows, at] for name, at in which.items()}
-    tried = Tried(problem, stats[rows, plain], simple, rules, stats[rows, oracle])
+    held = {name: stats[rows, at] for name, at in which.items()}
+    simple = {"plain": stats[rows, plain], "untuned": choice.fixed, "best setting": choice.optimal}
+    simple["soft"] = held.pop("soft")
+    tried = Tried(problem, simple, held, stats[rows, oracle])
     adopted, evidence = tried.judge(np.ones(len(rows), bool))
     by_fold = {k: tried.judge(folds != k)[0] if adopted else None for k in np.unique(folds).tolist()}
     which["None"] = plain
@@ -132,10 +133,9 @@ def take(rule: str | None, told: Array, soft: Array, plain: Array | int) -> Arra
 
 @dataclass(frozen=True)
 class Tried:
-    """Statistics (N k) of the run's own decision, of other simple rules, of the rules tried, and of the oracle."""
+    """Statistics (N k) of the simple rules, the run's own decision first, of the rules tried, and of the oracle."""
 
     problem: Problem
-    plain: Array
     simple: dict[str, Array]
     rules: dict[str, Array]
     oracle: Array
@@ -143,32 +143,28 @@ class Tried:
     def judge(self, rows: Array) -> tuple[str | None, dict[str, Any]]:
         """Return the rule to adopt on the evidence of the rows of a mask (None: no change), and the evidence.
 
-        A rule must beat every simple one, the soft rule among them; lower ends allow for all comparisons made.
+        A rule must pass the gate, simultaneous over all rules tried, over every simple one.
         """
-        part = self.problem.part(rows)
-        rivals = {"plain": self.plain, **self.simple, "soft": self.rules["soft"]}
-        stats = {**rivals, **self.rules}
-        names, gain = list(stats), part.metric.gain
-        scorers = [partial(part.judge, stats[name][rows]) for name in names]
-        now = dict(zip(names, (score(np.ones(len(part.y))) for score in scorers), strict=True))
-        boot = dict(zip(names, replicate(scorers, len(part.y), part.group).T, strict=True))
-        duels = [(rule, rival) for rule in self.rules for rival in rivals if rule != rival]
-        gains = np.array([gain(now[rule], now[rival]) for rule, rival in duels], np.float64)
-        lower = gate(gains, np.column_stack([gain(boot[rule], boot[rival]) for rule, rival in duels]))[1]
-        least = {rule: min(low for (r, _), low in zip(duels, lower, strict=True) if r == rule) for rule in self.rules}
-        passed = [rule for rule in self.rules if least[rule] > 0]
-        adopted = max(passed, key=lambda rule: float(gain(now[rule], 0.0)), default=None)
-        best = max(rivals, key=lambda rival: float(gain(now[rival], 0.0)))
+        part, gain = self.problem.part(rows), self.problem.metric.gain
+        stats = {name: each[rows] for name, each in {**self.simple, **self.rules}.items()}
+        scorers = [partial(part.judge, each) for each in stats.values()]
+        now = np.array([score(np.ones(len(part.y))) for score in scorers])
+        boot, old = replicate(scorers, len(part.y), part.group), len(self.simple)
+        over = [gate(gain(now[old:], now[s]), gain(boot[:, old:], boot[:, [s]]))[1] for s in range(old)]
+        lower, best = np.min(over, 0), int(np.argmax(gain(now[:old], 0.0)))
+        passed = {name: bool(low > 0) for name, low in zip(self.rules, lower, strict=True)}
+        scores = dict(zip(stats, now.tolist(), strict=True))
+        allowed = [name for name in self.rules if passed[name]]
+        adopted = max(allowed, key=lambda name: float(gain(scores[name], 0.0)), default=None)
         ceiling = part.judge(self.oracle[rows])
-        gap = float(gain(ceiling, now[best]))
-        table = {}
-        for rule in self.rules:
-            over, paired = float(gain(now[rule], now[best])), gain(boot[rule], boot[best])
+        gap, table = float(gain(ceiling, now[best])), {}
+        for r, name in enumerate(self.rules):
+            more, paired = float(gain(now[old + r], now[best])), gain(boot[:, old + r], boot[:, best])
             ends = np.quantile(paired[np.isfinite(paired)], [0.025, 0.975])
-            facts = {"score": now[rule], "gain": over, "interval": ends, "lower": float(least[rule])}
-            table[rule] = {**facts, "passed": rule in passed, "of_oracle": over / gap if gap > 0 else float("nan")}
-        scores = {name: now[name] for name in rivals}
-        return adopted, {"best_simple": best, "simple": scores, "oracle": ceiling, "rules": table}
+            facts = {"score": scores[name], "gain": more, "interval": ends, "lower": float(lower[r])}
+            table[name] = {**facts, "passed": passed[name], "of_oracle": more / gap if gap > 0 else float("nan")}
+        simple = {name: scores[name] for name in self.simple}
+        return adopted, {"best_simple": list(simple)[best], "simple": simple, "oracle": ceiling, "rules": table}
 
 
 def diagnose(told: Array, actual: Array, actions: Sequence[Action], final: Array) -> dict[str, Any]:

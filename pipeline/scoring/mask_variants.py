@@ -65,7 +65,8 @@ def default_grid(classes: int, exclusive: bool, head: bool, objects: bool) -> li
         low = [t for t in THRESHOLDS if t <= min(TOPS)]
         tried += [Decision(threshold=t, top=top, top_area=a) for t in low for top in TOPS for a in TOP_AREAS]
     if objects:
-        tried += [replace(d, split=split) for d in tried if not d.top for split in SPLITS]
+        middle = [d for d in tried if not d.top and d.threshold in THRESHOLDS[1:-1]]
+        tried += [replace(d, split=split) for d in middle for split in SPLITS]
     if head:
         tried += [replace(d, present=gate) for d in tried if not d.top for gate in PRESENT]
     untuned = (Decision(),) * classes
@@ -100,12 +101,25 @@ def measure(maps: Shown, truth: Masks, rows: Array, grid: Sequence[Setting], met
 
 
 def scorer(metric: MaskMetric, truth: Masks, row: int) -> Callable[[Array, Array, Setting], Array]:
-    """Return what gives the statistics (k,) of a mask (C H W), the maps and the setting that it comes from."""
+    """Return what gives the statistics (k,) of a mask (C H W), the maps and the setting that it comes from.
+
+    Objects never reach beyond their component: those of a mask without some components are those of the whole, found
+    once for a threshold and a split, less the ones that are gone.
+    """
     right = truth[row]
     if not metric.objects:
         return lambda mask, maps, how: metric.stats(right, mask)
-    instances = truth.instances(row)
-    return lambda mask, maps, how: metric.stats(right, mask, instances, objects_of(mask[0], maps, how[0]))
+    instances, known = truth.instances(row), dict[tuple[int, float, bool, float], tuple[Array, Array]]()
+
+    def score(mask: Array, maps: Array, how: Setting) -> Array:
+        d = Decision(threshold=how[0].threshold, fill=how[0].fill, split=how[0].split)
+        key = (id(maps), d.threshold, d.fill, d.split)
+        if key not in known:  # which keeps the maps, so that no others can have their id
+            whole = decide(maps, np.ones(1), d, right.shape[1:])[0]
+            known[key] = maps, objects_of(whole, maps, d)
+        return metric.stats(right, mask, instances, np.where(mask[0], known[key][1], 0))
+
+    return score
 
 
 def variants(

@@ -16,7 +16,7 @@ from pipeline.forecast.mask_survey import (
     prune,
     survey,
 )
-from pipeline.masks.decide import Decision, components, decide
+from pipeline.masks.decide import Decision, components, decide, objects_of
 from pipeline.masks.metrics import MASK_METRICS
 
 
@@ -45,8 +45,8 @@ def test_every_candidate_is_its_own_mask(metric):
             assert (mask == mask_of(source, i, action)).all()
             area = found.features[i, a, len(IMAGE) + MASK.index("area")]
             assert area == pytest.approx(mask.mean(), abs=1e-6)
-            if not goal.metric.objects:
-                assert found.stats[i, a] == pytest.approx(goal.metric.stats(truth[i], mask))
+            more = (truth.instances(i), objects_of(mask[0], maps[i], action.setting[0])) if goal.metric.objects else ()
+            assert found.stats[i, a] == pytest.approx(goal.metric.stats(truth[i], mask, *more))
     blind = survey(source, actions)
     assert (blind.features == found.features).all(), "features know nothing of the truth"
     assert blind.stats.shape == (8, len(actions), 0)
