@@ -1,6 +1,6 @@
 """Peak memory and seconds of a tiled prediction of one large image, from pixels to the shelf.
 
-    python -m benchmarks.tiles [side] [classes]
+    python benchmarks/tiles.py [side] [classes] [tile] [batch]
 
 Defaults: 2448 x 2448 and 7 classes (DeepGlobe land cover), a small U-Net, tiles of 512, half of each overlapping.
 """
@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-
 from pipeline.masks.maps import layout, write_flat
+
 from pipeline.training.machine import Machine
 from pipeline.training.mask_nets import Extras, build_masks
 from pipeline.training.mask_predict import Look, stretches
@@ -48,7 +48,9 @@ def main(side: int = 2448, classes: int = 7, tile: int = 512, batch: int = 1) ->
         write_flat(path, stretches(network, images, np.arange(1), plan.sizes, look, machine), plan.total)
         took, after, kept = time.perf_counter() - started, megabytes(), path.stat().st_size / 1e6
     print(f"{side} x {side} x {classes}, tiles of {tile}, batch {batch}: {took:.1f} s, {kept:.0f} MB on the shelf")
-    print(f"peak {after:.0f} MB: libraries {bare:.0f}, network and one tile {before - bare:.0f}, the image {after - before:.0f}")
+    print(
+        f"peak {after:.0f} MB: libraries {bare:.0f}, network and one tile {before - bare:.0f}, the image {after - before:.0f}"
+    )
     print(f"all maps in float32 would be {side * side * classes * 4 / 1e6:.0f} MB")
 
 
