@@ -121,20 +121,22 @@ class Grid:
         return out
 
 
-def woven(grid: Grid, rows: Iterator[Array]) -> Iterator[tuple[int, Array]]:
-    """Yield the weighted mean of overlapping tiles as bands (top, M r W): no more than a row of tiles is in memory.
+def woven(grid: Grid, tiles: Iterator[Array]) -> Iterator[tuple[int, Array]]:
+    """Yield the weighted mean of overlapping tiles as bands (top, M r W): no more than such a band is in memory.
 
-    `rows` yields the maps of the tiles of one row of the grid after another (T M H W).
+    `tiles` yields the maps of one tile after another (M H W), row by row of the grid.
     """
     tops, lefts, (height, width) = grid.starts(0), grid.starts(1), grid.size
     window = grid.weights(0)[:, None] * grid.weights(1)
     down, across = grid.total(0), grid.total(1)
     band: Array | None = None
-    for top, below, tiles in zip(tops, [*tops[1:], grid.image[0]], rows, strict=True):
-        if band is None:
-            band = np.zeros((tiles.shape[1], height, grid.image[1]), np.float32)
-        for left, tile in zip(lefts, tiles, strict=True):
+    for top, below in zip(tops, [*tops[1:], grid.image[0]], strict=True):
+        for left in lefts:
+            tile = next(tiles)
+            if band is None:
+                band = np.zeros((len(tile), height, grid.image[1]), np.float32)
             band[:, :, left : left + width] += tile * window
+        assert band is not None
         done = below - top
         yield top, band[:, :done] / (down[top:below, None] * across)
         band[:, : height - done] = band[:, done:].copy()

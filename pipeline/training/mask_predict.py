@@ -111,19 +111,17 @@ def _tiled(
     grid = Grid(full.shape[:2], look.size, look.overlap, look.window)
     (height, width), present = look.size, np.zeros(network.heads.classes, np.float32)
 
-    def rows() -> Iterator[Array]:
+    def tiles() -> Iterator[Array]:
         nonlocal present
-        for top in grid.starts(0):
-            tiles = [full[top : top + height, left : left + width] for left in grid.starts(1)]
-            parts = [
-                see(network, np.stack(tiles[n : n + look.batch_size]), look, machine)
-                for n in range(0, len(tiles), look.batch_size)
-            ]
-            present = np.maximum(present, np.concatenate([known for _, known in parts]).max(0))
-            yield np.concatenate([maps for maps, _ in parts])
+        corners = [(top, left) for top in grid.starts(0) for left in grid.starts(1)]
+        for n in range(0, len(corners), look.batch_size):
+            part = [full[y : y + height, x : x + width] for y, x in corners[n : n + look.batch_size]]
+            maps, known = see(network, np.stack(part), look, machine)
+            present = np.maximum(present, known.max(0))
+            yield from maps
 
     out = np.empty((network.heads.maps, *full.shape[:2]), SHELF)
-    for top, band in woven(grid, rows()):
+    for top, band in woven(grid, tiles()):
         out[:, top : top + band.shape[1]] = band
     have: tuple[int, int] = image.shape[:2]
     if full.shape == image.shape and size == have:

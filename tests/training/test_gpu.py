@@ -1,13 +1,21 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from files import grouped
+from masked import masked
 
+from pipeline.store.files import read_npy
+from pipeline.store.tracking import Tracker
 from pipeline.tasks import TASKS
+from pipeline.training.fold import fit_fold
+from pipeline.training.job import Which
 from pipeline.training.machine import Machine, choose_machine
 from pipeline.training.models import build
 from pipeline.training.predict import predict
 from pipeline.training.probe import fastest, images_per_second
+from pipeline.training.shelf import predict_fold
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 WAYS = [{}, {"ema": 0.9, "mixup": 1.0}, {"swa": 0.3, "accumulate": 2, "optimizer": "sgd", "clip": 1.0},
@@ -100,3 +108,14 @@ def test_cpu_and_gpu_agree(run_fit, tta, dtype):
     there = look(run.net, run, choose_machine("fp32"), tta)
     here = look(run.net, run, Machine("cpu", "fp32", 1), tta)
     np.testing.assert_allclose(there, here, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_masks(house, precision):
+    job = masked("[loss]\nterms = { bce = 1.0, lovasz = 1.0, boundary = 0.01 }\ndistance = 1.0\n[average]\nema = 0.9\n")
+    job, which = replace(job, machine=choose_machine(precision)), Which((0,))
+    fit_fold(job, which, Tracker(None))
+    predict_fold(job, which, Tracker(None))
+    maps = read_npy(which.files(job.files).oof)
+    assert np.isfinite(maps).all()
+    assert 0 <= maps.min() <= maps.max() <= 1

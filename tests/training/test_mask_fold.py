@@ -1,5 +1,6 @@
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from pipeline.store.tracking import Tracker
 from pipeline.training import engine
 from pipeline.training.fold import fit_fold
 from pipeline.training.job import Which, check_names
+from pipeline.training.machine import Machine
 from pipeline.training.mask_fold import lessons_of, measured
 from pipeline.training.mask_job import maps_layout, truth_of
 from pipeline.training.shelf import predict_fold
-from pipeline.training.weights import fitted
+from pipeline.training.weights import choose_epochs, fitted, header_of
 
 WHICH = Which((1,))
 EVERYTHING = (
@@ -127,6 +129,33 @@ def test_resume_is_the_same(of, workers, monkeypatch):
     again = load_file(files.model)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     assert log_of(files) == log
+
+
+@pytest.mark.parametrize("more", ["[average]\nswa = 0.3\n", "[average]\nsoup = 2\n", '[optim]\nname = "sgd"\n'])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_averages_and_precisions(of, more, precision):
+    job = of(more=more + "[augment]\nmixup = 1.0\n")
+    job = replace(job, machine=Machine("cpu", precision, 1))
+    files = train(job)
+    predict_fold(job, WHICH, Tracker(None))
+    assert all(np.isfinite(line["loss"]) for line in log_of(files) if "loss" in line)
+    maps = read_npy(files.oof)
+    assert np.isfinite(maps).all()
+    assert maps.std() > 0
+
+
+def test_the_epoch_is_chosen_on_other_folds(of):
+    job = of()
+    job.files.config.write_text(job.files.config.read_text().replace("epochs = 2", 'epochs = 2\nselect = "best"'))
+    job = job_of(job.competition, job.table)
+    for k in range(3):
+        train(job, Which((k,)))
+    choose_epochs(job)
+    for k in range(3):
+        files = Which((k,)).files(job.files)
+        assert header_of(files.model)["epoch"] in (0, 1)
+        predict_fold(job, Which((k,)), Tracker(None))
+        assert json.loads(files.receipt.read_text())["chosen_on"] == [j for j in range(3) if j != k]
 
 
 def test_it_learns_discs(of):
