@@ -113,10 +113,13 @@ def fill_holes(mask: Array) -> Array:
 
 def resize(maps: Array, size: tuple[int, int]) -> Array:
     """Return maps (C h w) at `size` (height, width), bilinear, both grids laid over the whole image."""
-    if maps.shape[1:] == tuple(size):
+    height, width = int(size[0]), int(size[1])
+    if maps.shape[1:] == (height, width):
         return maps
-    wide = [cv2.resize(np.ascontiguousarray(m, np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) for m in maps]
-    return np.stack(wide) if wide else np.zeros((0, *size), np.float32)
+    out = np.empty((len(maps), height, width), np.float32)
+    for c, plane in enumerate(maps):
+        out[c] = cv2.resize(np.asarray(plane, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    return out
 
 
 def objects_of(mask: Array, maps: Array, d: Decision, classes: int = 1) -> Array:
