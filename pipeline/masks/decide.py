@@ -152,13 +152,14 @@ def flood(markers: Array, height: Array, mask: Array) -> Array:
     grown[~mask | (markers == 0)] = 0
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     for level in [*np.linspace(1, 0, LEVELS, endpoint=False), -np.inf]:
-        free = mask & (height >= level)
-        while True:
+        free = mask & (height >= level) & (grown == 0)
+        while free.any():
             near = cv2.dilate(grown, cross)
-            new = free & (grown == 0) & (near > 0)
+            new = free & (near > 0)
             if not new.any():
                 break
-            grown[new] = near[new]
+            np.copyto(grown, near, where=new)
+            free ^= new
     return grown.astype(np.int32)
 
 
