@@ -113,10 +113,13 @@ def fill_holes(mask: Array) -> Array:
 
 def resize(maps: Array, size: tuple[int, int]) -> Array:
     """Return maps (C h w) at `size` (height, width), bilinear, both grids laid over the whole image."""
-    if maps.shape[1:] == tuple(size):
+    height, width = int(size[0]), int(size[1])
+    if maps.shape[1:] == (height, width):
         return maps
-    wide = [cv2.resize(np.ascontiguousarray(m, np.float32), size[::-1], interpolation=cv2.INTER_LINEAR) for m in maps]
-    return np.stack(wide) if wide else np.zeros((0, *size), np.float32)
+    out = np.empty((len(maps), height, width), np.float32)
+    for c, plane in enumerate(maps):
+        out[c] = cv2.resize(np.asarray(plane, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    return out
 
 
 def objects_of(mask: Array, maps: Array, d: Decision, classes: int = 1) -> Array:
@@ -149,13 +152,14 @@ def flood(markers: Array, height: Array, mask: Array) -> Array:
     grown[~mask | (markers == 0)] = 0
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     for level in [*np.linspace(1, 0, LEVELS, endpoint=False), -np.inf]:
-        free = mask & (height >= level)
-        while True:
+        free = mask & (height >= level) & (grown == 0)
+        while free.any():
             near = cv2.dilate(grown, cross)
-            new = free & (grown == 0) & (near > 0)
+            new = free & (near > 0)
             if not new.any():
                 break
-            grown[new] = near[new]
+            np.copyto(grown, near, where=new)
+            free ^= new
     return grown.astype(np.int32)
 
 

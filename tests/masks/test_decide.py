@@ -162,6 +162,9 @@ def test_resizing_is_bilinear_over_the_whole_image():
     expected = np.clip((np.arange(8) + 0.5) / 8, 0.125, 0.875)
     assert wide == pytest.approx(np.tile(expected, (6, 1)), abs=1e-6)
     assert resize(ramp, (3, 4)) is ramp
+    # Sizes as a table holds them, and maps that are not in one piece.
+    assert np.array_equal(resize(ramp, np.array([6, 8], np.int32))[0], wide)
+    assert np.array_equal(resize(ramp.swapaxes(1, 2), (8, 6))[0], wide.T)
 
 
 def discs(size, *at):
