@@ -66,7 +66,7 @@ def main():
     )
     encoders, decoders = coco()
     for side in (101, 2448):
-        noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(side, side)), side**0.5 / 4)
+        noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(side, side)), max(2, side / 50))
         mask = noise > noise.std() * 0.5
         cell = encode(mask)
         assert cell == kernel_encode(mask)
