@@ -34,11 +34,17 @@ class Place:
 
 
 def rle_columns(config: Competition, frame: pd.DataFrame, classes: Sequence[str]) -> list[str]:
-    """Return the columns of RLE of a table, in class order: the targets, the classes, or the only one there is."""
+    """Return the columns of RLE of a table, in class order: the targets, the classes, or the only one there is.
+
+    Where masks are files the sample may ask for some of the classes.
+    """
     targets = [config.target] if isinstance(config.target, str) else config.target
     for names in (targets, classes):
         if names and set(names) <= set(frame.columns):
             return list(names)
+    some = [name for name in classes if name in frame.columns]
+    if some and config.masks.pattern is not None:
+        return some
     others = [str(c) for c in frame.columns if c not in (config.id, config.masks.class_, "Usage")]
     if config.masks.separator is not None and config.id not in frame.columns:
         others = others[1:]
@@ -77,10 +83,13 @@ def read_cells(
             found[place[i]] += [cell] if cell else []
         return found
     if names is None:
-        if len(columns) < len(classes):
+        if len(columns) < len(classes) and config.masks.pattern is None:
             column(frame, str(config.masks.class_), path)
+        some = len(columns) < len(classes)
+        full = np.full((len(cells), len(classes)), "", object)
+        full[:, [list(classes).index(name) for name in columns] if some else slice(None)] = cells
         rows = {i: row for row, i in enumerate(named.tolist())}
-        return [cells[rows[i]].tolist() for i in ids.tolist()]
+        return [full[rows[i]].tolist() for i in ids.tolist()]
     index, found = {name: c for c, name in enumerate(classes)}, [[""] * len(classes) for _ in place]
     seen = set()
     for i, name, cell in zip(named.tolist(), names.tolist(), cells[:, 0].tolist(), strict=True):
@@ -129,7 +138,7 @@ def store(layers: Array, kind: Kind, classes: Sequence[str], place: Place) -> Ar
     """Return masks of classes (C H W bool) as they are stored; a pixel of none or of two is refused if exclusive."""
     if kind != "exclusive":
         return layers.astype(np.uint8) if len(layers) > 1 else layers[0].astype(np.uint8)
-    count = layers.sum(0)
+    count = layers.sum(0, dtype=np.uint16)
     if (count != 1).any():
         y, x = np.argwhere(count != 1)[0].tolist()
         names = [name for name, layer in zip(classes, layers, strict=True) if layer[y, x]]

@@ -53,15 +53,17 @@ def draw_files(
             np.stack([anything(image, file) for image, file in zip(images, files, strict=True)]), kind, classes, place
         )
     codes = numbers(images[0], config.masks.colours is not None, place)
-    known = told if kind == "exclusive" else [*told, 0]
-    odd = ~np.isin(codes, known)
+    layers = np.stack([codes == code for code in told])
+    odd = ~layers.any(0)
+    if kind != "exclusive":
+        odd &= codes != 0
     if odd.any():
         y, x = np.argwhere(odd)[0].tolist()
         code = int(codes[y, x])
         what = f"colour '#{code:06x}'" if config.masks.colours else f"value {code}"
         key = "colours" if config.masks.colours else "values"
         raise UserError(f"{place}: the pixel in row {y}, column {x} has the {what}, which masks.{key} does not name")
-    return store(np.stack([codes == code for code in told]), kind, classes, place)
+    return store(layers, kind, classes, place)
 
 
 def read(path: Path, i: str, size: Array) -> Array:
@@ -88,7 +90,8 @@ def numbers(image: Array, colours: bool, place: Place) -> Array:
         if image.dtype != np.uint8:
             raise UserError(f"{place}: masks.colours are of 8 bits a channel, this file has 16: give masks.values")
         rgb = image[:, :, 2::-1] if image.ndim == 3 and image.shape[2] > 2 else np.dstack([image] * 3)[:, :, :3]
-        return np.asarray(rgb.astype(np.int64) @ [65536, 256, 1])
+        red, green, blue = np.moveaxis(rgb.astype(np.int32), 2, 0)
+        return np.asarray(red << 16 | green << 8 | blue)
     if image.ndim == 2:
         return image
     if image.shape[2] > 2 and (image[:, :, :3] != image[:, :, :1]).any():

@@ -28,7 +28,8 @@ from pipeline.tasks import Task
 class MaskForm:
     """How a competition wants masks: the sample's header, ids and RLE columns, and what stands for an empty mask.
 
-    `index` (rows of the sample) is the place of each row's class, -1 where a row is of all classes.
+    `index` (rows of the sample) is the place of each row's class, -1 where a row is of all classes; `scored` are the
+    places of the classes that are asked for at all.
     """
 
     config: Competition
@@ -38,6 +39,7 @@ class MaskForm:
     columns: list[str]
     ids: Array
     index: Array
+    scored: list[int]
     empty: str
 
     @property
@@ -58,7 +60,9 @@ def read_mask_form(config: Competition, classes: list[str], data: Path) -> MaskF
     read_ids(one_row(config.masks, config.id, sample, path), config.id, path)
     ids, names = divide_ids(config.masks, config.id, sample, path)
     columns = rle_columns(config, sample, classes)
-    if any(name not in sample.columns for name in columns) or (names is None and len(columns) < len(classes)):
+    some = config.masks.pattern is not None and set(columns) <= set(classes)
+    room = names is not None or len(columns) == len(classes) or some
+    if not room or any(name not in sample.columns for name in columns):
         raise UserError(
             f"{path}: columns {list(map(str, sample.columns))} have no place for the RLE of {listed(classes)}: "
             f"a column each, or masks.class or masks.separator"
@@ -68,7 +72,12 @@ def read_mask_form(config: Competition, classes: list[str], data: Path) -> MaskF
         raise UserError(f"{path}: class {odd[0]!r} is none of {classes[:5]} of {config.train}: names must agree")
     index = np.array([-1 if names is None else classes.index(name) for name in (ids if names is None else names)])
     cells = set(np.char.strip(sample[columns].to_numpy(str)).ravel().tolist())
-    return MaskForm(config, classes, path, sample, columns, ids, index, "-1" if "-1" in cells else "")
+    scored = list(range(len(classes)))
+    if names is not None:
+        scored = np.unique(index).tolist()
+    elif len(columns) < len(classes):
+        scored = [classes.index(name) for name in columns]
+    return MaskForm(config, classes, path, sample, columns, ids, index, scored, "-1" if "-1" in cells else "")
 
 
 def rle_cells(form: MaskForm, ids: Array, masks: Iterable[Array]) -> pd.DataFrame:
@@ -93,7 +102,8 @@ def rle_cells(form: MaskForm, ids: Array, masks: Iterable[Array]) -> pd.DataFram
     if (form.index >= 0).all():
         filled = [cells[i][c] for i, c in zip(form.ids.tolist(), form.index.tolist(), strict=True)]
         return form.sample.assign(**{form.columns[0]: filled})
-    return form.sample.assign(**{name: [cells[i][c] for i in form.ids.tolist()] for c, name in enumerate(form.columns)})
+    places = zip(form.columns, form.scored, strict=True)
+    return form.sample.assign(**{name: [cells[i][c] for i in form.ids.tolist()] for name, c in places})
 
 
 def write(form: MaskForm, i: str, mask: Array) -> list[str]:
@@ -144,22 +154,23 @@ def mask_leaderboard(
         raise UserError(f"{path}: Usage {str(unknown[0])!r} is none of Public, Private, Ignored")
     truth = read_cells(form.config, frame, path, ids, form.classes)
     given = dict(zip(form.asked, submitted, strict=True))
+    # Of classes that exclude each other the background may not be asked for: each is drawn by itself.
+    kind: Kind = "objects" if form.kind == "objects" else "classes"
     measure = resolve(MASK_METRICS, metric.name, "metric of masks")
 
     def one(row: int) -> Array:
         i = str(ids[row])
         masks, objects = [], []
         for cells, where in ((truth[row], Place(path, i)), (given[i], Place(form.path, i))):
-            drawn = draw(form.config, cells, sizes[i], form.kind, form.classes, where)
-            masks.append(layers_of(drawn, len(form.classes), form.kind))
+            drawn = draw(form.config, cells, sizes[i], kind, form.classes, where)
+            masks.append(layers_of(drawn, len(form.classes), kind)[form.scored])
             if measure.objects:
-                objects.append(drawn if form.kind == "objects" else components(masks[-1][0]))
+                objects.append(drawn if kind == "objects" else components(masks[-1][0]))
         return measure.stats(*masks, *objects)
 
     with ThreadPoolExecutor() as pool:
         stats = np.stack(list(pool.map(one, range(len(ids)))))
-    problem = Problem(
-        task, metric, len(form.classes), np.zeros((len(ids), len(form.classes))), np.zeros(len(ids)), None
-    )
+    y = np.zeros((len(ids), len(form.scored)))
+    problem = Problem(task, metric, len(form.scored), y, np.zeros(len(ids), np.int64), None)
     parts = {name: usage == name for name in ("public", "private")}
     return {name: problem.part(rows).judge(stats[rows]) for name, rows in parts.items() if rows.any()}

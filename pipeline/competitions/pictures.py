@@ -46,9 +46,7 @@ def read(images: Images, path: Path) -> Array:
     except UserError:
         raise
     except Exception as error:  # a decoder of the user's own may raise anything
-        raise UserError(
-            f"image {path} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}"
-        ) from error
+        raise UserError(f"image {path} cannot be read: {(str(error) or repr(error)).splitlines()[0]}") from error
     if image is None:
         raise UserError(f"image {path} cannot be read: fetch it again, drop its row, or give images.decoder")
     if image.ndim == 3 and image.shape[2] != images.each and image.shape[0] == images.each:

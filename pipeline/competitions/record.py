@@ -50,9 +50,11 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     }
     units = union(raw.groups[train], digests[train], near[train])
     known = reuse(files, raw, wanted)
-    strata = task.strata(y, config.folds.bins)
+    # Of classes that exclude each other the commonest is the background: the size of a mask is that of the others.
+    sized = np.delete(y, y.mean(0).argmax(), 1) if config.masks.exclusive else y
+    strata = task.strata(sized, config.folds.bins)
     method, folds = known or split(config, raw, strata, units, files.data)
-    held, names = folds[:, 0] == HOLDOUT, stratum_names(task, y, raw.classes, config.folds.bins)
+    held, names = folds[:, 0] == HOLDOUT, stratum_names(task, sized, raw.classes, config.folds.bins)
     counts = balance(strata[~held], folds[~held, 0], names)
     errors, warnings = check(raw, digests, near, folds, counts)
     if errors:

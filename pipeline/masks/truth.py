@@ -94,7 +94,7 @@ def coverage(raw: Array, classes: int, kind: Kind) -> Array:
     """Return the share of the pixels of a stored mask that is of each class (C)."""
     pixels = raw.shape[-2] * raw.shape[-1]
     if kind == "exclusive":
-        return np.asarray(np.bincount(raw.reshape(-1), minlength=classes) / pixels)
+        return np.array([np.count_nonzero(raw == c) / pixels for c in range(classes)])
     return np.asarray(np.count_nonzero(raw.reshape(classes, -1), axis=1) / pixels)
 
 

@@ -195,3 +195,34 @@ def test_solutions_that_do_not_fit(change, said, tmp_path):
     change(frame).to_csv(tmp_path / "solution.csv", index=False)
     with pytest.raises(UserError, match=said):
         mask_leaderboard(form, TASKS["segmentation"], METRICS["dice"], tmp_path / "solution.csv", [["1 1"]] * 4, SIZES)
+
+
+@pytest.mark.parametrize("form", ["wide", "long"])
+def test_a_sample_that_leaves_the_background_out(form, tmp_path):
+    """Masks in files have a class for every pixel; the sample asks for some, and only those are scored."""
+    masks = {i: RNG.integers(0, 3, size) == np.arange(3)[:, None, None] for i, size in SIZES.items()}
+    names = ["ground", *TWO]
+    settings = {"classes": names, "masks": {"pattern": "m/{id}.png", "values": [0, 1, 2], "exclusive": True}}
+    if form == "wide":
+        rows, header = [[i, rle(masks[i][2]), rle(masks[i][1])] for i in ASKED], ["id", "gravel", "fish"]
+    else:
+        settings["masks"]["class"] = "ClassId"
+        rows = [[i, name, rle(masks[i][c])] for i in ASKED for c, name in enumerate(names) if c]
+        header = ["id", "ClassId", "rle"]
+    config = Competition.model_validate({"task": "segmentation", "metric": "dice", "id": "id", **settings})
+    sample = pd.DataFrame(rows, columns=header)
+    sample.assign(**dict.fromkeys(["gravel", "fish"] if form == "wide" else ["rle"], "1 1")).to_csv(
+        tmp_path / "sample_submission.csv", index=False
+    )
+    made = read_mask_form(config, names, tmp_path)
+    filled = rle_cells(made, IDS, (masks[i] for i in IDS.tolist()))
+    assert filled.to_numpy(str).tolist() == rows
+    filled.to_csv(tmp_path / "made.csv", index=False)
+    cells = read_masks_back(made, tmp_path / "made.csv", tmp_path / "made.csv", filled)
+    assert cells == [["", rle(masks[i][1]), rle(masks[i][2])] for i in ASKED]
+    solution = tmp_path / "solution.csv"
+    sample.assign(Usage="Private").to_csv(solution, index=False)
+    task = TASKS["segmentation"]
+    assert mask_leaderboard(made, task, METRICS["dice"], solution, cells, SIZES) == {"private": 1.0}
+    nothing = [["", "", ""] for _ in cells]
+    assert mask_leaderboard(made, task, METRICS["dice"], solution, nothing, SIZES)["private"] < 0.5
