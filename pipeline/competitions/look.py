@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.competitions import look_groups, look_images, look_masks, look_paths, look_target
+from pipeline.competitions import look_groups, look_images, look_mask_proof, look_masks, look_paths, look_target
 from pipeline.competitions.look_folder import Folder, class_folder_root, find_roles, read_folder
 from pipeline.competitions.look_paths import NOT_IMAGES, Pattern
 from pipeline.competitions.look_words import Finding, listed, settings, value_of
@@ -196,8 +196,8 @@ def prove(found: Look, path: Path) -> Look:
     metric = metric_of(config, CompetitionFiles(path.parent.name))
     raw = read(config, found.path)
     if config.task == "segmentation":
-        order = look_masks.prove(config, found.path, raw)
-        cells = look_masks.submission(read_mask_form(config, raw.classes, found.path))
+        order = look_mask_proof.prove(config, found.path, raw)
+        cells = look_mask_proof.submission(read_mask_form(config, raw.classes, found.path))
         return replace(found, findings=[*found.findings, *order, cells])
     form = read_format(config, task_of(config, raw.classes), metric, raw.classes, found.path)
     return replace(found, findings=[*found.findings, submission(form)])

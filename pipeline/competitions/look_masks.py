@@ -7,27 +7,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import pandas as pd
 
-from pipeline.competitions import look_mask_files, pictures
+from pipeline.competitions import look_mask_files
 from pipeline.competitions.look_folder import Folder, Roles, find_roles
 from pipeline.competitions.look_paths import NOT_IMAGES, complete, find_id, match
 from pipeline.competitions.look_words import Finding, listed
 from pipeline.competitions.mask_cells import EMPTY
-from pipeline.competitions.mask_submission import MaskForm
-from pipeline.competitions.masks import draw_row
-from pipeline.competitions.table_of_images import Raw
 from pipeline.competitions.tables import one_row
-from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array
 from pipeline.store.masks import Masks
-from pipeline.store.table import files_of
 
 RLE_NAMES = re.compile(r"rle|encodedpixels|mask", re.I)
 RLE = re.compile(r"\d+ \d+( \d+ \d+)*")
-LOOKED_AT = 60
 CLASS_NAMES = re.compile(r"class|label|type|category", re.I)
 
 
@@ -144,16 +137,15 @@ def from_files(folder: Folder, roles: Roles, masks: list[str]) -> Asked:
     """Return the form of mask files: where they lie, and which values or colours stand for classes."""
     images = [path for path in folder.images if path not in set(masks)]
     tables, found, train = dict(folder.tables), list[Finding](), roles.train
-    if not roles.train:
-        name = str(tables[roles.sample].columns[0])
-    else:
-        name = name_of_images(tables[train], images, train, [])[0]
-    tables[roles.sample], form = sample_of(tables[roles.sample], name, images)
+    sample = tables[roles.sample]
+    name = name_of_images(tables[train], images, train, [])[0] if train else str(sample.columns[0])
+    tables[roles.sample], form = sample_of(sample, name, images)
     if not train:
         train, glob, ids = images_of_masks(tables[roles.sample], roles.sample, images, masks)
         tables["train.csv"] = ids
         found.append(Finding("train", glob, f"there is no train.csv; {len(ids)} images of {glob} have a mask"))
     keys = look_mask_files.look_at(folder.path, masks, tables[train][name].tolist(), tables)
+    keys = [named_by(finding, classes_asked(sample, name, form)) for finding in keys]
     words = f"the sample submission asks for RLE, and {len(masks)} images are named like masks: segmentation"
     found = [Finding("task", "segmentation", words), *found, *keys, *form]
     return Asked(replace(folder, tables=tables, images=images), [], found)
@@ -174,6 +166,22 @@ def sample_of(sample: pd.DataFrame, name: str, images: list[str]) -> tuple[pd.Da
         return sample, []
     form = Masks.model_validate({found[0].key.removeprefix("masks."): found[0].value})
     return one_row(form, name, sample, Path(i)), found
+
+
+def classes_asked(sample: pd.DataFrame, name: str, form: list[Finding]) -> list[str]:
+    """Return the classes of a sample in its order: its columns, the values of a column, or the ends of its ids."""
+    if not form:
+        return [str(c) for c in sample.columns if c != name]
+    key, value = form[0].key, str(form[0].value)
+    cells = sample[value] if key == "masks.class" else sample.iloc[:, 0].str.rpartition(value)[2]
+    return list(dict.fromkeys(cells.tolist()))
+
+
+def named_by(finding: Finding, asked: list[str]) -> Finding:
+    """Return classes whose names are not known with those of the sample, where it has as many."""
+    if finding.key != "classes" or finding.sure or len(asked) != len(finding.value):
+        return finding
+    return Finding("classes", asked, "named as in the sample, whose order may be another: look at some masks", False)
 
 
 def images_of_masks(
@@ -198,7 +206,7 @@ def most(found: Iterable[dict[str, str]]) -> set[str]:
     return max((set(of) for of in found), key=len, default=set())
 
 
-def finish(asked: Asked, sides: np.ndarray, rows: int) -> list[Finding]:
+def finish(asked: Asked, sides: Array, rows: int) -> list[Finding]:
     """Return the metric that goes with what was found; the competition's page says what is scored."""
     keys = {f.key: f.value for f in asked.findings}
     classes = keys.get("classes") or keys.get("target")
@@ -215,47 +223,3 @@ def finish(asked: Asked, sides: np.ndarray, rows: int) -> list[Finding]:
     else:
         metric, words = "dice", "usual for masks; iou is as common"
     return [Finding("metric", metric, words, False)]
-
-
-def prove(config: Competition, data: Path, raw: Raw) -> list[Finding]:
-    """Draw masks, evenly spaced over the rows, as `make folds` will draw all; return the order of their runs.
-
-    Of square images nothing but the images themselves tells a mask from the same one turned over: the right order is
-    the one whose masks say more of what is bright and what is dark.
-    """
-    rows = [row for row in np.flatnonzero(raw.train).tolist() if any(raw.cells[row])]
-    looked = [rows[k] for k in np.unique(np.linspace(0, len(rows) - 1, LOOKED_AT).astype(int))] if rows else []
-    told = {"column": list[float](), "row": list[float]()}
-    for row in looked:
-        image = pictures.read(config.images, data / files_of(raw.paths[row], config.images.channel)[0])
-        size = np.array(image.shape[:2])
-        for order, found in told.items():
-            turned = config.model_copy(update={"masks": config.masks.model_copy(update={"order": order})})
-            mask = draw_row(turned, data, raw, row, size)
-            found.append(explained(image, (mask != 0).reshape(-1, *size).any(0)))
-    if not looked or config.masks.pattern is not None:
-        return []
-    column, row_wise = (float(np.nanmean(found)) for found in told.values())
-    better = "row" if row_wise > column else "column"
-    words = (
-        f"read {better} by {better}, {len(looked)} masks explain {max(column, row_wise):.1%} of the images' variance"
-    )
-    words += f", the other way {min(column, row_wise):.1%}"
-    return [Finding("masks.order", better, words, max(column, row_wise) > 1.5 * min(column, row_wise))]
-
-
-def explained(image: Array, mask: Array) -> float:
-    """Return the share of the variance of grey values that lies between mask and rest; NaN where there is only one."""
-    grey = np.asarray(image, np.float64).reshape(*mask.shape, -1).mean(2)
-    share, variance = mask.mean(), grey.var()
-    if share in (0, 1) or variance == 0:
-        return float("nan")
-    return float(share * (1 - share) * (grey[mask].mean() - grey[~mask].mean()) ** 2 / variance)
-
-
-def submission(form: MaskForm) -> Finding:
-    """Return in words what the file for Kaggle will hold."""
-    each = "an object" if form.kind == "objects" else "a class of an image" if (form.index >= 0).all() else "a mask"
-    cells = np.unique(form.sample[form.columns].to_numpy(str)).tolist()
-    words = f"each cell will hold the RLE of {each}; an empty mask is {form.empty!r}"
-    return Finding("submission.format", None, f"{words}; the sample has {listed(cells, 3)}")

@@ -144,4 +144,5 @@ def store(layers: Array, kind: Kind, classes: Sequence[str], place: Place) -> Ar
         names = [name for name, layer in zip(classes, layers, strict=True) if layer[y, x]]
         what = f"of {' and '.join(map(repr, names))}" if names else "of no class: name the background a class too"
         raise UserError(f"{place}: the pixel in row {y}, column {x} is {what} (or leave masks.exclusive out)")
-    return np.asarray(layers.argmax(0), np.uint8)
+    # An arg max over layers takes fifteen times as long.
+    return np.asarray(sum((np.uint8(c) * layer for c, layer in enumerate(layers)), np.uint8(0)))

@@ -89,9 +89,11 @@ def numbers(image: Array, colours: bool, place: Place) -> Array:
     if colours:
         if image.dtype != np.uint8:
             raise UserError(f"{place}: masks.colours are of 8 bits a channel, this file has 16: give masks.values")
-        rgb = image[:, :, 2::-1] if image.ndim == 3 and image.shape[2] > 2 else np.dstack([image] * 3)[:, :, :3]
-        red, green, blue = np.moveaxis(rgb.astype(np.int32), 2, 0)
-        return np.asarray(red << 16 | green << 8 | blue)
+        # OpenCV's blue, green, red and a zero are the bytes of 0x00rrggbb, the lowest first.
+        quads = np.zeros((*image.shape[:2], 4), np.uint8)
+        wide = image.reshape(*image.shape[:2], -1)
+        quads[:, :, :3] = wide[:, :, : 3 if wide.shape[2] > 2 else 1]
+        return quads.view("<u4")[:, :, 0]
     if image.ndim == 2:
         return image
     if image.shape[2] > 2 and (image[:, :, :3] != image[:, :, :1]).any():

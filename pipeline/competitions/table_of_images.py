@@ -94,12 +94,15 @@ def blank(config: Competition, data: Path, ids: Array) -> tuple[Array, list[str]
 
 def read_masks(config: Competition, data: Path, parts: list[Part], classes: list[str]) -> list[list[str]]:
     """Return the RLE cells or the mask files of every row, [] where there is no label."""
+    labelled = [part for part in parts if part.y is not None]
+    if config.masks.pattern is not None:
+        ids = np.concatenate([part.ids for part in labelled])
+        files = iter(find_files(config, data, ids, classes))
+        return [[] if part.y is None else next(files) for part in parts for _ in part.ids]
     found: list[list[str]] = []
     for part in parts:
         if part.y is None:
             found += [[]] * len(part.ids)
-        elif config.masks.pattern is not None:
-            found += find_files(config, data, part.ids, classes)
         else:
             found += read_cells(config, read_csv(part.path), part.path, part.ids, classes)
     return found

@@ -202,8 +202,7 @@ def test_masks_in_colours(named, tmp_path):
     root = lay(tmp_path / "c", images)
     for i, m in zip(IDS[:N], masks, strict=False):
         save(root / f"train/labels/{i}.png", colours[m.argmax(0)][:, :, ::-1])
-    names = ["sky", "field", "sea"] if named else ["colour 000000", "colour ffff00", "colour 0080ff"]
-    tables(root, {"id": IDS[:N]}, asked_of(names))
+    tables(root, {"id": IDS[:N]}, asked_of(["sky", "field", "sea"]))
     if named:
         rows = [("sky", 0, 0, 0), ("field", 255, 255, 0), ("sea", 0, 128, 255)]
         pd.DataFrame(rows, columns=["name", "r", "g", "b"]).to_csv(root / "class_dict.csv", index=False)
@@ -215,19 +214,22 @@ def test_masks_in_colours(named, tmp_path):
     assert found["metric"] == "mean_iou"
     assert found["masks"]["pattern"] == "train/labels/{id}.png"
     if named:
-        assert found["classes"] == ["sky", "field", "sea"]
+        assert found["masks"]["colours"] == hexes
+    assert found["classes"] == ["sky", "field", "sea"]
     assert ("classes" in {f.key for f in said.findings if not f.sure}) != named
 
 
-def test_masks_in_grey_values(tmp_path):
+@pytest.mark.parametrize("form", ["wide", "long", "joined"])
+def test_masks_in_grey_values(form, tmp_path):
     masks, images = scene(3, exclusive=True)
     root = lay(tmp_path / "c", images)
     for i, m in zip(IDS[:N], masks, strict=False):
         save(root / f"train/masks/{i}.png", (m.argmax(0) * 85).astype(np.uint8))
-    tables(root, {"id": IDS[:N]}, asked_of(["value 0", "value 85", "value 170"]))
+    tables(root, {"id": IDS[:N]}, asked_of(["value 85", "value 170"] if form == "wide" else MANY, form))
     found, drawn, _ = contract(root)
     assert same(drawn, masks)
     assert found["masks"]["values"] == [0, 85, 170]
+    assert found["classes"] == (["value 0", "value 85", "value 170"] if form == "wide" else MANY)
 
 
 @pytest.mark.parametrize("table", [True, False])

@@ -332,6 +332,7 @@ CONTRACTS = {
     "objects": ('task = "segmentation"\ntarget = "y"\n[masks]\nobjects = true\nexclusive = true\n', "drop pattern, class and exclusive"),
     "long and wide": ('task = "segmentation"\ntarget = ["a", "b"]\n[masks]\nclass = "c"\n', "have one RLE column"),
     "views": ('task = "segmentation"\ntarget = "y"\n[images]\npattern = "{id}_{view}"\nview = ["1"]\n', "a mask is of one image"),
+    "means of groups": ('metric_per_group = true\ntask = "segmentation"\ntarget = "y"\n[group]\ncolumn = "z"\n', "no metric file or mean of groups"),
     "order": ('task = "segmentation"\ntarget = "y"\n[masks]\norder = "rows"\n', "'column' or 'row', got 'rows'"),
     "a wrong key": ('task = "segmentation"\ntarget = "y"\n[masks]\nclas = "c"\n', "unknown key 'masks.clas'; did you mean 'class'"),
     "two groups": ('task = "segmentation"\ntarget = "y"\n[group]\nmosaic = true\ncolumn = "c"\n', "[group] takes either column"),
@@ -368,11 +369,16 @@ def test_a_changed_mask_is_seen(house):
     assert digest_file(CompetitionFiles("toy").masks) != before
 
 
-def test_the_holdout_and_extra_rows_have_masks(house):
+@pytest.mark.parametrize("as_files", [True, False])
+def test_the_holdout_and_extra_rows_have_masks(as_files, house):
     masks = drawn(1)
-    data = write(house, {k: v[:10] for k, v in wide(masks, ["rle"]).items()},
-                 'target = "rle"\n[extra]\ntable = "more.csv"\npattern = "train_images/{id}.png"\n')  # fmt: skip
-    pd.DataFrame({k: v[10:] for k, v in wide(masks, ["rle"]).items()}).to_csv(data / "more.csv", index=False)
+    cells = {"id": IDS[:N]} if as_files else wide(masks, ["rle"])
+    how = '[masks]\npattern = "m/{id}.png"\n' if as_files else 'target = "rle"\n'
+    more = '[extra]\ntable = "more.csv"\npattern = "train_images/{id}.png"\n'
+    data = write(house, {k: v[:10] for k, v in cells.items()}, how + more)
+    pd.DataFrame({k: v[10:] for k, v in cells.items()}).to_csv(data / "more.csv", index=False)
+    if as_files:
+        files(data, "m/{id}.png", [m[0] * np.uint8(255) for m in masks])
     config = house / "configs/toy/competition.toml"
     config.write_text(config.read_text() + "holdout = 0.2\n")
     prepare()
