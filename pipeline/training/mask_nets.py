@@ -220,7 +220,9 @@ def _load(encoder: nn.Module, path: str) -> None:
     from safetensors.torch import load_file
 
     state = (
-        load_file(path) if path.endswith("safetensors") else torch.load(path, map_location="cpu", weights_only=True)
+        load_file(path)
+        if Path(path).suffix.endswith("safetensors")
+        else torch.load(path, map_location="cpu", weights_only=True)
     )
     state = {name.removeprefix("encoder.").removeprefix("backbone."): value for name, value in state.items()}
     own = encoder.state_dict()

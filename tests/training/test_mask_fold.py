@@ -144,6 +144,17 @@ def test_averages_and_precisions(of, more, precision):
     assert maps.std() > 0
 
 
+def test_a_published_network(of):
+    job = of(more="[average]\nema = 0.9\n[loss]\ndeep = 0.5\n")
+    text = job.files.config.read_text().replace('name = "small_unet"', 'name = "unetplusplus"\nencoder = "test_resnet"')
+    text = text.replace("options = { widths = [4, 6, 8] }", "options = { decoder_channels = [16, 8, 8, 8, 4] }")
+    job.files.config.write_text(text.replace("size = 16", "size = 32"))
+    job = job_of(job.competition, job.table)
+    files = train(job)
+    predict_fold(job, WHICH, Tracker(None))
+    assert np.isfinite(read_npy(files.oof)).all()
+
+
 def test_the_epoch_is_chosen_on_other_folds(of):
     job = of()
     job.files.config.write_text(job.files.config.read_text().replace("epochs = 2", 'epochs = 2\nselect = "best"'))
