@@ -7,8 +7,8 @@ the lower end of its gain over all of them, allowing for all that was tried, is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,8 @@ from pipeline.forecast.mask_survey import (
 )
 from pipeline.forecast.mask_table import Model, tabulate
 from pipeline.scoring.bootstrap import gate, replicate
-from pipeline.scoring.mask_choice import Choice
+from pipeline.scoring.mask_choice import Choice, from_decision
+from pipeline.scoring.mask_variants import Setting
 from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 
@@ -47,13 +48,18 @@ class Decided:
     values: Array
     owner: Array
 
+    def told(self, i: int) -> dict[str, Any]:
+        """Return for a file how an image is decided: settings, whose maps (-1: the run's), and the objects that go."""
+        at = int(self.which[i])
+        action = self.actions[at if at < len(self.actions) else 0]
+        found = {"masks": [d.as_dict() for d in action.setting], "member": action.member}
+        if at < len(self.actions):
+            return found
+        return found | {"gone": np.flatnonzero(self.values[self.owner == i] < CUTS[at - len(self.actions)]).tolist()}
+
     def mask(self, i: int) -> Array:
         """Return the mask (C H W bool) of an image."""
-        at = int(self.which[i])
-        if at < len(self.actions):
-            return mask_of(self.source, i, self.actions[at])
-        stay = self.values[self.owner == i] >= CUTS[at - len(self.actions)]
-        return mask_of(self.source, i, self.actions[0], stay)
+        return redo(self.source, i, self.told(i))
 
 
 @dataclass(frozen=True)
@@ -66,16 +72,20 @@ class Plan:
     objects: Model | None
     rule: str | None
 
-    def apply(self, source: Source) -> Decided:
-        """Decide other images, and predict their scores."""
-        seen = survey(source, self.actions)
+    def apply(self, source: Source, move: Callable[[Setting], Setting] = lambda setting: setting) -> Decided:
+        """Decide other images, and predict their scores.
+
+        `move` carries a setting for one model's maps over to maps that are the mean of several.
+        """
+        made = [replace(action, setting=move(action.setting)) for action in self.actions]
+        seen = survey(source, self.actions, made=made)
         values, features = np.zeros(len(seen.owner)), seen.features
         if self.objects is not None:
             values = self.objects(seen.objects)
             features = np.concatenate([features, prune(source, seen.owner, values[None])[0][:, 0]], 1)
         told = self.scores(features.reshape(-1, features.shape[2])).reshape(features.shape[:2])
         which = take(self.rule, told, _soft(seen), self.plain)
-        return Decided(source, self.actions, which, told[np.arange(len(told)), which], values, seen.owner)
+        return Decided(source, made, which, told[np.arange(len(told)), which], values, seen.owner)
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,12 @@ def process(problem: Problem, source: Source, goal: Goal, choice: Choice) -> Out
     plan = Plan(offered, offered.index(Action(choice.deployed)), table.fit(rows, table.view), objects, adopted)
     oof = Decided(source, actions, final, told[rows, final], values, table.seen.owner)
     return Output(oof, stats[rows, final], worths[rows, final], plan, adopted, by_fold, evidence)
+
+
+def redo(source: Source, i: int, told: dict[str, Any]) -> Array:
+    """Return the mask (C H W bool) of an image that is decided as `Decided.told` says."""
+    action = Action(from_decision(told), told["member"])
+    return mask_of(source, i, action, np.array(told["gone"], np.int64) if "gone" in told else None)
 
 
 def take(rule: str | None, told: Array, soft: Array, plain: Array | int) -> Array:
@@ -177,6 +193,19 @@ def diagnose(told: Array, actual: Array, actions: Sequence[Action], final: Array
     taken = {"untuned": shares[0], "other": shares[1 : len(actions)].sum(), "objects": shares[len(actions) :].sum()}
     facts["mae_mean"] = float(np.abs(actual - actual.mean()).mean())
     return facts | {"taken": {kind: float(share) for kind, share in taken.items()}}
+
+
+def in_words(output: Output) -> list[str]:
+    """Return for a person what was tried and what was adopted."""
+    found = output.evidence
+    simple = ", ".join(f"{name} {score:.4f}" for name, score in found["simple"].items())
+    lines = [f"masks: {simple}; oracle {found['oracle']:.4f}; by predicted scores (Spearman {found['spearman']:.3f}):"]
+    for name, facts in found["rules"].items():
+        low, high = facts["interval"]
+        told = f"{facts['score']:.4f}, gain over {found['best_simple']} {facts['gain']:+.4f} [{low:+.4f}, {high:+.4f}]"
+        passed = ", passed the gate" if facts["passed"] else ""
+        lines.append(f"rule {name}: {told}, {facts['of_oracle']:.0%} of the oracle gap{passed}")
+    return [*lines, f"adopted: {output.adopted}" if output.adopted else "no change: no rule passed the gate"]
 
 
 def _soft(seen: Survey) -> Array:
