@@ -39,7 +39,10 @@ MARGINS = (0.0, 0.02, 0.05)
 
 @dataclass(frozen=True)
 class Decided:
-    """Which candidate each image takes (N,): an action, or from A on objects dropped at a cut; its predicted score."""
+    """Which candidate each image takes (N,): an action, or from A on objects dropped at a cut; its predicted score.
+
+    `by_model` are the scores that the maps of single models, where there are several, speak of (K of N).
+    """
 
     source: Source
     actions: Sequence[Action]
@@ -47,6 +50,7 @@ class Decided:
     predicted: Array
     values: Array
     owner: Array
+    by_model: Sequence[Array] = ()
 
     def told(self, i: int) -> dict[str, Any]:
         """Return for a file how an image is decided: settings, whose maps (-1: the run's), and the objects that go."""
@@ -72,20 +76,33 @@ class Plan:
     objects: Model | None
     rule: str | None
 
-    def apply(self, source: Source, move: Callable[[Setting], Setting] = lambda setting: setting) -> Decided:
+    def apply(
+        self,
+        source: Source,
+        models: Sequence[Source] = (),
+        move: Callable[[Setting], Setting] = lambda setting: setting,
+    ) -> Decided:
         """Decide other images, and predict their scores.
 
-        `move` carries a setting for one model's maps over to maps that are the mean of several.
+        Where the maps are the mean of several `models`, candidates are told of by each model's maps, as they were on
+        the scored images, and what is said is averaged; `move` carries a setting for one model over to the mean.
         """
         made = [replace(action, setting=move(action.setting)) for action in self.actions]
+        told, seen, values = self._tell(source, made)
+        each = [self._tell(model, self.actions)[0] for model in models]
+        which = take(self.rule, np.mean(each, 0) if each else told, soft_iou(seen), self.plain)
+        rows = np.arange(len(told))
+        by_model = [said[rows, which] for said in each]
+        return Decided(source, made, which, told[rows, which], values, seen.owner, by_model)
+
+    def _tell(self, source: Source, made: Sequence[Action]) -> tuple[Array, Survey, Array]:
+        """Return the predicted scores (N A+P) of candidates, the survey, and the predicted values of its objects."""
         seen = survey(source, self.actions, made=made)
         values, features = np.zeros(len(seen.owner)), seen.features
         if self.objects is not None:
             values = self.objects(seen.objects)
             features = np.concatenate([features, prune(source, seen.owner, values[None])[0][:, 0]], 1)
-        told = self.scores(features.reshape(-1, features.shape[2])).reshape(features.shape[:2])
-        which = take(self.rule, told, _soft(seen), self.plain)
-        return Decided(source, made, which, told[np.arange(len(told)), which], values, seen.owner)
+        return self.scores(features.reshape(-1, features.shape[2])).reshape(features.shape[:2]), seen, values
 
 
 @dataclass(frozen=True)
@@ -112,7 +129,7 @@ def process(problem: Problem, source: Source, goal: Goal, choice: Choice) -> Out
     table, objects = tabulate(problem, source, goal, actions, len(base))
     plain = np.array([actions.index(Action(choice.by_fold[k])) for k in folds.tolist()])
     told, (stats, worths, values) = table.predict(plain), table.whole()
-    soft = np.where(np.isfinite(told[:, : len(actions)]), _soft(table.seen), -np.inf)
+    soft = np.where(np.isfinite(told[:, : len(actions)]), soft_iou(table.seen), -np.inf)
     which = {name: take(name, told, soft, plain) for name in ("soft", *(f"row {margin:g}" for margin in MARGINS))}
     oracle = np.where(np.isfinite(told), problem.metric.gain(worths, 0.0), -np.inf).argmax(1)
     held = {name: stats[rows, at] for name, at in which.items()}
@@ -208,7 +225,7 @@ def in_words(output: Output) -> list[str]:
     return [*lines, f"adopted: {output.adopted}" if output.adopted else "no change: no rule passed the gate"]
 
 
-def _soft(seen: Survey) -> Array:
+def soft_iou(seen: Survey) -> Array:
     """Return the soft IoU (N A) of each action's mask."""
     at = seen.features.shape[2] - len(ACTION) - len(MASK) + MASK.index("soft iou")
     return np.asarray(seen.features[:, :, at], np.float64)
