@@ -53,7 +53,8 @@ def choose(
 ) -> Choice:
     """Choose a setting for each fold without it, and the deployed one, by statistics (N G k) of a grid.
 
-    `fixed` needs the statistics of the first setting alone; `more(settings)` returns the statistics of further settings, which several classes need: each is chosen by itself.
+    `fixed` needs those of the first alone. `more(settings)` returns the statistics of further settings, which several
+    classes need: each is chosen by itself.
     """
     if method == "fixed":
         grid, stats = grid[:1], stats[:, :1]
