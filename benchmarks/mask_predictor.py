@@ -53,7 +53,8 @@ def one_seed(seed):
     rule = evidence["rules"]["row 0"]
     level = foretell(
         problem, run="salt/lb", score=problem.judge(found.stats), se=told["se"], actual=found.actual,
-        predicted_oof=found.oof.predicted, predicted_test=decided.predicted, public_share=0.3, shift_auc=0.5, shift_p=1,
+        predicted_oof=found.oof.predicted, predicted_test=decided.predicted, models=[], public_share=0.3,
+        shift_auc=0.5, shift_p=1,
     )  # fmt: skip
     return {
         "untuned": told["fixed"],

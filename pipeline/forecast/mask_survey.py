@@ -88,16 +88,22 @@ def default_actions(classes: int, exclusive: bool, members: int, objects: bool) 
     return own + [Action((UNTUNED,) * classes, m) for m in range(members)] * (members > 1)
 
 
-def survey(source: Source, actions: Sequence[Action], goal: Goal | None = None) -> Survey:
-    """Return what the actions make of every image, and the objects of its untuned masks."""
+def survey(
+    source: Source, actions: Sequence[Action], goal: Goal | None = None, made: Sequence[Action] | None = None
+) -> Survey:
+    """Return what the actions make of every image, and the objects of its untuned masks.
+
+    `made`: how the actions are carried out where that is not as they are told (thresholds moved to other maps).
+    """
+    made = actions if made is None else made
 
     def one(i: int) -> tuple[Array, Array, Array, Array]:
         view = _View.of(source, i)
         score = scorer(goal.metric, goal.truth, int(goal.rows[i])) if goal else None
         features, stats = {}, {}
-        for places, mask, maps in view.masks(actions):
+        for places, mask, maps in view.masks(made):
             seen = view.of_mask(mask)
-            found = score(mask, maps, actions[places[0]].setting) if score else np.zeros(0)
+            found = score(mask, maps, made[places[0]].setting) if score else np.zeros(0)
             for a in places:
                 action = actions[a]
                 features[a] = np.r_[seen, of_action(action.setting, action.member >= 0, 0.0)]
@@ -130,7 +136,7 @@ def prune(source: Source, owner: Array, values: Array, goal: Goal | None = None)
             for cut in CUTS:
                 stay = opinion >= cut
                 if stay.tobytes() not in known:
-                    mask = view.without(stay)
+                    mask = view.without(np.flatnonzero(~stay))
                     found = score(mask, view.maps, setting) if score else np.zeros(0)
                     known[stay.tobytes()] = view.of_mask(mask), found
                 seen, found = known[stay.tobytes()]
@@ -144,10 +150,10 @@ def prune(source: Source, owner: Array, values: Array, goal: Goal | None = None)
     return features.reshape(shape), stats.reshape(*shape[:3], stats.shape[-1])
 
 
-def mask_of(source: Source, i: int, action: Action, stay: Array | None = None) -> Array:
-    """Return the mask (C H W) of a candidate: an action, or the untuned mask with the objects that `stay`."""
-    if stay is not None:
-        return _View.of(source, i).without(stay)
+def mask_of(source: Source, i: int, action: Action, gone: Array | None = None) -> Array:
+    """Return the mask (C H W) of a candidate: an action, or the untuned mask without the objects `gone` (positions)."""
+    if gone is not None:
+        return _View.of(source, i).without(gone)
     maps = source.maps if action.member < 0 else source.members[action.member]
     return decide(maps[i], maps.present(i), action.setting, source.size(i), source.exclusive)
 
@@ -207,12 +213,12 @@ class _View:
             found.append(np.column_stack([own, np.tile(beside, (len(own), 1))]))
         return np.concatenate(found)
 
-    def without(self, stay: Array) -> Array:
-        """Return the untuned masks without the objects that do not stay (n,)."""
+    def without(self, gone: Array) -> Array:
+        """Return the untuned masks without some objects, by their positions among all of the image."""
         out, at = self.plain.copy(), 0
         for c, labels, areas, chosen in self.labels():
             kept = np.ones(len(areas), bool)
-            kept[0], kept[chosen] = False, stay[at : at + len(chosen)]
+            kept[0], kept[chosen] = False, ~np.isin(np.arange(at, at + len(chosen)), gone)
             out[c], at = kept[labels], at + len(chosen)
         return out
 

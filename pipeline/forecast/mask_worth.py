@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.forecast.leaderboard import Forecast, Submission, forecast
+from pipeline.forecast.level import ERROR, Match
 from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 
@@ -41,6 +42,7 @@ def foretell(
     actual: Array,
     predicted_oof: Array,
     predicted_test: Array,
+    models: Sequence[Array],
     public_share: float,
     shift_auc: float,
     shift_p: float,
@@ -50,24 +52,27 @@ def foretell(
 ) -> Forecast:
     """Predict the public and private score of masks from contributions of scored images and predicted ones of test.
 
-    What the mean of several models gains over one a row is what the predictor sees in its maps, no more: nothing is
-    added for it.
+    `predicted_test` (N_t,) are of the maps that are submitted, `models` (K of N_t) of the maps of single models: what
+    the mean gains is what the predictor sees in its maps. Without `models` it counts as a shift of the test images.
     """
+    one = np.mean(models, 0) if len(models) else predicted_test
+    gain = float(predicted_test.mean() - one.mean())
     return forecast(
         problem,
         run=run,
         score=score,
         se=se,
         contributions=actual,
-        models=[predicted_test[:, None]],
+        models=[told[:, None] for told in models] or [predicted_test[:, None]],
         mean=predicted_test[:, None],
         cuts=np.zeros(0),
         public_share=public_share,
         shift_auc=shift_auc,
         shift_p=shift_p,
         predicted_oof=predicted_oof,
-        predicted_test=predicted_test,
+        predicted_test=one,
         weight=weight,
         leaves=leaves,
         past=past,
+        match=Match(gain, ERROR * abs(gain), exact=not len(models)),
     )

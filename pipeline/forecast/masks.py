@@ -7,8 +7,8 @@ the lower end of its gain over all of them, allowing for all that was tried, is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,8 @@ from pipeline.forecast.mask_survey import (
 )
 from pipeline.forecast.mask_table import Model, tabulate
 from pipeline.scoring.bootstrap import gate, replicate
-from pipeline.scoring.mask_choice import Choice
+from pipeline.scoring.mask_choice import Choice, from_decision
+from pipeline.scoring.mask_variants import Setting
 from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 
@@ -38,7 +39,10 @@ MARGINS = (0.0, 0.02, 0.05)
 
 @dataclass(frozen=True)
 class Decided:
-    """Which candidate each image takes (N,): an action, or from A on objects dropped at a cut; its predicted score."""
+    """Which candidate each image takes (N,): an action, or from A on objects dropped at a cut; its predicted score.
+
+    `by_model` are the scores that the maps of single models, where there are several, speak of (K of N).
+    """
 
     source: Source
     actions: Sequence[Action]
@@ -46,14 +50,20 @@ class Decided:
     predicted: Array
     values: Array
     owner: Array
+    by_model: Sequence[Array] = ()
+
+    def told(self, i: int) -> dict[str, Any]:
+        """Return for a file how an image is decided: settings, whose maps (-1: the run's), and the objects that go."""
+        at = int(self.which[i])
+        action = self.actions[at if at < len(self.actions) else 0]
+        found = {"masks": [d.as_dict() for d in action.setting], "member": action.member}
+        if at < len(self.actions):
+            return found
+        return found | {"gone": np.flatnonzero(self.values[self.owner == i] < CUTS[at - len(self.actions)]).tolist()}
 
     def mask(self, i: int) -> Array:
         """Return the mask (C H W bool) of an image."""
-        at = int(self.which[i])
-        if at < len(self.actions):
-            return mask_of(self.source, i, self.actions[at])
-        stay = self.values[self.owner == i] >= CUTS[at - len(self.actions)]
-        return mask_of(self.source, i, self.actions[0], stay)
+        return redo(self.source, i, self.told(i))
 
 
 @dataclass(frozen=True)
@@ -66,16 +76,33 @@ class Plan:
     objects: Model | None
     rule: str | None
 
-    def apply(self, source: Source) -> Decided:
-        """Decide other images, and predict their scores."""
-        seen = survey(source, self.actions)
+    def apply(
+        self,
+        source: Source,
+        models: Sequence[Source] = (),
+        move: Callable[[Setting], Setting] = lambda setting: setting,
+    ) -> Decided:
+        """Decide other images, and predict their scores.
+
+        Where the maps are the mean of several `models`, candidates are told of by each model's maps, as they were on
+        the scored images, and what is said is averaged; `move` carries a setting for one model over to the mean.
+        """
+        made = [replace(action, setting=move(action.setting)) for action in self.actions]
+        told, seen, values = self._tell(source, made)
+        each = [self._tell(model, self.actions)[0] for model in models]
+        which = take(self.rule, np.mean(each, 0) if each else told, soft_iou(seen), self.plain)
+        rows = np.arange(len(told))
+        by_model = [said[rows, which] for said in each]
+        return Decided(source, made, which, told[rows, which], values, seen.owner, by_model)
+
+    def _tell(self, source: Source, made: Sequence[Action]) -> tuple[Array, Survey, Array]:
+        """Return the predicted scores (N A+P) of candidates, the survey, and the predicted values of its objects."""
+        seen = survey(source, self.actions, made=made)
         values, features = np.zeros(len(seen.owner)), seen.features
         if self.objects is not None:
             values = self.objects(seen.objects)
             features = np.concatenate([features, prune(source, seen.owner, values[None])[0][:, 0]], 1)
-        told = self.scores(features.reshape(-1, features.shape[2])).reshape(features.shape[:2])
-        which = take(self.rule, told, _soft(seen), self.plain)
-        return Decided(source, self.actions, which, told[np.arange(len(told)), which], values, seen.owner)
+        return self.scores(features.reshape(-1, features.shape[2])).reshape(features.shape[:2]), seen, values
 
 
 @dataclass(frozen=True)
@@ -102,7 +129,7 @@ def process(problem: Problem, source: Source, goal: Goal, choice: Choice) -> Out
     table, objects = tabulate(problem, source, goal, actions, len(base))
     plain = np.array([actions.index(Action(choice.by_fold[k])) for k in folds.tolist()])
     told, (stats, worths, values) = table.predict(plain), table.whole()
-    soft = np.where(np.isfinite(told[:, : len(actions)]), _soft(table.seen), -np.inf)
+    soft = np.where(np.isfinite(told[:, : len(actions)]), soft_iou(table.seen), -np.inf)
     which = {name: take(name, told, soft, plain) for name in ("soft", *(f"row {margin:g}" for margin in MARGINS))}
     oracle = np.where(np.isfinite(told), problem.metric.gain(worths, 0.0), -np.inf).argmax(1)
     held = {name: stats[rows, at] for name, at in which.items()}
@@ -118,6 +145,12 @@ def process(problem: Problem, source: Source, goal: Goal, choice: Choice) -> Out
     plan = Plan(offered, offered.index(Action(choice.deployed)), table.fit(rows, table.view), objects, adopted)
     oof = Decided(source, actions, final, told[rows, final], values, table.seen.owner)
     return Output(oof, stats[rows, final], worths[rows, final], plan, adopted, by_fold, evidence)
+
+
+def redo(source: Source, i: int, told: dict[str, Any]) -> Array:
+    """Return the mask (C H W bool) of an image that is decided as `Decided.told` says."""
+    action = Action(from_decision(told), told["member"])
+    return mask_of(source, i, action, np.array(told["gone"], np.int64) if "gone" in told else None)
 
 
 def take(rule: str | None, told: Array, soft: Array, plain: Array | int) -> Array:
@@ -179,7 +212,20 @@ def diagnose(told: Array, actual: Array, actions: Sequence[Action], final: Array
     return facts | {"taken": {kind: float(share) for kind, share in taken.items()}}
 
 
-def _soft(seen: Survey) -> Array:
+def in_words(output: Output) -> list[str]:
+    """Return for a person what was tried and what was adopted."""
+    found = output.evidence
+    simple = ", ".join(f"{name} {score:.4f}" for name, score in found["simple"].items())
+    lines = [f"masks: {simple}; oracle {found['oracle']:.4f}; by predicted scores (Spearman {found['spearman']:.3f}):"]
+    for name, facts in found["rules"].items():
+        low, high = facts["interval"]
+        told = f"{facts['score']:.4f}, gain over {found['best_simple']} {facts['gain']:+.4f} [{low:+.4f}, {high:+.4f}]"
+        passed = ", passed the gate" if facts["passed"] else ""
+        lines.append(f"rule {name}: {told}, {facts['of_oracle']:.0%} of the oracle gap{passed}")
+    return [*lines, f"adopted: {output.adopted}" if output.adopted else "no change: no rule passed the gate"]
+
+
+def soft_iou(seen: Survey) -> Array:
     """Return the soft IoU (N A) of each action's mask."""
     at = seen.features.shape[2] - len(ACTION) - len(MASK) + MASK.index("soft iou")
     return np.asarray(seen.features[:, :, at], np.float64)

@@ -53,8 +53,11 @@ def choose(
 ) -> Choice:
     """Choose a setting for each fold without it, and the deployed one, by statistics (N G k) of a grid.
 
-    `more(settings)` returns the statistics of further settings, which several classes need: each is chosen by itself.
+    `fixed` needs those of the first alone. `more(settings)` returns the statistics of further settings, which several
+    classes need: each is chosen by itself.
     """
+    if method == "fixed":
+        grid, stats = grid[:1], stats[:, :1]
     folds, ks = problem.folds, np.unique(problem.folds).tolist()
     sets: list[Folds] = [(), *((k,) for k in ks), *(combinations(ks, 2) if len(ks) > 2 else [])]
     best = {out: best_setting(problem, grid, stats, ~np.isin(folds, out)) for out in sets}

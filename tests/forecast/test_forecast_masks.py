@@ -1,5 +1,6 @@
 """The predictor of masks finds a planted rule, changes nothing where there is none, and is blind to its own fold."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from salt import faint, metric_of, packed, problem_of
 
 from pipeline.forecast.mask_survey import Goal, Source
-from pipeline.forecast.masks import process, take
+from pipeline.forecast.masks import in_words, process, redo, take
 from pipeline.scoring.mask_choice import choose
 from pipeline.scoring.mask_variants import default_grid, measure
 
@@ -49,6 +50,50 @@ def test_the_masks_are_those_that_were_scored(planted):
         mask = found.oof.mask(i)
         assert found.stats[i] == pytest.approx(goal.metric.stats(goal.truth[i], mask))
     assert found.actual == pytest.approx(found.stats.mean(1))
+
+
+def test_decisions_survive_a_file(planted):
+    (_, source, _, _), found = planted
+    rows = json.loads(json.dumps([found.oof.told(i) for i in range(240)]))
+    assert any("gone" in row for row in rows)
+    for i in range(0, 240, 11):
+        assert (redo(source, i, rows[i]) == found.oof.mask(i)).all()
+    lines = in_words(found)
+    assert lines[-1] == f"adopted: {found.adopted}"
+    assert len(lines) == 2 + len(found.evidence["rules"])
+
+
+def test_settings_are_moved_to_maps_of_another_kind(planted):
+    (_, source, _, _), found = planted
+    wide = replace(source, maps=packed([source.maps[i] / 2 for i in range(40)]), sizes=source.sizes[:40])
+
+    def halve(setting):
+        return tuple(replace(d, threshold=d.threshold / 2, top=d.top / 2) for d in setting)
+
+    plan = replace(found.plan, rule=None)
+    moved, plain = plan.apply(wide, move=halve), plan.apply(replace(source, maps=source.maps.part(np.arange(40))))
+    assert all((moved.mask(i) == plain.mask(i)).all() for i in range(40))
+
+
+def test_several_models_are_heard_one_by_one(planted):
+    (_, source, _, _), found = planted
+    n = 50
+    rng = np.random.default_rng(0)
+    few = [np.asarray(source.maps[i]) for i in range(n)]
+    noisy = [packed([np.clip(m + 0.1 * rng.normal(size=m.shape), 0, 1) for m in few]) for _ in range(3)]
+    sources = [replace(source, maps=m, sizes=source.sizes[:n]) for m in (source.maps.part(np.arange(n)), *noisy)]
+    whole, *models = sources
+    done, alone = found.plan.apply(whole, models), found.plan.apply(whole)
+    assert len(done.by_model) == 3
+    assert len(alone.by_model) == 0
+    same = done.which == alone.which
+    assert same.any()
+    assert not same.all()
+    assert (done.predicted[same] == alone.predicted[same]).all()
+    # A single model that is the whole says what the whole says.
+    assert (found.plan.apply(whole, [whole]).which == alone.which).all()
+    kept = replace(found.plan, rule=None)
+    assert np.allclose(kept.apply(whole, [whole]).by_model[0], kept.apply(whole).predicted)
 
 
 def test_the_gain_holds_on_fresh_images(planted):

@@ -78,7 +78,7 @@ def test_objects_and_what_is_left_without_them():
         stay = seen.value[seen.owner == i] >= CUTS[1]
         labels, areas = components(source.maps[i][0] > 0.5)
         mask = np.r_[False, stay][labels][None]
-        assert (mask_of(source, i, Action((Decision(),)), stay) == mask).all()
+        assert (mask_of(source, i, Action((Decision(),)), np.flatnonzero(~stay)) == mask).all()
         assert stats[i, 0, 1] == pytest.approx(goal.metric.stats(truth[i], mask))
         assert stats[i, 1, 0] == pytest.approx(goal.metric.stats(truth[i], mask & False))
     assert features[0, 0, :, -1] == pytest.approx(CUTS)

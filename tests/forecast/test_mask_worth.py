@@ -42,7 +42,7 @@ def test_the_level_covers_fresh_images():
         private = np.clip(test[120:] + 0.2 * rng.normal(size=280), 0, 1).mean()
         found = foretell(
             problem(500, "dice"), run="c/r", score=actual.mean(), se=actual.std() / 500**0.5, actual=actual,
-            predicted_oof=easy, predicted_test=test, public_share=0.3, shift_auc=0.5, shift_p=0.5,
+            predicted_oof=easy, predicted_test=test, models=[], public_share=0.3, shift_auc=0.5, shift_p=0.5,
         )  # fmt: skip
         low, high = found.private[90]
         covered.append(low <= private <= high)
@@ -50,3 +50,19 @@ def test_the_level_covers_fresh_images():
         assert found.match.gain == 0
     assert np.mean(covered) >= 0.8
     assert 0.03 < np.mean(width) < 0.12
+
+
+def test_the_gain_of_the_mean_is_no_shift():
+    rng = np.random.default_rng(3)
+    easy = rng.random(600)
+    actual = np.clip(0.6 * easy + 0.1 * rng.normal(size=600), 0, 1)
+    test = 0.6 * rng.random(400)
+    models, mean = [test + 0.02 * rng.normal(size=400) for _ in range(5)], test + 0.08
+    facts = {"actual": actual, "predicted_oof": 0.6 * easy, "predicted_test": mean, "public_share": 0.3}
+    facts |= {"run": "c/r", "score": actual.mean(), "se": actual.std() / 600**0.5, "shift_auc": 0.5, "shift_p": 0.5}
+    told, blind = (foretell(problem(600, "dice"), models=m, **facts) for m in (models, []))
+    assert told.match.gain == pytest.approx(0.08, abs=0.005)
+    assert (told.models, blind.models) == (5, 1)
+    assert told.expected == pytest.approx(blind.expected, abs=0.01)
+    assert told.one.doubt < 0.01 * blind.one.doubt
+    assert np.diff(told.private[90]) < np.diff(blind.private[90])
