@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from pipeline.masks.maps import layout, write_flat
 
+from pipeline.masks.maps import layout, write_flat
 from pipeline.training.machine import Machine
 from pipeline.training.mask_nets import Extras, build_masks
 from pipeline.training.mask_predict import Look, stretches

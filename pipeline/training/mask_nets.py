@@ -184,7 +184,7 @@ def _published(name: str, encoder: str, weights: str, inputs: int, outputs: int,
 
     if name not in PUBLISHED:
         raise UserError(f"unknown model {name!r}; {nearest(name, [*PUBLISHED, *OWN])}")
-    known: list[str] = smp.encoders.get_encoder_names()  # type: ignore[no-untyped-call]
+    known: list[str] = smp.encoders.get_encoder_names()
     own = encoder in known or encoder.startswith("tu-")
     if (not own and not timm.is_model(encoder)) or (encoder.startswith("tu-") and not timm.is_model(encoder[3:])):
         raise UserError(f"unknown model.encoder {encoder!r}; {nearest(encoder, [*known, *timm.list_models()])}")

@@ -61,7 +61,9 @@ def test_fitted_weights_are_written_fold_by_fold(scene):
     one, two = (np.asarray(read_npy(RunFiles(name).test), float) for name in MEMBERS)
     np.testing.assert_allclose(read_npy(files.test), weights.deployed @ np.stack([one, two]), atol=1e-3)
     for k in range(3):
-        parts = [np.mean([read_npy(RunFiles(n).fold(k, r).test) for r in range(reps)], 0) for n, reps in MEMBERS.items()]
+        parts = [
+            np.mean([read_npy(RunFiles(n).fold(k, r).test) for r in range(reps)], 0) for n, reps in MEMBERS.items()
+        ]
         np.testing.assert_allclose(read_npy(files.fold(k).test), weights.by_fold[k] @ np.stack(parts), atol=2e-3)
 
 

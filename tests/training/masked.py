@@ -4,8 +4,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from pipeline.masks.truth import create, kind_of
 
+from pipeline.masks.truth import create, kind_of
 from pipeline.scoring.metrics import metric_of
 from pipeline.store.artifacts import CompetitionFiles, RunFiles
 from pipeline.store.config import load_competition

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 from masked import masked
-from pipeline.masks.decide import distance_target
 
+from pipeline.masks.decide import distance_target
 from pipeline.training.augment import RECIPES, augmenter
 from pipeline.training.dense import Dense, DenseViews, distances
 from pipeline.training.mask_job import truth_of

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from masked import HELD, TEST, N, job_of, masked
+from safetensors.torch import load_file
+
 from pipeline.masks.decide import Decision, decide
 from pipeline.masks.maps import Maps
 from pipeline.masks.metrics import MASK_METRICS
-from safetensors.torch import load_file
-
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import read_npy
 from pipeline.store.tracking import Tracker

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from pipeline.masks.maps import Maps, layout
 from torch import nn
 from torch.nn import functional
 
+from pipeline.masks.maps import Maps, layout
 from pipeline.training.machine import Machine
 from pipeline.training.mask_objective import Heads
 from pipeline.training.mask_predict import MASK_TTA, Look, predicted, stretches

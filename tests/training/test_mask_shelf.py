@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 from masked import masked
-from pipeline.masks.maps import Maps
 
+from pipeline.masks.maps import Maps
 from pipeline.store.errors import UserError
 from pipeline.store.files import read_npy
 from pipeline.store.tracking import Tracker
