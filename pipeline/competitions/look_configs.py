@@ -12,9 +12,9 @@ from pipeline.competitions.look_words import WIDTH, literal, value_of
 
 # CPU seconds that a step of the small network (32 to 256 channels) takes for a pixel of an image, on a Xeon with AMX.
 SECONDS_A_PIXEL = {"bf16": 1.1e-6, "auto": 2.9e-6}
-# A member may take 20 minutes; a quarter is left for decoding, augmentation and prediction.
-MINUTES, CORES, FOLDS = 15, 2, 5
-# Of a U-Net, which takes about as long a pixel as the small network does.
+# A member may take 20 minutes: the rest is for decoding, augmentation, prediction, and a fifth fold on one core.
+MINUTES, CORES, FOLDS = 11, 2, 5
+# Masks may take 10; an encoder with a decoder costs about as much a pixel.
 MINUTES_OF_MASKS = 7.5
 RECIPE = {
     "d4": ("medium", "d4", "turns and mirrors of an image are images of the same kind"),
@@ -106,7 +106,7 @@ def starters(name: str, found: Look, weights: str) -> dict[str, str]:
     if weights == "none":
         each = minutes(found.rows, size, first["precision"])
         what = "A small U-Net from scratch" if task == "segmentation" else "A small CNN from scratch"
-        took = f"up to about {first['epochs'] * each / 0.75:.0f} minutes on 2 cores"
+        took = f"up to about {first['epochs'] * each / 0.6:.0f} minutes on 2 cores"
     recipe = f'"{first["augment"]["recipe"]}": {RECIPE[found.symmetry][2]} ({found.why}; uncertain: look at some).'
     title = [f"{what} at {size} px; task {task}, {found.rows} rows; {took}.", f"Recipe {recipe}"]
     if first.get("precision") == "bf16":
