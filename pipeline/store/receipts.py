@@ -13,7 +13,10 @@ from typing import Any
 
 from pipeline.store.files import digest_file, read_json, write_json
 
-PACKAGES = ("torch", "timm", "albumentations", "numpy", "pandas", "scikit-learn", "scipy", "opencv-python-headless")
+PACKAGES = (
+    "torch", "timm", "segmentation-models-pytorch", "albumentations", "numpy", "pandas", "scikit-learn", "scipy",
+    "opencv-python-headless",
+)  # fmt: skip
 # What an artefact saw of fold k's labels, best first: no ancestor used them; fitted on out-of-fold rows of the other
 # folds only; anything else.
 LEVELS = ("blind", "crossfit", "saw")

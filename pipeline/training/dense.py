@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch.utils.data import Dataset
 
-from pipeline.masks.decide import distance_target
+from pipeline.masks.decide import distance_target, resize
+from pipeline.masks.maps import Maps
 from pipeline.masks.truth import Truth
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.files import Array, digest
@@ -19,20 +20,30 @@ FULL = {"uint8": 255, "uint16": 65535, "float32": 1.0}
 class Dense:
     """Images (h w C each) and the masks of the rows that have one: `rows` are their places in the table.
 
-    `distance`, where it is wanted, is one more mask: how deep in its object a pixel lies, 0..255.
+    `distance`, where it is wanted, is one more mask: how deep in its object a pixel lies, 0..255. Images that follow
+    those of `rows` have the maps of a model for masks, `soft`, row by row.
     """
 
-    def __init__(self, images: Ragged, truth: Truth, rows: Array, distance: Ragged | None = None) -> None:
-        self.images, self.truth, self.rows, self.distance = images, truth, rows, distance
+    def __init__(
+        self, images: Ragged, truth: Truth, rows: Array, distance: Ragged | None = None, soft: Maps | None = None
+    ) -> None:
+        self.images, self.truth, self.rows, self.distance, self.soft = images, truth, rows, distance, soft
         self.masks = truth.classes + (distance is not None)
+        assert len(images) == len(rows) + (0 if soft is None else len(soft))
+        assert soft is None or soft.layout.classes + soft.layout.extra >= self.masks, "the maps lack the distance"
 
     def __len__(self) -> int:
         return len(self.images)
 
     def stack(self, row: int) -> Array:
         """Return an image and its masks in one array h w (C + M) of the image's type, whose 1 is its largest number."""
-        image, masks = self.images[row], self.truth[int(self.rows[row])].transpose(1, 2, 0)
+        image = self.images[row]
         full = FULL[image.dtype.name]
+        if row >= len(self.rows):
+            assert self.soft is not None
+            said = resize(self.soft[row - len(self.rows)][: self.masks], image.shape[:2]).transpose(1, 2, 0)
+            return np.concatenate([image, (said * full + (full > 1) / 2).astype(image.dtype)], 2)
+        masks = self.truth[int(self.rows[row])].transpose(1, 2, 0)
         parts = [image, (masks * np.array(full, image.dtype)).astype(image.dtype)]
         if self.distance is not None:
             parts.append((self.distance[row] / 255 * full).astype(image.dtype))

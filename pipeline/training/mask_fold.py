@@ -56,8 +56,8 @@ def fit_masks(job: Job, which: Which, tracker: Tracker) -> None:
         dense, augmenter(config.augment.recipe, masks=dense.masks), seed, config.image.fit, size_of(job), show
     )
     title = f"{job.files.run} {which.title}"
-    shows: Array = np.asarray(shown(job, rows).any(1))
-    watch = Alarm(network.heads, size_of(job), job.competition.masks.exclusive, shows, len(gold), title)
+    coverage: Array = np.where(shown(job, rows), table.y[rows], 0).max(1)
+    watch = Alarm(network.heads, size_of(job), job.competition.masks.exclusive, coverage, len(gold), title)
 
     def evaluate(current: nn.Module) -> dict[str, float]:
         assert isinstance(current, MaskNetwork)

@@ -7,11 +7,11 @@ import torch
 from pipeline.training.alarm import Alarm
 from pipeline.training.mask_objective import Heads
 
-SHOWS = np.array([True, True, True, False])
+COVERAGE = np.array([0.3, 0.2, 0.5, 0.0])
 
 
 def alarm(classes=1, exclusive=False):
-    return Alarm(Heads(classes), (2, 2), exclusive, SHOWS, 4, "toy/a fold 0")
+    return Alarm(Heads(classes), (2, 2), exclusive, COVERAGE, 4, "toy/a fold 0")
 
 
 def scores(value, n=4, classes=1):
@@ -44,6 +44,18 @@ def test_it_keeps_quiet(rows, values, caplog):
         for value in values:
             watch.see(torch.as_tensor(rows), scores(value))
     assert not caplog.records
+
+
+@pytest.mark.parametrize("pixels, rings", [(0, True), (1, True), (60, False)])
+def test_a_stray_pixel_is_no_mask(pixels, rings, caplog):
+    """Of 4 x 900 pixels a quarter is mask: below nine of them is next to nothing."""
+    watch = Alarm(Heads(1), (30, 30), False, COVERAGE, 4, "t")
+    given = torch.full((4, 901), -1.0)
+    given[0, :pixels] = 1
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            watch.see(torch.arange(4), given)
+    assert len(caplog.records) == rings
 
 
 def test_presence_is_no_mask(caplog):
