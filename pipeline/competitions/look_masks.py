@@ -215,7 +215,7 @@ def finish(asked: Asked, sides: Array, rows: int) -> list[Finding]:
         metric, words = "dsb_precision", "usual where a row is an object"
     elif keys.get("masks.exclusive"):
         metric, words = "mean_iou", "usual where every pixel has a class"
-    elif one and isinstance(classes, str) and "masks.class" not in keys and "masks.separator" not in keys:
+    elif one and not isinstance(classes, list) and "masks.class" not in keys and "masks.separator" not in keys:
         metric, words = (
             "tgs_precision",
             f"one mask for each of {rows} small tiles of one size, as in TGS salt; dice is as common",

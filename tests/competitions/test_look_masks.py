@@ -192,6 +192,7 @@ def test_mask_files(pattern, high, table, tmp_path):
     assert found["masks"] == {"pattern": pattern}
     assert "target" not in found
     assert found.get("train") == (None if table else "train/images/*")
+    assert found["metric"] == "tgs_precision"
     assert found["images"]["pattern"] == "{split}/images/{id}.png"
 
 
