@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 from masked import masked
+
 from pipeline.masks.decide import distance_target, resize
 from pipeline.masks.maps import Maps, layout
-
 from pipeline.training.augment import RECIPES, augmenter
 from pipeline.training.dense import Dense, DenseViews, distances
 from pipeline.training.mask_job import truth_of
