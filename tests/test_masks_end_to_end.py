@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pandas as pd
+import pytest
 from mask_house import make_masks
 
 from pipeline.masks.rle import decode
@@ -39,3 +40,29 @@ def test_folder_to_submission(make, house):
     assert receipt["metrics"]["score"] > 0.6
     again = make("submit", "COMP=toy", "NAME=blend")
     assert "Nothing to be done" in again.stdout
+
+
+def test_predicted_scores_and_a_submission_of_what_is_decided(make, house):
+    data = make_masks(house)
+    said = make("submit", "COMP=toy", "NAME=final").stderr
+    assert "audited: 4 runs, 6 models" in said
+    files, below = RunFiles("toy/final"), RunFiles("toy/blend")
+    receipt, found = read_json(files.receipt), read_json(files.postprocess)
+    scores = pd.read_csv(files.scores)
+    train = pd.read_csv(data / "train.csv")
+    assert scores["actual"][:30].mean() == pytest.approx(receipt["metrics"]["score"])
+    assert set(scores["id"][:30]) == set(train["id"])
+    assert scores["actual"][30:].isna().all()
+    assert (scores["low"] <= scores["predicted_score"]).all()
+    assert (scores["predicted_score"] <= scores["high"]).all()
+    low, high = found["forecast"]["private"]["90"]
+    ledger = pd.read_csv("submissions/ledger.csv")
+    assert low < ledger["private"][0] < high
+    assert ledger["low"][0] < ledger["predicted"][0] < ledger["high"][0]
+    assert set(receipt["level"].values()) == {"crossfit"}
+    assert set(receipt["fits"]["predictor"]) == {"0", "1", "2"}
+    assert set(found["rules"]) == {"row 0", "row 0.02", "row 0.05"}
+    assert 0 <= found["shift"]["auc"] <= 1
+    if receipt["adopted"] is None:
+        assert files.oof.read_bytes() == below.oof.read_bytes()
+        assert receipt["decision"] == read_json(below.receipt)["decision"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline.audit.records import Doubt, Shelf
+from pipeline.forecast.mask_lb import Below, read_back
 from pipeline.masks.metrics import MASK_METRICS
 from pipeline.scoring.mask_choice import from_decision
 from pipeline.scoring.mask_ensemble import Blend
@@ -14,7 +15,7 @@ from pipeline.scoring.mask_shelf import Mixed, Scene, same_rows, score_maps
 from pipeline.scoring.mask_variants import measure
 from pipeline.scoring.metrics import metric_of
 from pipeline.store.artifacts import RunFiles
-from pipeline.store.files import Array, number, read_npy
+from pipeline.store.files import Array, number, read_json, read_npy
 from pipeline.tasks import task_of
 
 # Weights fitted on another processor differ in late digits; of half floats near 1 the neighbour is 1/2048 away.
@@ -65,6 +66,25 @@ def blend(shelf: Shelf) -> Iterator[Doubt]:
     odd = {int(folds[i]) for i in range(len(maps)) if np.abs(maps[i] - mixed[i]).max(initial=0.0) > ROUNDED}
     for k in sorted(odd):
         yield Doubt(k, f"the rows of fold {k} are not blended with the weights of fold {k}")
+    yield from decisions(shelf)
+
+
+def post_processed(shelf: Shelf) -> Iterator[Doubt]:
+    """Doubt maps that are not the masks decided as told, or where nothing was adopted those of the run below."""
+    below, files, adopted = shelf.members[0], shelf.files, shelf.receipt["adopted"]
+    told = read_json(files.postprocess)
+    leaves = {leaf.run: leaf.receipt for leaf in shelf.leaves}
+    source = Below(scene_of(below), below.files, below.receipt, leaves)
+    for name, rows in (("oof", shelf.table.scored), ("test", shelf.table.test)):
+        if adopted:
+            wrong, what = read_back(source, scene_of(shelf), files, name, told[name]), "not decided as told"
+        else:
+            one, other = (read_npy(getattr(shelves, name)) for shelves in (files, below.files))
+            wrong = np.flatnonzero(~same_rows(one, other, source.scene.layout(rows)))
+            what = f"not those of {below.run}, and yet nothing was adopted"
+        if len(wrong):
+            example = str(shelf.table.ids[rows[wrong[0]]])
+            yield Doubt(None, f"{len(wrong)} masks of {name} are {what}, for example id {example!r}")
     yield from decisions(shelf)
 
 

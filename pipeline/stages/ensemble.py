@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
         table = read_table_facts(files.competition)
         receipts = {member: read_stage(member, "member", *PREDICTING) for member in config.members}
         refuse_strangers(receipts, table)
+        if decided := [member for member, r in receipts.items() if task.dense and r["stage"] == "lb"]:
+            raise UserError(f"{files.config}: {decided[0]!r} is of stage lb, its masks are decided: name the run below")
         key = built_key(config, competition, receipts)
         if fresh(files.receipt, key):
             return touch(files.receipt)
