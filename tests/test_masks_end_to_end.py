@@ -8,7 +8,7 @@ from mask_house import make_masks
 
 from pipeline.masks.rle import decode
 from pipeline.store.artifacts import RunFiles
-from pipeline.store.files import read_json
+from pipeline.store.files import digest_file, read_json, read_npy, write_json
 
 
 def read(cell, size):
@@ -66,3 +66,25 @@ def test_predicted_scores_and_a_submission_of_what_is_decided(make, house):
     if receipt["adopted"] is None:
         assert files.oof.read_bytes() == below.oof.read_bytes()
         assert receipt["decision"] == read_json(below.receipt)["decision"]
+
+
+def test_models_of_all_rows_and_their_masks(make, house):
+    make_masks(house)
+    said = make("submit", "COMP=toy", "NAME=all").stderr
+    assert "is inherited: nothing validates this fit" in said
+    files, parent = RunFiles("toy/all"), read_json(RunFiles("toy/blend").receipt)
+    receipt = read_json(files.receipt)
+    assert receipt["metrics"]["validated"] is False
+    assert receipt["metrics"]["score"] == parent["metrics"]["score"]
+    assert receipt["decision"] == parent["decision"]
+    flats = [read_npy(files.whole(f"{name}-0").test).astype(float) for name in "ab"]
+    mixed = sum(parent["weights"][f"toy/{name}"] * flat for name, flat in zip("ab", flats, strict=True))
+    np.testing.assert_allclose(read_npy(files.test), mixed, atol=1e-3)
+    assert len(np.unique(read_npy(files.whole("a-0").rows))) == 30
+    assert pd.read_csv("submissions/ledger.csv")["private"][0] > 0.5
+    flat = np.array(read_npy(files.test))
+    flat[7] = 1 - flat[7]
+    np.save(files.test, flat)
+    receipt["outputs"][str(files.test)] = digest_file(files.test)
+    write_json(files.receipt, receipt)
+    assert "are not the mean over the seeds" in make("audit", "COMP=toy", "NAME=all", check=False).stdout

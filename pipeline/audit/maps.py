@@ -10,7 +10,7 @@ from pipeline.audit.records import Doubt, Shelf
 from pipeline.forecast.mask_lb import Below, read_back
 from pipeline.masks.metrics import MASK_METRICS
 from pipeline.scoring.mask_choice import from_decision
-from pipeline.scoring.mask_ensemble import Blend
+from pipeline.scoring.mask_ensemble import Blend, leaf_weights
 from pipeline.scoring.mask_shelf import Mixed, Scene, same_rows, score_maps
 from pipeline.scoring.mask_variants import measure
 from pipeline.scoring.metrics import metric_of
@@ -86,6 +86,23 @@ def post_processed(shelf: Shelf) -> Iterator[Doubt]:
             example = str(shelf.table.ids[rows[wrong[0]]])
             yield Doubt(None, f"{len(wrong)} masks of {name} are {what}, for example id {example!r}")
     yield from decisions(shelf)
+
+
+def refitted(shelf: Shelf) -> Iterator[Doubt]:
+    """Doubt test maps that are not those of the models of all rows, by the weights of the run they are of."""
+    (run,) = (parent["run"] for parent in shelf.parents)
+    made, tests = {model.files.folder.name: model.files.test for model in shelf.models}, []
+    where, weights = scene_of(shelf).layout(shelf.table.test), leaf_weights(run)
+    for seed in shelf.receipt["folds"]:
+        flats = [read_npy(made[f"all-{leaf.split('/')[-1]}-{seed}"]).astype(np.float32) for leaf in weights]
+        tests.append(read_npy(shelf.files.fold(seed).test))
+        mixed = np.asarray(sum(w * flat for w, flat in zip(weights.values(), flats, strict=True)))
+        if not same_rows(tests[-1], mixed, where, ROUNDED).all():
+            yield Doubt(None, f"the test predictions of seed {seed} are not those of its models", rows=False)
+    if not same_rows(read_npy(shelf.files.test), _mean(tests), where, ROUNDED).all():
+        yield Doubt(None, "the test predictions are not the mean over the seeds", rows=False)
+    if shelf.receipt["decision"] != shelf.members[0].receipt["decision"]:
+        yield Doubt(None, f"its masks are not decided as those of {run}", rows=False)
 
 
 def decisions(shelf: Shelf) -> Iterator[Doubt]:

@@ -44,7 +44,7 @@ def refit(shelf: Shelf) -> Iterator[Doubt]:
     if shelf.stage == "lb" and not task.dense:
         yield from unchanged(shelf)
     if shelf.stage == "full":
-        yield from deployed(shelf, problem)
+        yield from maps.refitted(shelf) if task.dense else deployed(shelf, problem)
     if shelf.stage == "train":
         yield from stopping(shelf, problem)
     if task.dense:
