@@ -98,15 +98,15 @@ def forecast(
     """Predict the scores of a submission.
 
     `models` are the K models' test predictions (N_t P), `mean` what is submitted, `cuts` those of one model a row (see
-    `size_match`; `match`: what that would return, where it is known); `level` tells of the row-wise arguments. `past`
-    are earlier submissions of the same competition, fold map and metric, oldest first, without this one.
+    `size_match`); `level` tells of the row-wise arguments. `past` are earlier submissions of the same competition, fold
+    map and metric, oldest first, without this one. `match`: what the mean of the models gains, where that is known.
     """
     metric, scale, n = problem.metric, Scale.of(problem.metric), len(mean)
     n_public = int(np.clip(round(public_share * n), 1, max(n - 1, 1)))
     n_private = max(n - n_public, 1)
     one = level(problem, score, se, contributions, predicted_oof, predicted_test, weight)
     start = scale.inside(one.score, one.se)
-    match = size_match(problem, float(start), models, mean, cuts) if match is None else match
+    match = match or size_match(problem, float(start), models, mean, cuts)
     centre = scale.inside(start + match.gain, one.se / 4)
     steep, steep_there = float(scale.slope(start)), float(scale.slope(centre))
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from pipeline.forecast.leaderboard import Forecast, Submission, forecast
-from pipeline.forecast.level import Match
 from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
-
-EXACT = Match(0.0, 0.0, exact=True)
 
 
 def worth(problem: Problem, stats: Array, base: Array) -> Array:
@@ -51,14 +47,13 @@ def foretell(
     weight: Array | None = None,
     leaves: Sequence[str] = (),
     past: Sequence[Submission] = (),
-    match: Match = EXACT,
-    models: int = 1,
 ) -> Forecast:
     """Predict the public and private score of masks from contributions of scored images and predicted ones of test.
 
-    `match`: what the mean of so many `models` gains over one model a row, beyond what is in the predicted scores.
+    What the mean of several models gains over one a row is what the predictor sees in its maps, no more: nothing is
+    added for it.
     """
-    found = forecast(
+    return forecast(
         problem,
         run=run,
         score=score,
@@ -75,6 +70,4 @@ def foretell(
         weight=weight,
         leaves=leaves,
         past=past,
-        match=match,
     )
-    return replace(found, models=models)

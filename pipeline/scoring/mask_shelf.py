@@ -134,8 +134,21 @@ def choose_masks(
         return measure(maps, truth, scene.table.scored, settings, metric)
 
     stats = statistics(tried)
-    choice = choose(scene.problem, tried, stats, method, statistics)
+    if method == "fixed":
+        tuned = choose(scene.problem, tried, stats, "optimal", statistics)
+        choice = untuned(tuned, tried[0])
+    else:
+        choice = choose(scene.problem, tried, stats, method, statistics)
     return choice, lambda: gate_gain(scene.problem, tried, stats, more=statistics)
+
+
+def untuned(tuned: Choice, setting: Setting) -> Choice:
+    """Return the choice of the untuned setting that knows how well tuned ones do."""
+    ks, fixed = tuned.by_fold, tuned.fixed
+    by_fold, methods = dict.fromkeys(ks, setting), dict.fromkeys(ks, "fixed")
+    return replace(
+        tuned, by_fold=by_fold, methods=methods, deployed=setting, method="fixed", stats=fixed, in_sample=fixed
+    )
 
 
 def decided(scene: Scene, maps: Maps, rows: Array, setting: Setting) -> Iterator[Array]:

@@ -210,7 +210,6 @@ def predict_rows(job: Job) -> Made:
 def predict_masks(job: Job) -> Made:
     """Post-process maps. The models of a fold keep none of their own: an adopted rule is of the run, not of a model."""
     from pipeline.forecast import leaderboard, mask_lb, shift
-    from pipeline.forecast.mask_worth import foretell as of_masks
     from pipeline.scoring.mask_shelf import Scene
 
     files, problem, table = job.files, job.problem, job.table
@@ -218,15 +217,19 @@ def predict_masks(job: Job) -> Made:
     below, statistics = mask_lb.Below(scene, job.below, job.parent, job.leaves), statistics_of(job, [MASKS, MASKS])
     made = mask_lb.post_process(below, files, statistics, job.submitted)
     moved = compare(job, statistics, embedded=False)
-    foretold = of_masks(
+    # What the predictor makes of the mean is taken off: the size match is what is known of it.
+    predicted = made.test.predicted[: job.submitted] - made.apparent
+    foretold = leaderboard.forecast(
         problem,
         run=files.run,
         score=made.report["score"],
         se=made.report["se"],
-        actual=made.actual,
+        contributions=made.actual,
+        models=[predicted[:, None]] * len(job.parent["folds"]),
+        mean=predicted[:, None],
+        cuts=np.zeros(0),
         predicted_oof=made.output.oof.predicted,
-        # What the predictor makes of the mean is taken off: the size match is what is known of it.
-        predicted_test=made.test.predicted[: job.submitted] - made.apparent,
+        predicted_test=predicted,
         public_share=job.config.public_share,
         shift_auc=moved.auc,
         shift_p=moved.p,
@@ -234,8 +237,8 @@ def predict_masks(job: Job) -> Made:
         leaves=list(job.leaves),
         past=past_of(job),
         match=made.match,
-        models=len(job.parent["folds"]) * len(table.splits),
     )
+    foretold = replace(foretold, models=foretold.models * len(table.splits))
     write_scores(job, made.output.oof.predicted, made.test.predicted, made.ends, made.actual)
     write_evidence(job, mask_lb.evidence(made), moved, foretold)
     told = [*mask_lb.in_words(made.output), in_words(made.report)]
