@@ -66,5 +66,7 @@ def make_masks(root: Path, name: str = "toy", n_train: int = 30, n_test: int = 1
     )
     (configs / "a.toml").write_text(TRAIN)
     (configs / "b.toml").write_text('base = "a"\nseed = 1\nepochs = 6\n')
+    (configs / "final.toml").write_text('stage = "lb"\nrun = "blend"\n')
+    (configs / "all.toml").write_text('stage = "full"\nrun = "blend"\nseeds = 1\n')
     (configs / "blend.toml").write_text('stage = "ensemble"\nmembers = ["a", "b"]\n')
     return data

@@ -3,11 +3,12 @@
 import cv2
 import numpy as np
 import pandas as pd
+import pytest
 from mask_house import make_masks
 
 from pipeline.masks.rle import decode
 from pipeline.store.artifacts import RunFiles
-from pipeline.store.files import read_json
+from pipeline.store.files import digest_file, read_json, read_npy, write_json
 
 
 def read(cell, size):
@@ -21,6 +22,12 @@ def iou(one, other):
 
 def test_folder_to_submission(make, house):
     data = make_masks(house)
+    blended(make, data)
+    post_processed(make, data)
+    refitted(make)
+
+
+def blended(make, data):
     said = make("submit", "COMP=toy", "NAME=blend").stderr
     assert "audited: 3 runs, 6 models" in said
     sent, truth = (pd.read_csv(p) for p in ("submissions/toy/blend.csv", data / "solution.csv"))
@@ -37,5 +44,53 @@ def test_folder_to_submission(make, house):
     receipt = read_json(RunFiles("toy/blend").receipt)
     assert set(receipt["level"].values()) == {"crossfit"}
     assert receipt["metrics"]["score"] > 0.6
+    assert receipt["metrics"]["size_matched"]["models"] == 3
     again = make("submit", "COMP=toy", "NAME=blend")
     assert "Nothing to be done" in again.stdout
+
+
+def post_processed(make, data):
+    said = make("submit", "COMP=toy", "NAME=final").stderr
+    assert "audited: 4 runs, 6 models" in said
+    files, below = RunFiles("toy/final"), RunFiles("toy/blend")
+    receipt, found = read_json(files.receipt), read_json(files.postprocess)
+    scores = pd.read_csv(files.scores)
+    train = pd.read_csv(data / "train.csv")
+    assert scores["actual"][:30].mean() == pytest.approx(receipt["metrics"]["score"])
+    assert set(scores["id"][:30]) == set(train["id"])
+    assert scores["actual"][30:].isna().all()
+    assert (scores["low"] <= scores["predicted_score"]).all()
+    assert (scores["predicted_score"] <= scores["high"]).all()
+    low, high = found["forecast"]["private"]["90"]
+    ledger = pd.read_csv("submissions/ledger.csv")
+    row = ledger.set_index("run").loc["toy/final"]
+    assert low < row["private"] < high
+    assert row["low"] < row["predicted"] < row["high"]
+    assert set(receipt["level"].values()) == {"crossfit"}
+    assert set(receipt["fits"]["predictor"]) == {"0", "1", "2"}
+    assert set(found["rules"]) == {"row 0", "row 0.02", "row 0.05"}
+    assert 0 <= found["shift"]["auc"] <= 1
+    if receipt["adopted"] is None:
+        assert files.oof.read_bytes() == below.oof.read_bytes()
+        assert receipt["decision"] == read_json(below.receipt)["decision"]
+
+
+def refitted(make):
+    said = make("submit", "COMP=toy", "NAME=all").stderr
+    assert "is inherited: nothing validates this fit" in said
+    files, parent = RunFiles("toy/all"), read_json(RunFiles("toy/blend").receipt)
+    receipt = read_json(files.receipt)
+    assert receipt["metrics"]["validated"] is False
+    assert receipt["metrics"]["score"] == parent["metrics"]["score"]
+    assert receipt["decision"] == parent["decision"]
+    flats = [read_npy(files.whole(f"{name}-0").test).astype(float) for name in "ab"]
+    mixed = sum(parent["weights"][f"toy/{name}"] * flat for name, flat in zip("ab", flats, strict=True))
+    np.testing.assert_allclose(read_npy(files.test), mixed, atol=1e-3)
+    assert len(np.unique(read_npy(files.whole("a-0").rows))) == 30
+    assert pd.read_csv("submissions/ledger.csv").set_index("run").loc["toy/all", "private"] > 0.5
+    flat = np.array(read_npy(files.test))
+    flat[7] = 1 - flat[7]
+    np.save(files.test, flat)
+    receipt["outputs"][str(files.test)] = digest_file(files.test)
+    write_json(files.receipt, receipt)
+    assert "are not the mean over the seeds" in make("audit", "COMP=toy", "NAME=all", check=False).stdout

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline.audit.records import Doubt, Shelf
+from pipeline.forecast.mask_lb import Below, read_back
 from pipeline.masks.metrics import MASK_METRICS
 from pipeline.scoring.mask_choice import from_decision
-from pipeline.scoring.mask_ensemble import Blend
+from pipeline.scoring.mask_ensemble import Blend, leaf_weights
 from pipeline.scoring.mask_shelf import Mixed, Scene, same_rows, score_maps
 from pipeline.scoring.mask_variants import measure
 from pipeline.scoring.metrics import metric_of
 from pipeline.store.artifacts import RunFiles
-from pipeline.store.files import Array, number, read_npy
+from pipeline.store.files import Array, number, read_json, read_npy
 from pipeline.tasks import task_of
 
 # Weights fitted on another processor differ in late digits; of half floats near 1 the neighbour is 1/2048 away.
@@ -66,6 +67,42 @@ def blend(shelf: Shelf) -> Iterator[Doubt]:
     for k in sorted(odd):
         yield Doubt(k, f"the rows of fold {k} are not blended with the weights of fold {k}")
     yield from decisions(shelf)
+
+
+def post_processed(shelf: Shelf) -> Iterator[Doubt]:
+    """Doubt maps that are not the masks decided as told, or where nothing was adopted those of the run below."""
+    below, files, adopted = shelf.members[0], shelf.files, shelf.receipt["adopted"]
+    told = read_json(files.postprocess)
+    leaves = {leaf.run: leaf.receipt for leaf in shelf.leaves}
+    source = Below(scene_of(below), below.files, below.receipt, leaves)
+    for name, rows in (("oof", shelf.table.scored), ("test", shelf.table.test)):
+        if adopted:
+            wrong, what = read_back(source, scene_of(shelf), files, name, told[name]), "not decided as told"
+        else:
+            one, other = (read_npy(getattr(shelves, name)) for shelves in (files, below.files))
+            wrong = np.flatnonzero(~same_rows(one, other, source.scene.layout(rows)))
+            what = f"not those of {below.run}, and yet nothing was adopted"
+        if len(wrong):
+            example = str(shelf.table.ids[rows[wrong[0]]])
+            yield Doubt(None, f"{len(wrong)} masks of {name} are {what}, for example id {example!r}")
+    yield from decisions(shelf)
+
+
+def refitted(shelf: Shelf) -> Iterator[Doubt]:
+    """Doubt test maps that are not those of the models of all rows, by the weights of the run they are of."""
+    (run,) = (parent["run"] for parent in shelf.parents)
+    made, tests = {model.files.folder.name: model.files.test for model in shelf.models}, []
+    where, weights = scene_of(shelf).layout(shelf.table.test), leaf_weights(run)
+    for seed in shelf.receipt["folds"]:
+        flats = [read_npy(made[f"all-{leaf.split('/')[-1]}-{seed}"]).astype(np.float32) for leaf in weights]
+        tests.append(read_npy(shelf.files.fold(seed).test))
+        mixed = np.asarray(sum(w * flat for w, flat in zip(weights.values(), flats, strict=True)))
+        if not same_rows(tests[-1], mixed, where, ROUNDED).all():
+            yield Doubt(None, f"the test predictions of seed {seed} are not those of its models", rows=False)
+    if not same_rows(read_npy(shelf.files.test), _mean(tests), where, ROUNDED).all():
+        yield Doubt(None, "the test predictions are not the mean over the seeds", rows=False)
+    if shelf.receipt["decision"] != shelf.members[0].receipt["decision"]:
+        yield Doubt(None, f"its masks are not decided as those of {run}", rows=False)
 
 
 def decisions(shelf: Shelf) -> Iterator[Doubt]:

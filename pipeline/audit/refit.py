@@ -41,15 +41,16 @@ def refit(shelf: Shelf) -> Iterator[Doubt]:
     if shelf.stage == "tag":
         for r, table in enumerate(shelf.table.splits):
             yield from training_tags(shelf, Problem.of(table, task, problem.metric), r)
-    if shelf.stage == "lb":
+    if shelf.stage == "lb" and not task.dense:
         yield from unchanged(shelf)
     if shelf.stage == "full":
-        yield from deployed(shelf, problem)
+        yield from maps.refitted(shelf) if task.dense else deployed(shelf, problem)
     if shelf.stage == "train":
         yield from stopping(shelf, problem)
     if task.dense:
         if shelf.stage in PREDICTING:
-            yield from (maps.blend if shelf.stage == "ensemble" else maps.decisions)(shelf)
+            proofs = {"ensemble": maps.blend, "lb": maps.post_processed, "train": maps.decisions}
+            yield from proofs[shelf.stage](shelf)
         return
     if shelf.stage in ("train", "lb"):
         yield from decisions(shelf, problem, shelf.oof, dict.fromkeys(shelf.receipt["folds"], shelf.oof))

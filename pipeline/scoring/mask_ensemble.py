@@ -17,6 +17,7 @@ from pipeline.scoring.mask_shelf import Mixed, Scene
 from pipeline.scoring.mask_variants import measure
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import Array, read_npy
+from pipeline.store.shelves import read_stage
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,17 @@ class Blend:
         mixed = Mixed(self.maps, np.full((len(scene.table.scored), m), 1 / m))
         metric, plain = MASK_METRICS[scene.problem.metric.name], (Decision(),) * scene.truth.classes
         return scene.problem.judge(measure(mixed, scene.truth, scene.table.scored, [plain], metric)[:, 0])
+
+
+def leaf_weights(run: str) -> dict[str, float]:
+    """Return by what weights the trained runs under a run make its test maps: a blend is linear."""
+    receipt, found = read_stage(run, "member", "train", "ensemble"), dict[str, float]()
+    if receipt["stage"] == "train":
+        return {run: 1.0}
+    for member, weight in receipt["weights"].items():
+        for leaf, share in leaf_weights(member).items():
+            found[leaf] = found.get(leaf, 0.0) + weight * share
+    return found
 
 
 def refuse_unlike(shown: Sequence[dict[str, Any]]) -> str | None:

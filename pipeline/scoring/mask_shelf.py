@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,13 @@ from pipeline.masks.decide import decide, objects_of
 from pipeline.masks.maps import Layout, Maps, gather, layout, write_mean
 from pipeline.masks.metrics import MASK_METRICS
 from pipeline.masks.truth import Truth, read_truth
-from pipeline.scoring.mask_choice import as_decision, choose, from_decision, gate_gain, report
+from pipeline.scoring.mask_choice import Choice, as_decision, choose, from_decision, gate_gain, report
 from pipeline.scoring.mask_variants import Setting, default_grid, measure
 from pipeline.scoring.metrics import Metric
 from pipeline.scoring.problem import Problem
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.config import Competition
-from pipeline.store.files import Array, read_npy
+from pipeline.store.files import Array, read_json, read_npy
 from pipeline.tasks import Task
 
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
@@ -113,19 +113,42 @@ def same_rows(one: Array, other: Array, where: Layout, close: float = 0.0) -> Ar
 
 def score_maps(scene: Scene, maps: Maps, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the scores of out-of-fold maps (see `mask_choice.report`) and the cross-fitted decision."""
+    choice, gate = choose_masks(scene, maps, method, grid=method != "fixed")
+    found = report(scene.problem, choice)
+    return found | ({"empty_gate": gate()} if method != "fixed" else {}), as_decision(choice)
+
+
+def choose_masks(
+    scene: Scene, maps: Maps, method: str, grid: bool = True
+) -> tuple[Choice, Callable[[], dict[str, float] | None]]:
+    """Return the choice for out-of-fold maps, and what gives the gain of empty gates.
+
+    Without `grid` only the untuned setting is measured: what a fixed decision needs.
+    """
     metric, truth = MASK_METRICS[scene.problem.metric.name], scene.truth
     head = any((maps.present(i) < 1).any() for i in range(len(maps)))
-    grid = default_grid(truth.classes, truth.kind == "exclusive", head, metric.objects)
+    tried = default_grid(truth.classes, truth.kind == "exclusive", head, metric.objects)
+    tried = tried if grid else tried[:1]
 
     def statistics(settings: list[Setting]) -> Array:
         return measure(maps, truth, scene.table.scored, settings, metric)
 
-    stats = statistics(grid if method != "fixed" else grid[:1])
-    choice = choose(scene.problem, grid, stats, method, statistics)
-    found = report(scene.problem, choice)
-    if method != "fixed":
-        found["empty_gate"] = gate_gain(scene.problem, grid, stats, more=statistics)
-    return found, as_decision(choice)
+    stats = statistics(tried)
+    if method == "fixed":
+        tuned = choose(scene.problem, tried, stats, "optimal", statistics)
+        choice = untuned(tuned, tried[0])
+    else:
+        choice = choose(scene.problem, tried, stats, method, statistics)
+    return choice, lambda: gate_gain(scene.problem, tried, stats, more=statistics)
+
+
+def untuned(tuned: Choice, setting: Setting) -> Choice:
+    """Return the choice of the untuned setting that knows how well tuned ones do."""
+    ks, fixed = tuned.by_fold, tuned.fixed
+    by_fold, methods = dict.fromkeys(ks, setting), dict.fromkeys(ks, "fixed")
+    return replace(
+        tuned, by_fold=by_fold, methods=methods, deployed=setting, method="fixed", stats=fixed, in_sample=fixed
+    )
 
 
 def decided(scene: Scene, maps: Maps, rows: Array, setting: Setting) -> Iterator[Array]:
@@ -141,20 +164,28 @@ def deployed(scene: Scene, files: RunFiles, shelf: dict[str, Any]) -> tuple[Sett
     """Return by what the test maps, the mean of several models', are decided, and what a receipt says of it.
 
     Tuned thresholds belong to one model a row: for the mean they are moved to where it leaves as many pixels as the
-    models do on average. Untuned ones stay.
+    models do on average. Untuned ones stay. An `lb` run that changed nothing has the maps of the run below.
     """
     decision = shelf["decision"]
     setting = from_decision(decision)
     if decision["method"] == "fixed":
         return setting, {"method": "fixed", "deployed": decision["masks"]}
-    models = [read_npy(files.fold(k, r).test) for k in shelf["folds"] for r in range(shelf.get("repeats", 1))]
-    moved = moved_thresholds(scene.layout(scene.table.test), models, read_npy(files.test), setting)
+    if shelf.get("stage") == "lb":
+        below = RunFiles(shelf["parents"][0]["run"])
+        return deployed(scene, below, read_json(below.receipt))
+    moved = mover(scene, files, shelf)(setting)
     told = [d.as_dict() for d in moved]
     return moved, {"method": decision["method"], "one_model": decision["masks"], "deployed": told}
 
 
-def moved_thresholds(where: Layout, models: Sequence[Array], mean: Array, setting: Setting) -> Setting:
-    """Return a setting whose thresholds leave the mean of models as many pixels as the models have on average."""
+def mover(scene: Scene, files: RunFiles, shelf: dict[str, Any]) -> Callable[[Setting], Setting]:
+    """Return what moves thresholds of one model a row to the mean of a run's models (its receipt is `shelf`)."""
+    models = [read_npy(files.fold(k, r).test) for k in shelf["folds"] for r in range(shelf.get("repeats", 1))]
+    return moving(scene.layout(scene.table.test), models, read_npy(files.test))
+
+
+def moving(where: Layout, models: Sequence[Array], mean: Array) -> Callable[[Setting], Setting]:
+    """Return what moves thresholds so that the mean of models leaves as many pixels as they do on average."""
     shares, of_mean = np.mean([_above(where, flat) for flat in models], 0), _above(where, mean)
 
     def moved(c: int, level: float) -> float:
@@ -163,7 +194,15 @@ def moved_thresholds(where: Layout, models: Sequence[Array], mean: Array, settin
         alike = np.flatnonzero(gaps <= gaps.min() + 1e-12)  # of levels that leave as many the nearest to the old one
         return round(float(alike[np.abs(alike - at).argmin()] / LEVELS), 4) if level else level
 
-    return tuple(replace(d, threshold=moved(c, d.threshold), top=moved(c, d.top)) for c, d in enumerate(setting))
+    def move(setting: Setting) -> Setting:
+        return tuple(replace(d, threshold=moved(c, d.threshold), top=moved(c, d.top)) for c, d in enumerate(setting))
+
+    return move
+
+
+def moved_thresholds(where: Layout, models: Sequence[Array], mean: Array, setting: Setting) -> Setting:
+    """Return a setting whose thresholds leave the mean of models as many pixels as the models have on average."""
+    return moving(where, models, mean)(setting)
 
 
 def _above(where: Layout, flat: Array) -> Array:

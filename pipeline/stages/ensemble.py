@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
         table = read_table_facts(files.competition)
         receipts = {member: read_stage(member, "member", *PREDICTING) for member in config.members}
         refuse_strangers(receipts, table)
+        if decided := [member for member, r in receipts.items() if task.dense and r["stage"] == "lb"]:
+            raise UserError(f"{files.config}: {decided[0]!r} is of stage lb, its masks are decided: name the run below")
         key = built_key(config, competition, receipts)
         if fresh(files.receipt, key):
             return touch(files.receipt)
@@ -248,6 +250,7 @@ def holds_out(job: Job) -> bool:
 
 def blend_maps(job: Job) -> Blended:
     """Blend maps; of a fold's rows the decision is chosen on the other folds' rows as they were blended."""
+    from pipeline.forecast.mask_match import Views, size_matched
     from pipeline.scoring.mask_ensemble import Blend, refuse_unlike
     from pipeline.scoring.mask_shelf import Scene, score_maps
 
@@ -265,6 +268,8 @@ def blend_maps(job: Job) -> Blended:
     if holds_out(job):
         outputs += solver.write_others(files, weights, "holdout")
     report, decision = score_maps(scene, scene.maps(files.oof, job.table.scored), config.decision)
+    views = Views.of(scene, files, {"folds": list(weights.by_fold), "decision": decision})
+    report = size_matched(scene.problem, report, views, len(job.table.splits))
     alone = {name: number(receipt["metrics"]["score"]) for name, receipt in job.receipts.items()}
     report |= {"members": alone, "uniform": solver.uniform()}
     shares = ", ".join(f"{w:.3f} {name}" for name, w in zip(job.receipts, weights.deployed, strict=True))

@@ -6,6 +6,7 @@ import argparse
 import logging
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pipeline.store.keys import built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, write_receipt
 from pipeline.store.runs import Full, load_run
 from pipeline.store.shelves import as_parent, leaves, read_shelf, read_stage, refuse_strangers
-from pipeline.tasks import task_of
+from pipeline.tasks import Task, task_of
 
 if TYPE_CHECKING:  # imports torch, which a run with nothing to do must not pay for
     from pipeline.training.job import Job, Which
@@ -45,15 +46,26 @@ def run(args: argparse.Namespace) -> None:
         if fresh(files.receipt, key):
             return touch(files.receipt)
         with log_to(files.log):
-            from pipeline.scoring.blend import compose, deployed
-
             started = time.monotonic()
             jobs = {leaf: pose(files, leaf, receipt, facts) for leaf, receipt in receipts.items()}
             for seed in range(config.seeds):
                 said = {leaf: fit(job, leaf, seed) for leaf, job in jobs.items()}
-                task = task_of(competition, facts["classes"])
-                write_npy(files.fold(seed).test, compose(task, config.run, deployed, said))
+                compose(files.fold(seed).test, config.run, task_of(competition, facts["classes"]), said)
             write(files, config, parent, jobs, key, started)
+
+
+def compose(path: Path, run: str, task: Task, said: dict[str, Array]) -> None:
+    """Write what a run would predict if the trained runs under it predicted what is `said` (N P, or flat maps)."""
+    if task.dense:
+        from pipeline.masks.maps import write_mean
+        from pipeline.scoring.mask_ensemble import leaf_weights
+
+        weights = leaf_weights(run)
+        write_mean(path, [said[leaf] for leaf in weights], list(weights.values()))
+    else:
+        from pipeline.scoring import blend
+
+        write_npy(path, blend.compose(task, run, blend.deployed, said))
 
 
 def refuse_stackers(receipt: dict[str, Any]) -> None:
@@ -101,7 +113,7 @@ def pose(files: RunFiles, leaf: str, receipt: dict[str, Any], facts: dict[str, A
 
 
 def fit(job: Job, leaf: str, seed: int) -> Array:
-    """Fit one model on all labelled rows, or find it fitted; return its test predictions (N P)."""
+    """Fit one model on all labelled rows, or find it fitted; return its test predictions (N P, or flat maps)."""
     from pipeline.store.tracking import track
     from pipeline.training.fold import fit_fold
     from pipeline.training.job import Which
@@ -113,12 +125,27 @@ def fit(job: Job, leaf: str, seed: int) -> Array:
         with track(job.files, "full", job.config.model_dump(), job.fit_key, which.title) as tracker:
             if not is_fitted(job, which):
                 fit_fold(job, which, tracker)
-            predict(job, which)
-    return np.asarray(read_npy(shelf.test))
+            (predict_masks if job.task.dense else predict_rows)(job, which)
+            sign(job, which)
+    return read_npy(shelf.test)
 
 
-def predict(job: Job, which: Which) -> None:
-    """Predict the test rows with one model; its receipt comes last."""
+def predict_masks(job: Job, which: Which) -> None:
+    """Predict the masks of the test rows with one model."""
+    from pipeline.training.job import readable
+    from pipeline.training.mask_nets import MaskNetwork
+    from pipeline.training.mask_shelf import write_maps
+    from pipeline.training.weights import fitted
+
+    table, shelf = job.table, which.files(job.files)
+    network = fitted(job, shelf.model)
+    assert isinstance(network, MaskNetwork)
+    images = readable(job.ragged, table.test)
+    write_maps(job, network, shelf.test, images, np.arange(len(table.test)), table.test)
+
+
+def predict_rows(job: Job, which: Which) -> None:
+    """Predict the test rows with one model."""
     from pipeline.training.job import every_image
     from pipeline.training.shelf import look_twice
     from pipeline.training.weights import fitted_network
@@ -126,6 +153,11 @@ def predict(job: Job, which: Which) -> None:
     table, shelf = job.table, which.files(job.files)
     network, images = fitted_network(job, shelf.model), every_image(job, table.test)
     write_npy(shelf.test, look_twice(job, network, images, np.arange(len(table.test)))[0])
+
+
+def sign(job: Job, which: Which) -> None:
+    """Write the receipt of a model that has predicted."""
+    shelf = which.files(job.files)
     learnt = read_npy(shelf.rows)
     write_receipt(
         shelf.receipt,
@@ -137,7 +169,7 @@ def predict(job: Job, which: Which) -> None:
         predict_hash=job.predict_key,
         held_out=[],
         level="deployed",
-        trained_on={"rows": len(learnt), "ids": digest(*table.ids[learnt])},
+        trained_on={"rows": len(learnt), "ids": digest(*job.table.ids[learnt])},
         seed=job.config.seed,
         machine=asdict(job.machine),
     )
@@ -147,8 +179,13 @@ def write(
     files: RunFiles, config: Full, parent: dict[str, Any], jobs: dict[str, Job], key: str, started: float
 ) -> None:
     """Write the mean over the seeds and the receipt: the parent's score and cuts, which nothing here validates."""
-    tests = [np.asarray(read_npy(files.fold(seed).test)) for seed in range(config.seeds)]
-    write_npy(files.test, np.asarray(np.mean(tests, 0, dtype=np.float64), np.float32))
+    tests = [read_npy(files.fold(seed).test) for seed in range(config.seeds)]
+    if "maps" in parent:
+        from pipeline.masks.maps import write_mean
+
+        write_mean(files.test, tests)
+    else:
+        write_npy(files.test, np.asarray(np.mean(tests, 0, dtype=np.float64), np.float32))
     names = [f"{leaf.split('/')[-1]}-{seed}" for leaf in jobs for seed in range(config.seeds)]
     inherited = {name: value for name, value in parent["metrics"].items() if name != "holdout"}
     write_receipt(
@@ -162,7 +199,9 @@ def write(
         ],
         run=files.run,
         config=config.model_dump(),
-        **{name: parent[name] for name in ("fold_map", "rows", "test", "classes", "decision")},
+        **{
+            name: parent[name] for name in ("fold_map", "rows", "test", "classes", "decision", "maps") if name in parent
+        },
         folds=list(range(config.seeds)),
         parents=[as_parent("run", parent)],
         level={},

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +50,8 @@ if TYPE_CHECKING:  # they import pandas, scipy or scikit-learn, which a stage wi
 log = logging.getLogger("pipeline.lb")
 # The nearest of so many training rows, evenly chosen, say how far a row lies from what a model knows.
 NEIGHBOURS, REFERENCES = 10, 20_000
+# The side of images, in pixels, of which statistics are taken where there are masks.
+MASKS = 64
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,16 @@ def run(args: argparse.Namespace) -> None:
     if not isinstance(config, Lb):
         raise UserError(f'{files.config} has stage = "{config.stage}": run make {config.stage} instead of make lb')
     refuse_several(competition, files.config, "make lb")
+    if TASKS[competition.task].dense:
+        refuse_of_rows(files, config)
     with lock(files.lock, f"run {args.run}"):
         facts = read_table_facts(files.competition)
         parent = read_stage(config.run, "run", *PREDICTING)
         receipts = {leaf: read_shelf(leaf, "leaf") for leaf in leaves(config.run)}
         refuse_strangers({config.run: parent, **receipts}, facts)
+        if TASKS[competition.task].dense and parent["stage"] == "lb":
+            told = "is of stage lb, its masks are decided: name the run below it"
+            raise UserError(f"{files.config}: {config.run!r} {told}")
         if config.strict:
             if parent["stage"] == "lb":
                 told = f"{config.run!r} is of stage lb: name the run below it"
@@ -112,12 +120,67 @@ def run(args: argparse.Namespace) -> None:
             predict_scores(Job(files, config, competition, table, problem, parent, receipts), key)
 
 
+def refuse_of_rows(files: RunFiles, config: Lb) -> None:
+    """Refuse settings that masks have no use for."""
+    for name, asked in {"strict = true": config.strict, "[capacity]": config.capacity is not None}.items():
+        if asked:
+            raise UserError(f"{files.config}: {name} is not for a segmentation task: take it out")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was predicted, as it lies on the shelf: what the receipt tells of it, the files written, and in words."""
+
+    adopted: str | None
+    method: str
+    report: dict[str, Any]
+    decision: dict[str, Any] | None
+    foretold: Forecast
+    outputs: list[Path]
+    strict: bool
+    told: list[str]
+    facts: dict[str, Any]
+
+
 def predict_scores(job: Job, key: str) -> None:
     """Try the rules, predict the rows' scores and the submission's, write the shelf."""
-    from pipeline.forecast import leaderboard, postprocess, rowscores, shift
     from pipeline.store.tracking import track
 
     started, files, config, problem = time.monotonic(), job.files, job.config, job.problem
+    made = (predict_masks if problem.task.dense else predict_rows)(job)
+    with track(files, "lb", config.model_dump(), key) as tracker:
+        tracker.summary({f"cv_{problem.metric.name}": made.report["score"], "cv_se": made.report["se"]})
+    ids = job.table.ids[job.table.scored]
+    fits = {str(k): digest(*ids[problem.folds != k]) for k in job.parent["folds"]}
+    low, high = made.foretold.public[90]
+    write_receipt(
+        files.receipt,
+        stage="lb",
+        key=key,
+        outputs=[files.oof, files.test, files.scores, files.postprocess, *made.outputs],
+        run=files.run,
+        config=config.model_dump() | {"decision": made.method},
+        **{name: job.parent[name] for name in ("fold_map", "rows", "test", "classes", "folds")},
+        parents=[as_parent("run", job.parent)],
+        level={k: worst("crossfit", level) for k, level in job.parent["level"].items()},
+        fits={"predictor": fits, "postprocess": fits},
+        strict=made.strict,
+        adopted=made.adopted,
+        foretold={"predicted": float(np.mean(made.foretold.public[50])), "low": low, "high": high},
+        **made.facts,
+        decision=made.decision,
+        metrics=made.report,
+        seconds=round(time.monotonic() - started, 1),
+    )
+    for line in made.told:
+        log.info("%s: %s", files.run, line)
+
+
+def predict_rows(job: Job) -> Made:
+    """Post-process predictions (N P)."""
+    from pipeline.forecast import leaderboard, postprocess, rowscores, shift
+
+    files, config, problem = job.files, job.config, job.problem
     oof, test, method = np.array(read_npy(job.below.oof)), read_npy(job.below.test), job.parent["config"]["decision"]
     # The cuts of these very rows, as `submit` and `audit` take them; those of a blend are fitted on other views.
     source = source_of(job, score_run(problem, oof, method, lambda k: oof)[1])
@@ -129,56 +192,87 @@ def predict_scores(job: Job, key: str) -> None:
     rows = rowscores.score_rows(problem, view, models, output, config.strict, config.seed)
     method = "fixed" if output.adopted else method
     report, decision = score_run(problem, output.oof, method, lambda k: output.oof)
-    moved = compare(job, source)
+    moved = compare(job, source.statistics, embedded=True)
     foretold = foretell(job, output, rows, report, decision, moved)
-    write(job, output, rows, moved, foretold)
-    with track(files, "lb", config.model_dump(), key) as tracker:
-        tracker.summary({f"cv_{problem.metric.name}": report["score"], "cv_se": report["se"]})
-    fits = {str(k): digest(*job.table.ids[job.table.scored][problem.folds != k]) for k in models}
-    low, high = foretold.public[90]
-    write_receipt(
-        files.receipt,
-        stage="lb",
-        key=key,
-        outputs=[files.oof, files.test, files.scores, files.postprocess, *(files.fold(k).test for k in models)],
-        run=files.run,
-        config=config.model_dump() | {"decision": method},
-        **{name: job.parent[name] for name in ("fold_map", "rows", "test", "classes", "folds")},
-        parents=[as_parent("run", job.parent)],
-        level={k: worst("crossfit", level) for k, level in job.parent["level"].items()},
-        fits={"predictor": fits, "postprocess": fits},
-        strict=rows.strict,
-        adopted=output.adopted,
-        foretold={"predicted": float(np.mean(foretold.public[50])), "low": low, "high": high},
-        decision=decision,
-        metrics=report,
-        seconds=round(time.monotonic() - started, 1),
-    )
+    facts = {"adopted": output.adopted, "by_fold": output.by_fold, "strict": rows.strict, **output.evidence}
+    write_scores(job, rows.oof, rows.test, rows.ends, rows.actual)
+    write_evidence(job, facts | {"rows": rows.report}, moved, foretold)
+    write_npy(files.oof, output.oof)
+    write_npy(files.test, output.test)
+    for k, p in output.models.items():
+        write_npy(files.fold(k).test, p)
     told = [*rowscores.in_words(rows), *postprocess.in_words(output), in_words(report)]
-    for line in [*told, *shift.in_words(moved), *leaderboard.in_words(foretold)]:
-        log.info("%s: %s", files.run, line)
+    told += [*shift.in_words(moved), *leaderboard.in_words(foretold)]
+    paths = [files.fold(k).test for k in models]
+    return Made(output.adopted, method, report, decision, foretold, paths, rows.strict, told, {})
+
+
+def predict_masks(job: Job) -> Made:
+    """Post-process maps. The models of a fold keep none of their own: an adopted rule is of the run, not of a model."""
+    from pipeline.forecast import leaderboard, mask_lb, shift
+    from pipeline.scoring.mask_shelf import Scene
+
+    files, problem, table = job.files, job.problem, job.table
+    scene = Scene.of(files, job.competition, table, problem.task, problem.metric, job.parent["maps"])
+    below, statistics = mask_lb.Below(scene, job.below, job.parent, job.leaves), statistics_of(job, [MASKS, MASKS])
+    made = mask_lb.post_process(below, files, statistics, job.submitted)
+    moved = compare(job, statistics, embedded=False)
+    # What the predictor makes of the mean is taken off: the size match is what is known of it.
+    predicted = made.test.predicted[: job.submitted] - made.apparent
+    foretold = leaderboard.forecast(
+        problem,
+        run=files.run,
+        score=made.report["score"],
+        se=made.report["se"],
+        contributions=made.actual,
+        models=[predicted[:, None]] * len(job.parent["folds"]),
+        mean=predicted[:, None],
+        cuts=np.zeros(0),
+        predicted_oof=made.output.oof.predicted,
+        predicted_test=predicted,
+        public_share=job.config.public_share,
+        shift_auc=moved.auc,
+        shift_p=moved.p,
+        weight=moved.weight if job.config.shift == "weight" else None,
+        leaves=list(job.leaves),
+        past=past_of(job),
+        match=made.match,
+    )
+    foretold = replace(foretold, models=foretold.models * len(table.splits))
+    write_scores(job, made.output.oof.predicted, made.test.predicted, made.ends, made.actual)
+    write_evidence(job, mask_lb.evidence(made), moved, foretold)
+    told = [*mask_lb.in_words(made.output), in_words(made.report)]
+    told += [*shift.in_words(moved), *leaderboard.in_words(foretold)]
+    report, adopted = made.report, made.output.adopted
+    return Made(adopted, made.method, report, made.decision, foretold, [], False, told, {"maps": made.shown})
+
+
+def statistics_of(job: Job, size: list[int]) -> Array:
+    """Return statistics (N S) of the images of all rows, seen at a size."""
+    from pipeline.scoring.features import image_statistics
+    from pipeline.training.images import cached
+
+    def of(rows: Array) -> Array:
+        table, competition = job.table, job.files.competition
+        return image_statistics(
+            cached(competition, table.paths[rows], table.digests[rows], job.competition.images, size)[0]
+        )
+
+    return np.concatenate([of(job.table.scored), of(job.table.test)])
 
 
 def source_of(job: Job, decision: dict[str, Any] | None) -> Source:
     """Return where the views of the rows come from."""
     from pipeline.forecast.views import Source
-    from pipeline.scoring.features import image_statistics
-    from pipeline.training.images import cached
 
-    table, size = job.table, next(iter(job.leaves.values()))["config"]["image"]["size"]
-    size = [size, size] if isinstance(size, int) else size
-
-    def statistics(rows: Array) -> Array:
-        images, _ = cached(job.files.competition, table.paths[rows], table.digests[rows], job.competition.images, size)
-        return image_statistics(images)
-
+    size = next(iter(job.leaves.values()))["config"]["image"]["size"]
     return Source(
         problem=job.problem,
         decision=decision,
         leaves={leaf: receipt["decision"] for leaf, receipt in job.leaves.items()},
         seen=functools.cache(functools.partial(read_model, job)),
-        statistics=np.concatenate([statistics(table.scored), statistics(table.test)]),
-        blocks=blocks_of(job.config.capacity or Capacity(), table, job.rows),
+        statistics=statistics_of(job, [size, size] if isinstance(size, int) else size),
+        blocks=blocks_of(job.config.capacity or Capacity(), job.table, job.rows),
     )
 
 
@@ -250,18 +344,19 @@ def scored_views(job: Job, source: Source, oof: Array) -> Callable[[int | None],
     return lambda k: plain if k is None else strict[k]
 
 
-def compare(job: Job, source: Source) -> Shift:
-    """Return how far the test rows are from the scored ones, inside the models of the first leaf."""
+def compare(job: Job, statistics: Array, embedded: bool) -> Shift:
+    """Return how far the test rows are from the scored ones, `embedded`: inside the models of the first leaf."""
     from pipeline.forecast.shift import adversarial
     from pipeline.scoring.features import statistic_names
 
     table, folds, leaf = job.table, job.problem.folds, RunFiles(next(iter(job.leaves)))
     end = len(folds) + job.submitted
     shelves = [leaf.fold(k).embeddings for k in job.parent["folds"]]
-    embeddings = [read_npy(path)[:end] for path in shelves] if all(path.exists() for path in shelves) else None
+    embedded &= all(path.exists() for path in shelves)
+    embeddings = [read_npy(path)[:end] for path in shelves] if embedded else None
     units = None if job.problem.group is None else table.units[job.rows][:end]
     names = statistic_names(job.competition.images.width * job.competition.images.views)
-    return adversarial(embeddings, folds, source.statistics[:end], names, units, job.config.seed)
+    return adversarial(embeddings, folds, statistics[:end], names, units, job.config.seed)
 
 
 def foretell(
@@ -309,24 +404,21 @@ def past_of(job: Job) -> list[Submission]:
     return [Submission(row.run, row.cv, row.public, families(row.run)) for row in same]
 
 
-def write(job: Job, output: Output, rows: RowScores, moved: Shift, foretold: Forecast) -> None:
-    """Write what stands on the shelf but for the receipt."""
+def write_scores(job: Job, oof: Array, test: Array, ends: tuple[Array, Array], actual: Array) -> None:
+    """Write the predicted score of every row."""
     import pandas as pd
 
-    files, (low, high) = job.files, rows.ends
     columns = {"id": job.table.ids[job.rows], "fold": job.table.folds[job.rows]}
-    known = np.r_[rows.actual, np.full(len(rows.test), np.nan)]
-    predicted = {"predicted_score": np.r_[rows.oof, rows.test], "low": low, "high": high, "actual": known}
-    frame = pd.DataFrame(columns | predicted)
-    with atomic(files.scores) as temporary:
+    predicted = {"predicted_score": np.r_[oof, test], "low": ends[0], "high": ends[1]}
+    frame = pd.DataFrame(columns | predicted | {"actual": np.r_[actual, np.full(len(test), np.nan)]})
+    with atomic(job.files.scores) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
-    facts = {"adopted": output.adopted, "by_fold": output.by_fold, "strict": rows.strict, **output.evidence}
+
+
+def write_evidence(job: Job, facts: dict[str, Any], moved: Shift, foretold: Forecast) -> None:
+    """Write what was tried, what was adopted, and the forecast."""
     test_like = {k: v for k, v in asdict(moved).items() if k not in ("likeness", "weight")}
-    write_json(files.postprocess, {**facts, "rows": rows.report, "shift": test_like, "forecast": asdict(foretold)})
-    write_npy(files.oof, output.oof)
-    write_npy(files.test, output.test)
-    for k, p in output.models.items():
-        write_npy(files.fold(k).test, p)
+    write_json(job.files.postprocess, {**facts, "shift": test_like, "forecast": asdict(foretold)})
 
 
 if __name__ == "__main__":
