@@ -158,7 +158,8 @@ def named_rows(job: Job, which: Which) -> tuple[pd.DataFrame, Array]:
     frame = pd.read_csv(path, dtype={"id": str}, keep_default_na=False, na_values=[""])
     named = frame[(frame["repeat"] == which.repeat) & (frame["fold"] == which.held_out[0])]
     at = pd.Index(job.table.ids[job.table.test]).get_indexer(pd.Index(named["id"]))
-    if not of_half(named, which).any() or at.min() < 0:
+    mine = at[of_half(named, which)]
+    if not len(mine) or mine.min() < 0:
         raise UserError(f"{path} has no rows for {which.title}, or ids that are no test rows")
     return named, at
 
@@ -174,7 +175,7 @@ def with_pseudo(job: Job, which: Which, course: Course) -> Course:
     images, unreadable = job.images(table.test)
     chosen = of_half(named, which) & ~np.isin(at, list(unreadable))
     mine, at = named[chosen], at[chosen]
-    said, weight = mine.filter(regex=r"^t\d+$").to_numpy(np.float32), mine["weight"].to_numpy(np.float32)
+    said, weight = (part.to_numpy(np.float32, copy=True) for part in (mine.filter(regex=r"^t\d+$"), mine["weight"]))
     n, test, student = len(course.targets), table.test, job.config.student
     targets = torch.zeros(len(test), course.targets.shape[1])
     targets[at] = course.objective.encode_prediction(said)
