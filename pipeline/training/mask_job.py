@@ -113,9 +113,7 @@ def check_masks(job: Job) -> None:
         what = "[metadata]" if competition.metadata is not None else "images.view"
         raise UserError(f"{job.files.competition.config}: {what} joins a head, and masks have none: take it out")
     if config.pseudo and config.sampling.equal and config.image.fit == "tiles":
-        raise UserError(
-            f"{where}: sampling.equal gives each class its tile in turn, pseudo-labels none: take one out"
-        )
+        raise UserError(f"{where}: sampling.equal gives each class its tile in turn, pseudo-labels none: take one out")
     resolve(MASK_TTA, config.predict.tta, "predict.tta")
     height, width = size_of(job)
     if config.predict.tta == "d4" and height != width:
