@@ -14,7 +14,7 @@ from pipeline.store.files import read_json, read_npy, write_npy
 
 CHAIN = {
     "pseudo": 'stage = "pseudo"\nrun = "blend"\ntargets = "soft"\nthreshold = 0.5\n',
-    "student": 'base = "a"\npseudo = "pseudo"\n',
+    "student": 'base = "a"\npseudo = "pseudo"\ndecision = "fixed"\n',
     "all": 'stage = "ensemble"\nmembers = ["a", "student"]\n',
     "tags": 'stage = "tag"\nrun = "all"\nsheet = 6\n',
 }

@@ -116,11 +116,12 @@ def score_maps(scene: Scene, maps: Maps, method: str) -> tuple[dict[str, Any], d
     metric, truth = MASK_METRICS[scene.problem.metric.name], scene.truth
     head = any((maps.present(i) < 1).any() for i in range(len(maps)))
     grid = default_grid(truth.classes, truth.kind == "exclusive", head, metric.objects)
+    grid = grid[:1] if method == "fixed" else grid
 
     def statistics(settings: list[Setting]) -> Array:
         return measure(maps, truth, scene.table.scored, settings, metric)
 
-    stats = statistics(grid if method != "fixed" else grid[:1])
+    stats = statistics(grid)
     choice = choose(scene.problem, grid, stats, method, statistics)
     found = report(scene.problem, choice)
     if method != "fixed":
