@@ -33,6 +33,7 @@ def test_teacher_to_student(make, house):
         assert "OK" in audit
     look_at_tags(house)
     tamper()
+    second_round(make, house)
     files, student = RunFiles("toy/pseudo"), RunFiles("toy/student")
     frame, receipt = pd.read_csv(files.pseudo, dtype={"id": str}), read_json(files.receipt)
     assert list(frame.columns) == ["id", "repeat", "fold", "half", "weight"]
@@ -102,6 +103,21 @@ def tamper():
     found = list(disorder(shelf, {"pseudo": shelf.records.shelf("toy/pseudo")}))
     assert any("rows of test.npy are not the predictions of the other half's student" in why for _, why in found)
     write_npy(path, kept)
+
+
+def second_round(make, house):
+    """The student teaches in its turn, by the joined maps of its halves; what masks have no answer to is told."""
+    config = house / "configs/toy/again.toml"
+    config.write_text('stage = "pseudo"\nrun = "student"\nquota = [1.0, 0.9]\nweight = "confidence"\n')
+    make("pseudo", "COMP=toy", "NAME=again")
+    receipt = read_json(RunFiles("toy/again").receipt)
+    assert [set(state) for state in receipt["rounds"]] == [{"empty", "area"}] * 2
+    assert doubts("toy/again") == []
+    for line, why in (('select = "margin"', "confidence of their pixels"), ('tags = "tags"', "for a person to read")):
+        config.write_text(f'stage = "pseudo"\nrun = "student"\n{line}\n')
+        assert why in make("pseudo", "COMP=toy", "NAME=again", check=False).stderr
+    (house / "configs/toy/tagged.toml").write_text('base = "a"\ntags = "tags"\n')
+    assert "for a person to read" in make("train", "COMP=toy", "NAME=tagged", check=False).stderr
 
 
 def refit(make):

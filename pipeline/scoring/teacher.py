@@ -10,9 +10,10 @@ import numpy as np
 from pipeline.scoring.bootstrap import standard_error
 from pipeline.scoring.pseudo import Rule, agreement, choose, class_entropy, entries, right, sureness
 from pipeline.store.artifacts import RunFiles
+from pipeline.store.config import Competition, load_competition
 from pipeline.store.files import Array, read_npy
-from pipeline.store.shelves import of_repeat
-from pipeline.tasks import Task
+from pipeline.store.shelves import of_repeat, read_shelf
+from pipeline.tasks import TASKS, Task
 
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
     from pipeline.store.table import Table
@@ -76,3 +77,40 @@ def summary(metric: str, precision: dict[int, dict[str, float]], kept: float) ->
     """Return what a person wants to know of a selection, mean over the folds (whose rows overlap: so do the errors)."""
     mean = {name: float(np.mean([p[name] for p in precision.values()])) for name in ("score", "se", "all", "n")}
     return {"metric": metric, "kept": kept, **mean}
+
+
+def mean_of(states: list[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of what is said of several models."""
+    return {name: float(np.mean([s[name] for s in states])) for name in states[0]}
+
+
+def teacher_of(receipts: dict[str, dict[str, Any]], competition: Competition, classes: int) -> Teacher:
+    """Return the trained runs of some receipts as one teacher."""
+    task = TASKS[competition.task]
+    return Teacher([RunFiles(receipt["run"]) for receipt in receipts.values()], task, task.default_cuts(classes))
+
+
+def rounds(receipts: dict[str, dict[str, Any]]) -> tuple[list[dict[str, float]], Teacher | None]:
+    """Return the states of the rounds that led to a teacher, and the teacher of the last one."""
+    for receipt in receipts.values():
+        last = receipt["config"].get("pseudo")
+        if last:
+            known = read_shelf(last, "pseudo")
+            names = [parent["run"] for parent in known["parents"] if parent["role"] == "teacher"]
+            members = {name: read_shelf(name, "teacher") for name in names}
+            before = teacher_of(members, load_competition(last.split("/")[0]), len(known["classes"]))
+            return known["rounds"], before
+    return [], None
+
+
+def allowed(tags: str | None, table: Table, fold: int, repeat: int) -> Array:
+    """Return the test rows (N,) that may be used: all, or those that are easy to models blind to the fold."""
+    ids = table.ids[table.test]
+    if tags is None:
+        return np.ones(len(ids), bool)
+    import pandas as pd
+
+    path, text = RunFiles(tags).difficulty_train, {"id": str, "tag": str}
+    frame = pd.read_csv(path, dtype=text, keep_default_na=False, usecols=["repeat", "fold", *text])
+    easy = frame[(frame["repeat"] == repeat) & (frame["fold"] == fold) & (frame["tag"] == "easy")]
+    return np.isin(ids, easy["id"].to_numpy(str))

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.scoring.metrics import metric_of
 from pipeline.scoring.pseudo import Rule, choose, collapsing, entries, say, sureness
-from pipeline.scoring.teacher import Teacher, expected, look, summary
+from pipeline.scoring.teacher import Teacher, allowed, expected, look, mean_of, rounds, summary, teacher_of
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
 from pipeline.store.config import Competition, load_competition
@@ -194,7 +194,7 @@ def choose_rows(asked: Asked, before: Teacher | None) -> Chosen:
     for r, k in asked.models:
         members = teacher.test(k, r)
         mean, sure = members.mean(0), sureness(task, members, cuts, rule.select)
-        kept = choose(rule, sure, entries(task, mean, cuts)) & allowed(config, table, k, r)[:, None]
+        kept = choose(rule, sure, entries(task, mean, cuts)) & allowed(config.tags, table, k, r)[:, None]
         said, rows = say(task, mean, kept, cuts, config.targets, config.temperature), np.flatnonzero(kept.any(1))
         part = asked.part((r, k), rows, np.nanmean(np.where(kept, sure, np.nan)[rows], 1) if len(rows) else sure[:0, 0])
         parts.append(part.join(pd.DataFrame(said[rows], columns=[f"t{c}" for c in range(said.shape[1])])))
@@ -243,35 +243,11 @@ def choose_maps(asked: Asked) -> Chosen:
     )
 
 
-def mean_of(states: list[dict[str, float]]) -> dict[str, float]:
-    """Return the mean of what is said of several models."""
-    return {name: float(np.mean([s[name] for s in states])) for name in states[0]}
-
-
-def teacher_of(receipts: dict[str, dict[str, Any]], competition: Competition, classes: int) -> Teacher:
-    """Return the trained runs of some receipts as one teacher."""
-    task = TASKS[competition.task]
-    return Teacher([RunFiles(receipt["run"]) for receipt in receipts.values()], task, task.default_cuts(classes))
-
-
 def parents_of(receipts: dict[str, dict[str, Any]], tags: str | None) -> list[dict[str, Any]]:
     """Return what the receipt tells of the teachers and of the tags."""
     known = [("teacher", receipt) for receipt in receipts.values()]
     known += [("tags", read_shelf(tags, "tags"))] if tags else []
     return [as_parent(role, receipt) for role, receipt in known]
-
-
-def allowed(config: Pseudo, table: Table, fold: int, repeat: int) -> Array:
-    """Return the test rows (N,) that may be used: all, or those that are easy to models blind to the fold."""
-    ids = table.ids[table.test]
-    if config.tags is None:
-        return np.ones(len(ids), bool)
-    import pandas as pd
-
-    path, text = RunFiles(config.tags).difficulty_train, {"id": str, "tag": str}
-    frame = pd.read_csv(path, dtype=text, keep_default_na=False, usecols=["repeat", "fold", *text])
-    easy = frame[(frame["repeat"] == repeat) & (frame["fold"] == fold) & (frame["tag"] == "easy")]
-    return np.isin(ids, easy["id"].to_numpy(str))
 
 
 def refuse_empty(files: RunFiles, part: Any, fold: int, halves: bool) -> None:
@@ -282,19 +258,6 @@ def refuse_empty(files: RunFiles, part: Any, fold: int, halves: bool) -> None:
                 f"{files.config}: no test row is left for the student of fold {fold}"
                 f"{f', half {half}' if halves else ''}: raise quota, lower threshold, or drop tags"
             )
-
-
-def rounds(receipts: dict[str, dict[str, Any]]) -> tuple[list[dict[str, float]], Teacher | None]:
-    """Return the states of the rounds that led to a teacher, and the teacher of the last one."""
-    for receipt in receipts.values():
-        last = receipt["config"].get("pseudo")
-        if last:
-            known = read_shelf(last, "pseudo")
-            names = [parent["run"] for parent in known["parents"] if parent["role"] == "teacher"]
-            members = {name: read_shelf(name, "teacher") for name in names}
-            before = teacher_of(members, load_competition(last.split("/")[0]), len(known["classes"]))
-            return known["rounds"], before
-    return [], None
 
 
 if __name__ == "__main__":

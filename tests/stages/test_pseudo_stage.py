@@ -536,3 +536,9 @@ def test_settings_that_make_no_sense(enter):
     ):  # fmt: skip
         with pytest.raises(UserError, match=rf"configs/toy/p.toml: {what}"):
             label(settings)
+
+
+def test_what_is_about_masks_is_told(enter):
+    enter()
+    with pytest.raises(UserError, match=r"configs/toy/p.toml: empties is about masks"):
+        label("empties = 0.3")
