@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
+from typing import Any
 
 import numpy as np
 
-from pipeline.audit.records import Doubt, Shelf
+from pipeline.audit.records import Doubt, Model, Shelf
 from pipeline.forecast.mask_lb import Below, read_back
 from pipeline.masks.metrics import MASK_METRICS
 from pipeline.scoring.mask_choice import from_decision
 from pipeline.scoring.mask_ensemble import Blend, leaf_weights
+from pipeline.scoring.mask_pseudo import MaskRule
 from pipeline.scoring.mask_shelf import Mixed, Scene, same_rows, score_maps
+from pipeline.scoring.mask_teacher import MaskTeacher
 from pipeline.scoring.mask_variants import measure
 from pipeline.scoring.metrics import metric_of
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import Array, number, read_json, read_npy
+from pipeline.store.table import half_of
 from pipeline.tasks import task_of
 
 # Weights fitted on another processor differ in late digits; of half floats near 1 the neighbour is 1/2048 away.
 CLOSE, ROUNDED = 1e-3, 2e-3
 
 
-def scene_of(shelf: Shelf) -> Scene:
-    """Return the rows of a run as its maps show them."""
+def scene_of(shelf: Shelf, shown: dict[str, Any] | None = None) -> Scene:
+    """Return the rows of a run as its maps show them, or as `shown` says."""
     metric = metric_of(shelf.competition, RunFiles(shelf.run).competition)
-    task, shown = task_of(shelf.competition, shelf.table.classes), shelf.receipt["maps"]
-    return Scene.of(shelf.files, shelf.competition, shelf.table, task, metric, shown)
+    task = task_of(shelf.competition, shelf.table.classes)
+    return Scene.of(shelf.files, shelf.competition, shelf.table, task, metric, shown or shelf.receipt["maps"])
 
 
 def whole_maps(shelf: Shelf) -> Iterator[tuple[str, str]]:
@@ -47,6 +52,49 @@ def whole_maps(shelf: Shelf) -> Iterator[tuple[str, str]]:
     tests = [read_npy(files.fold(k, r).test) for r in range(len(parts)) for k in parts[0]]
     if not same_rows(read_npy(files.test), _mean(tests), scene.layout(table.test), ROUNDED).all():
         yield str(files.test), "is not the mean of its models' predictions"
+
+
+def halves(shelf: Shelf, model: Model) -> Iterator[str]:
+    """Yield what of the maps of two students put together is not of the one that did not train on a row's half."""
+    scene, files, table = scene_of(shelf), model.files, shelf.table
+    mine = table.scored[np.isin(table.split(model.repeat).folds[table.scored], model.named)]
+    for name, rows in (("oof", mine), ("test", table.test)):
+        whole, *students = (read_npy(getattr(part, name)) for part in (files, files.half(0), files.half(1)))
+        half, where = half_of(table.ids[rows]), scene.layout(rows)
+        same = np.stack([same_rows(student, whole, where) for student in students])
+        wrong = ~same[1 - half, np.arange(len(rows))]
+        if wrong.any():
+            path = getattr(files, name).name
+            yield f"{wrong.sum()} rows of {path} are not the predictions of the other half's student"
+
+
+def labels(shelf: Shelf) -> Iterator[Doubt]:
+    """Doubt soft masks that name fold k's model and are not what the teachers' models of fold k say."""
+    config, frame, ids = shelf.receipt["config"], shelf.named, shelf.table.ids[shelf.table.test]
+    teacher = MaskTeacher(scene_of(shelf, shelf.members[0].receipt["maps"]), [m.files for m in shelf.members])
+    quotas = config["quota"] if isinstance(config["quota"], list) else [config["quota"]]
+    quota = quotas[min(len(shelf.receipt["rounds"]) - 1, len(quotas) - 1)]
+    rule = MaskRule(config["threshold"], quota, config["empties"], config["stratify"])
+    for r, k in product(range(len(shelf.table.splits)), shelf.receipt["folds"]):
+        named = frame[(frame["repeat"] == r) & (frame["fold"] == k)]
+        kept, sure, _ = teacher.chosen(rule, k, r)
+        if not np.array_equal(named["id"].to_numpy(str), ids[kept]):
+            yield Doubt(k, f"other images are chosen than models of fold {k} choose", repeat=r)
+            continue
+        weight = sure[kept] if config["weight"] == "confidence" else 1.0
+        if not np.allclose(named["weight"].to_numpy(float), weight, rtol=1e-5):
+            yield Doubt(k, f"labels of fold {k} weigh otherwise than how sure its models are", repeat=r)
+        flat, where = read_npy(shelf.files.pseudo_maps(r, k)), teacher.layout(np.flatnonzero(kept))
+        said = teacher.said(k, r, np.flatnonzero(kept), config["targets"], config["temperature"])
+        if len(flat) != where.total:
+            yield Doubt(k, f"{shelf.files.pseudo_maps(r, k)} is not of the images that name fold {k}", repeat=r)
+            continue
+        ends = zip(where.starts[:-1].tolist(), where.starts[1:].tolist(), strict=True)
+        odd = [np.abs(flat[a:b] - part).max() > ROUNDED for (a, b), part in zip(ends, said, strict=True)]
+        if any(odd):
+            example = ids[kept][int(np.argmax(odd))]
+            what = f"{sum(odd)} soft masks are not what models of fold {k} say, for example id {str(example)!r}"
+            yield Doubt(k, what, repeat=r)
 
 
 def blend(shelf: Shelf) -> Iterator[Doubt]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from pipeline.audit.maps import halves as mask_halves
 from pipeline.audit.maps import whole_maps
 from pipeline.audit.records import Model, Shelf
 from pipeline.store.files import Array, digest, read_npy
@@ -22,12 +23,16 @@ def disorder(shelf: Shelf, parents: dict[str, Shelf]) -> Wrong:
         yield from _whole(shelf)
         yield from _copies(shelf)
         for model in shelf.models:
-            check, table = _halves if "halves" in model.facts else _rows, shelf.table.split(model.repeat)
-            for reason in (*_held_out(model, table), *check(model, table, parents)):
+            table, joined = shelf.table.split(model.repeat), "halves" in model.facts
+            check = _halves(model, table) if joined else _rows(model, table, parents)
+            if joined and "maps" in shelf.receipt:
+                check = mask_halves(shelf, model)
+            for reason in (*_held_out(model, table), *check):
                 yield model.name, reason
     if shelf.stage == "full":
         yield from _all(shelf)
-    if shelf.stage in ("pseudo", "tag"):
+    told = str(shelf.files.difficulty_train) in shelf.receipt["outputs"]
+    if shelf.stage == "pseudo" or (shelf.stage == "tag" and told):
         yield from _named(shelf)
     yield from _fits(shelf)
 
@@ -126,7 +131,7 @@ def _pseudo_rows(model: Model, table: Table, pseudo: Shelf | None) -> Iterator[s
         yield f"trained on pseudo-labels of {len(own)} rows that it predicts, for example id {str(own[0])!r}"
 
 
-def _halves(model: Model, table: Table, parents: dict[str, Shelf]) -> Iterator[str]:
+def _halves(model: Model, table: Table) -> Iterator[str]:
     """Check that a row of either half was predicted by the student of the other half."""
     files = model.files
     scored, test = half_of(table.ids[table.scored]), half_of(table.ids[table.test])

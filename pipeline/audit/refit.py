@@ -37,8 +37,8 @@ def refit(shelf: Shelf) -> Iterator[Doubt]:
     task = task_of(shelf.competition, shelf.table.classes)
     problem = Problem.of(shelf.table, task, metric_of(shelf.competition, RunFiles(shelf.run).competition))
     if shelf.stage == "pseudo":
-        yield from labels(shelf, problem)
-    if shelf.stage == "tag":
+        yield from maps.labels(shelf) if task.dense else labels(shelf, problem)
+    if shelf.stage == "tag" and not task.dense:  # tags of masks are for a person to read: no model is told of them
         for r, table in enumerate(shelf.table.splits):
             yield from training_tags(shelf, Problem.of(table, task, problem.metric), r)
     if shelf.stage == "lb" and not task.dense:

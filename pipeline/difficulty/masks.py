@@ -88,13 +88,13 @@ def assess(
     problem: Problem,
     score: Array,
     seen: tuple[Array, Array],
-    test: tuple[Array, Array],
+    tests: Sequence[tuple[Array, Array]],
     easy_error: float,
     hard_share: float,
 ) -> MaskTags:
-    """Tag scored images, cross-fitted along the folds, and test images; `seen` and `test` are those of `look`.
+    """Tag scored images, cross-fitted along the folds, and test images, by each fold's models and averaged.
 
-    `score` (N,) are the cross-fitted scores of single images (see `scores`).
+    `score` (N,) are the cross-fitted scores of single images (see `scores`), `seen` and `tests` what `look` gives.
     """
     x, folds, bad = seen[0], problem.folds, score < BAD
     p_wrong = label_wrong(x, score, folds)
@@ -103,6 +103,7 @@ def assess(
         return belief(label_wrong(x[rows], score[rows], folds[rows]))
 
     found = crossfit(x, bad, folds, believe, easy_error, hard_share)
-    p_test = found.model.predict(test[0])
+    p_test = np.mean([found.model.predict(views) for views, _ in tests], 0)
     tags = np.concatenate([np.where(p_wrong > 0.5, SUSPECT, found.tags), found.cuts.tags(p_test)])
-    return MaskTags(p_wrong, bad, np.r_[found.p_error, p_test], tags, np.r_[seen[1], test[1]], found)
+    edges = np.mean([edges for _, edges in tests], 0)
+    return MaskTags(p_wrong, bad, np.r_[found.p_error, p_test], tags, np.r_[seen[1], edges], found)

@@ -12,6 +12,8 @@ from pipeline.store.files import Array, atomic
 
 THUMB, LINE, COLUMNS, MARGIN = 112, 14, 8, 4
 CHARACTERS = 18
+# The outlines of a given mask and of a predicted one, RGB.
+GIVEN, SAID = np.array([0, 255, 0], np.uint8), np.array([255, 0, 0], np.uint8)
 
 
 def write_sheet(path: Path, images: Sequence[Array], captions: Sequence[Sequence[str]]) -> None:
@@ -28,6 +30,28 @@ def write_sheet(path: Path, images: Sequence[Array], captions: Sequence[Sequence
         _say(sheet, "none", MARGIN, LINE)
     with atomic(path) as temporary:
         temporary.write_bytes(cv2.imencode(".png", sheet)[1].tobytes())
+
+
+def outlined(image: Array, *masks: Array) -> Array:
+    """Return an image (H W C) as RGB at the size of a thumbnail, with outlines of masks (H W bool each) drawn on it.
+
+    The first is green, the second red, both yellow where they agree. Faint images are brightened, up to eightfold.
+    """
+    full = {"uint8": 255, "uint16": 65535}.get(image.dtype.name, float(image.max()))
+    low = float(image.min())
+    span = max(float(image.max()) - low, full / 8, 1e-9)
+    colour = np.repeat(image[:, :, :1], 3, 2) if image.shape[2] < 3 else image[:, :, :3]
+    scale = THUMB / max(image.shape[:2])
+    size = tuple(max(round(side * scale), 1) for side in image.shape[1::-1])
+    grey = np.ascontiguousarray(np.clip((colour - low) / span, 0, 1) * 255, np.uint8)
+    drawn = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+    for number, mask in enumerate(masks):
+        whole = cv2.resize(np.ascontiguousarray(mask, np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        edge = cv2.morphologyEx(whole, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0
+        others = edge & (drawn == GIVEN).all(2) if number else np.zeros_like(edge)
+        drawn[edge] = SAID if number else GIVEN
+        drawn[others] = np.maximum(GIVEN, SAID)
+    return np.asarray(drawn)
 
 
 def thumbnail(image: Array) -> Array:

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.masks.maps import Maps
+from pipeline.scoring.mask_shelf import Mixed
 from pipeline.scoring.mask_variants import stream
+from pipeline.scoring.pseudo import say
 from pipeline.store.files import Array
+from pipeline.tasks import TASKS
 
 LOW, HIGH = 0.2, 0.8
 # Borders of the strata, as shares of the image: empty, up to 5 %, a quarter, a half, three quarters, more.
@@ -23,24 +26,28 @@ STRATA = (0.0, 0.05, 0.25, 0.5, 0.75)
 class MaskRule:
     """A rule of selection: how sure an image must be, what share of each stratum is kept, and what share may be empty.
 
-    `empties` limits the kept images without a mask to that share of all kept ones.
+    `empties` limits the kept images without a mask to that share of all kept ones. `stratify` = False: one quota for
+    masks of all sizes together.
     """
 
     certainty: float = 0.9
     quota: float = 1.0
     empties: float = 0.5
+    stratify: bool = True
 
 
-def facts(maps: Maps) -> tuple[Array, Array]:
+def facts(maps: Maps | Mixed, classes: int, exclusive: bool = False) -> tuple[Array, Array]:
     """Return how sure the maps of every image are (N,), and the share of the image that is mask (N C) at one half.
 
-    An image is as sure as the least sure of its classes.
+    An image is as sure as the least sure of its classes. Of exclusive classes each pixel is of the likeliest, and the
+    first is background, no mask.
     """
-    classes = maps.layout.classes
 
     def one(i: int) -> tuple[float, Array]:
         p = maps[i][:classes].reshape(classes, -1)
-        return float(((p < LOW) | (p > HIGH)).mean(1).min()), (p > 0.5).mean(1)
+        share = (p.argmax(0) == np.arange(classes)[:, None] if exclusive else p > 0.5).mean(1)
+        share[: int(exclusive)] = 0
+        return float(((p < LOW) | (p > HIGH)).mean(1).min()), share
 
     found = stream(one, len(maps))
     return np.array([sure for sure, _ in found]), np.array([share for _, share in found]).reshape(-1, classes)
@@ -54,8 +61,8 @@ def stratum(coverage: Array) -> Array:
 def choose(rule: MaskRule, sure: Array, coverage: Array) -> Array:
     """Return which images are kept (N,): the surest `quota` of each stratum, where sure enough; empties are limited."""
     strata, kept = stratum(coverage), np.zeros(len(sure), bool)
-    for s in np.unique(strata):
-        rows = np.flatnonzero(strata == s)
+    for s in np.unique(strata) if rule.stratify else [None]:
+        rows = np.arange(len(sure)) if s is None else np.flatnonzero(strata == s)
         kept[rows[np.argsort(-sure[rows], kind="stable")][: round(rule.quota * len(rows))]] = True
     kept &= sure >= rule.certainty
     empty = np.flatnonzero(kept & (strata == 0))
@@ -65,12 +72,28 @@ def choose(rule: MaskRule, sure: Array, coverage: Array) -> Array:
     return kept
 
 
-def soft(maps: Maps, kept: Array) -> Maps:
-    """Return the targets of the kept images: their maps as they are, probabilities of each pixel, none copied."""
-    return maps.part(np.flatnonzero(kept))
+def say_mask(p: Array, exclusive: bool, targets: str, temperature: float) -> Array:
+    """Return what is said of an image by its probabilities (C h w): masks at one half, these as they are, or between.
+
+    See `scoring.pseudo.say`: to it pixels are rows, of one class each or of several labels.
+    """
+    task, pixels = TASKS["multiclass" if exclusive else "multilabel"], p.reshape(len(p), -1).T
+    said = say(task, pixels, np.ones(pixels.shape, bool), task.default_cuts(len(p)), targets, temperature)
+    return np.asarray(said.T.reshape(p.shape), np.float32)
 
 
-def worth(scores: Array, kept: Array) -> dict[str, float]:
-    """Return how right a rule is where the truth is known: mean score (N,) of kept images, of all, and how many."""
-    told = float(scores[kept].mean()) if kept.any() else float("nan")
-    return {"kept": float(kept.mean()), "score": told, "score_of_all": float(scores.mean())}
+def state(coverage: Array) -> dict[str, float]:
+    """Return the state of a round by what is decided of all test images (N C): the share of empty ones, mean area."""
+    return {"empty": float((coverage.max(1) == 0).mean()), "area": float(coverage.max(1).mean())}
+
+
+def collapsing(now: dict[str, float], before: dict[str, float]) -> str | None:
+    """Say why another round would harm, None if nothing speaks against it: masks that fade teach masks that fade.
+
+    A tenth more of the images is empty than in the round before, or the masks cover less than three quarters as much.
+    """
+    if now["empty"] > before["empty"] + 0.1:
+        return f"the share of empty masks rose from {before['empty']:.3f} to {now['empty']:.3f}"
+    if now["area"] < 0.75 * before["area"]:
+        return f"the mean area of masks fell from {before['area']:.4f} to {now['area']:.4f} of the image"
+    return None

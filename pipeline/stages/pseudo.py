@@ -5,47 +5,33 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.scoring.bootstrap import standard_error
-from pipeline.scoring.pseudo import Rule, agreement, choose, class_entropy, collapsing, entries, right, say, sureness
+from pipeline.scoring.metrics import metric_of
+from pipeline.scoring.pseudo import Rule, choose, collapsing, entries, say, sureness
+from pipeline.scoring.teacher import Teacher, allowed, expected, look, mean_of, rounds, summary, teacher_of
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
-from pipeline.store.config import load_competition
+from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError
-from pipeline.store.files import Array, atomic, lock, read_npy
+from pipeline.store.files import Array, atomic, lock
 from pipeline.store.keys import builds_on, built_key, read_table_facts
 from pipeline.store.receipts import fresh, touch, write_receipt
 from pipeline.store.runs import Pseudo, load_run
-from pipeline.store.shelves import as_parent, leaves, of_repeat, read_shelf, read_stage, refuse_seen, refuse_strangers
-from pipeline.tasks import TASKS, Task, refuse_several
+from pipeline.store.shelves import as_parent, leaves, read_shelf, read_stage, refuse_seen, refuse_strangers
+from pipeline.tasks import TASKS, refuse_several
 
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
+    import pandas as pd
+
     from pipeline.store.table import Table
 
 log = logging.getLogger("pipeline.pseudo")
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """The trained runs that speak for a teacher; where a blend is named, its members with equal weights."""
-
-    members: list[RunFiles]
-    task: Task
-    cuts: Array
-
-    def test(self, fold: int, repeat: int = 0) -> Array:
-        """Return the test predictions of the members' models of a fold (M N P): blind to that fold."""
-        return np.stack([read_npy(member.fold(fold, repeat).test) for member in self.members])
-
-    def oof(self, table: Table) -> Array:
-        """Return the members' out-of-fold predictions (M N P): of one repeat, as it is one model that labels."""
-        if len(table.splits) > 1:
-            return np.stack([of_repeat(member.run, table, 0) for member in self.members])
-        return np.stack([read_npy(member.oof) for member in self.members])
 
 
 def run(args: argparse.Namespace) -> None:
@@ -63,10 +49,7 @@ def run(args: argparse.Namespace) -> None:
         refuse_strangers(receipts, facts)
         for receipt in receipts.values():
             refuse_seen(receipt, "teacher")
-        if competition.task == "regression" and len(members) < 2 and (config.quota != 1.0 or config.threshold):
-            raise UserError(
-                f"{files.config}: one regression does not tell how sure it is: name a blend as run, or keep quota = 1.0"
-            )
+        refuse_settings(config, competition, files.config, len(members))
         if config.tags:
             tagged = read_stage(config.tags, "tags", "tag")
             refuse_seen(tagged, "tags")
@@ -77,86 +60,187 @@ def run(args: argparse.Namespace) -> None:
         with log_to(files.log):
             from pipeline.store.table import read_table
 
-            task, table = TASKS[competition.task], read_table(files.competition, facts)
-            teacher = Teacher([RunFiles(leaf) for leaf in members], task, task.default_cuts(len(table.classes)))
-            label(files, config, teacher, table, receipts, key)
+            history, before = rounds(receipts)
+            table = read_table(files.competition, facts)
+            label(Asked(files, config, competition, table, receipts, history), before, key)
 
 
-def label(
-    files: RunFiles,
-    config: Pseudo,
-    teacher: Teacher,
-    table: Table,
-    receipts: dict[str, dict[str, Any]],
-    key: str,
-) -> None:
+def refuse_settings(config: Pseudo, competition: Competition, where: Path, members: int) -> None:
+    """Refuse what a task has no answer to."""
+    dense = TASKS[competition.task].dense
+    if competition.task == "regression" and members < 2 and (config.quota != 1.0 or config.threshold):
+        raise UserError(
+            f"{where}: one regression does not tell how sure it is: name a blend as run, or keep quota = 1.0"
+        )
+    if dense and config.select != "confidence":
+        raise UserError(f'{where}: select = "{config.select}": masks are chosen by the confidence of their pixels')
+    if dense and config.tags:
+        raise UserError(f"{where}: tags: those of masks are for a person to read, not blind to a fold: take it out")
+    if not dense and "empties" in config.model_fields_set:
+        raise UserError(f'{where}: empties is about masks: it needs task = "segmentation"')
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for: a selection, by the rule of this round, of the test rows of a table, from teachers."""
+
+    files: RunFiles
+    config: Pseudo
+    competition: Competition
+    table: Table
+    receipts: dict[str, dict[str, Any]]
+    history: list[dict[str, float]]
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """Return the receipt of the first teacher, which speaks for the others where all are alike."""
+        return next(iter(self.receipts.values()))
+
+    @property
+    def quota(self) -> float:
+        """Return the quota of this round."""
+        quotas = self.config.quota if isinstance(self.config.quota, list) else [self.config.quota]
+        return quotas[min(len(self.history), len(quotas) - 1)]
+
+    @property
+    def models(self) -> list[tuple[int, int]]:
+        """Return the repeat and the fold of every model."""
+        return [(r, k) for r in range(len(self.table.splits)) for k in self.first["folds"]]
+
+    def part(self, model: tuple[int, int], rows: Array, sure: Array) -> pd.DataFrame:
+        """Return the rows of `pseudo.csv` (less their targets) that name a model: test rows, and how sure they are."""
+        import pandas as pd
+
+        from pipeline.store.table import half_of
+
+        ids, (r, k) = self.table.ids[self.table.test][rows], model
+        half = half_of(ids) if self.config.halves else np.full(len(ids), -1)
+        weight = sure if self.config.weight == "confidence" else 1.0
+        part = pd.DataFrame({"id": ids, "repeat": r, "fold": k, "half": half, "weight": weight})
+        refuse_empty(self.files, part, k, self.config.halves)
+        return part
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is chosen: the rows that name each model, its state, what is expected by fold and in all; why to stop.
+
+    `write` leaves what is too large for a table and returns where.
+    """
+
+    parts: list[pd.DataFrame]
+    now: dict[str, float]
+    precision: dict[int, dict[str, float]]
+    metric: str
+    why: str | None
+    write: Callable[[], list[Path]] = list
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def label(asked: Asked, before: Teacher | None, key: str) -> None:
     """Select and label test rows for every model, estimate how right that is, write the shelf."""
     import pandas as pd
 
-    from pipeline.store.table import half_of
     from pipeline.store.tracking import track
 
-    started, first = time.monotonic(), next(iter(receipts.values()))
-    history, before = rounds(receipts)
-    quotas = config.quota if isinstance(config.quota, list) else [config.quota]
-    rule = Rule(config.select, quotas[min(len(history), len(quotas) - 1)], config.threshold, config.stratify)
-    ids = table.ids[table.test]
-    half = half_of(ids) if config.halves else np.full(len(ids), -1)
-    parts, state, precision = [], [], {}
-    models = [(r, k) for r in range(len(table.splits)) for k in first["folds"]]
-    for r, k in models:
-        members = teacher.test(k, r)
-        mean, sure = members.mean(0), sureness(teacher.task, members, teacher.cuts, rule.select)
-        kept = choose(rule, sure, entries(teacher.task, mean, teacher.cuts)) & allowed(config, table, k, r)[:, None]
-        said = say(teacher.task, mean, kept, teacher.cuts, config.targets, config.temperature)
-        rows = np.flatnonzero(kept.any(1))
-        weight = np.nanmean(np.where(kept, sure, np.nan)[rows], 1) if config.weight == "confidence" else 1.0
-        part = pd.DataFrame({"id": ids[rows], "repeat": r, "fold": k, "half": half[rows], "weight": weight})
-        parts.append(part.join(pd.DataFrame(said[rows], columns=[f"t{c}" for c in range(said.shape[1])])))
-        refuse_empty(files, part, k, config.halves)
-        state.append(look(teacher, mean, before.test(k, r).mean(0) if before else None))
-        if r == 0:  # the rows that it is measured on are the same in each
-            precision[k] = expected(teacher, rule, table, k)
-    now = {name: float(np.mean([s[name] for s in state])) for name in state[0]}
-    why = collapsing(now, history[-1], len(ids)) if history else None
+    files, config, history, first = asked.files, asked.config, asked.history, asked.first
+    started, ids = time.monotonic(), asked.table.ids[asked.table.test]
+    made = choose_maps(asked) if TASKS[asked.competition.task].dense else choose_rows(asked, before)
+    now, why = made.now, made.why
     if why and config.stop:
         raise UserError(
             f"{files.run}: round {len(history) + 1} stops here: {why}; submit the previous teacher, or set stop = false"
         )
-    frame = pd.concat(parts)
+    outputs, frame = made.write(), pd.concat(made.parts)
     with atomic(files.pseudo) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
-    report = summary(teacher.task, precision, len(frame) / len(models) / len(ids))
+    kept = len(frame) / len(made.parts)
+    report = summary(made.metric, made.precision, kept / len(ids))
     with track(files, "pseudo", config.model_dump(), key) as tracker:
         tracker.summary({**report, **now, "round": len(history) + 1})
     write_receipt(
         files.receipt,
         stage="pseudo",
         key=key,
-        outputs=[files.pseudo],
+        outputs=[files.pseudo, *outputs],
         run=files.run,
         config=config.model_dump(),
         **{name: first[name] for name in ("fold_map", "rows", "test", "classes", "folds")},
-        parents=parents_of(receipts, config.tags),
+        parents=parents_of(asked.receipts, config.tags),
         tags=config.tags,
         level={str(k): "blind" for k in first["folds"]},
+        **made.facts,
         rounds=[*history, now],
-        precision=precision,
+        precision=made.precision,
         metrics=report,
         seconds=round(time.monotonic() - started, 1),
     )
-    kept_share = f"{len(frame) / len(models):.0f} of {len(ids)} test rows a fold"
-    log.info("%s: round %d, %s", files.run, len(history) + 1, kept_share)
-    log.info(
-        "%s: expected %s %.4f +- %.4f, by the same rule on other folds' rows (all rows: %.4f)",
-        files.run,
-        report["metric"],
-        report["score"],
-        report["se"],
-        report["all"],
-    )
+    log.info("%s: round %d, %.0f of %d test rows a fold", files.run, len(history) + 1, kept, len(ids))
+    told = [report[name] for name in ("metric", "score", "se", "all")]
+    log.info("%s: expected %s %.4f +- %.4f, by the same rule on other folds' rows (all rows: %.4f)", files.run, *told)
     if why:
         log.warning("warning: %s: %s", files.run, why)
+
+
+def choose_rows(asked: Asked, before: Teacher | None) -> Chosen:
+    """Choose rows by how sure predictions (N P) are, class by class."""
+    import pandas as pd
+
+    config, table = asked.config, asked.table
+    teacher = teacher_of(asked.receipts, asked.competition, len(table.classes))
+    task, cuts = teacher.task, teacher.cuts
+    rule = Rule(config.select, asked.quota, config.threshold, config.stratify)
+    parts, states, precision = [], [], {}
+    for r, k in asked.models:
+        members = teacher.test(k, r)
+        mean, sure = members.mean(0), sureness(task, members, cuts, rule.select)
+        kept = choose(rule, sure, entries(task, mean, cuts)) & allowed(config.tags, table, k, r)[:, None]
+        said, rows = say(task, mean, kept, cuts, config.targets, config.temperature), np.flatnonzero(kept.any(1))
+        part = asked.part((r, k), rows, np.nanmean(np.where(kept, sure, np.nan)[rows], 1) if len(rows) else sure[:0, 0])
+        parts.append(part.join(pd.DataFrame(said[rows], columns=[f"t{c}" for c in range(said.shape[1])])))
+        states.append(look(teacher, mean, before.test(k, r).mean(0) if before else None))
+        if r == 0:  # the rows that it is measured on are the same in each
+            precision[k] = expected(teacher, rule, table, k)
+    now = mean_of(states)
+    why = collapsing(now, asked.history[-1], len(table.test)) if asked.history else None
+    return Chosen(parts, now, precision, "rmse" if task.name == "regression" else "precision", why)
+
+
+def choose_maps(asked: Asked) -> Chosen:
+    """Choose images by how sure the pixels of their maps are, mask size by mask size."""
+    from pipeline.scoring import mask_pseudo
+    from pipeline.scoring.mask_ensemble import refuse_unlike
+    from pipeline.scoring.mask_shelf import Scene
+    from pipeline.scoring.mask_teacher import MaskTeacher, write_labels
+
+    files, config, table, competition = asked.files, asked.config, asked.table, asked.competition
+    if why := refuse_unlike([receipt["maps"] for receipt in asked.receipts.values()]):
+        raise UserError(f"{files.config}: {why}")
+    task, metric = TASKS[competition.task], metric_of(competition, files.competition)
+    scene = Scene.of(files, competition, table, task, metric, asked.first["maps"])
+    teacher = MaskTeacher(scene, [RunFiles(leaf) for leaf in asked.receipts])
+    rule = mask_pseudo.MaskRule(config.threshold, asked.quota, config.empties, config.stratify)
+    parts, states, rows = [], [], {}
+    for r, k in asked.models:
+        kept, sure, coverage = teacher.chosen(rule, k, r)
+        rows[r, k] = np.flatnonzero(kept)
+        parts.append(asked.part((r, k), rows[r, k], sure[kept]))
+        states.append(mask_pseudo.state(coverage))
+    now = mean_of(states)
+
+    def write() -> list[Path]:
+        write_labels(files, teacher, rows, config.targets, config.temperature)
+        return [files.pseudo_maps(r, k) for r, k in asked.models]
+
+    return Chosen(
+        parts,
+        now,
+        {k: teacher.expected(rule, k) for k in asked.first["folds"]},
+        metric.name,
+        mask_pseudo.collapsing(now, asked.history[-1]) if asked.history else None,
+        write,
+        {"maps": {"extra": 0, "scale": scene.scale}},
+    )
 
 
 def parents_of(receipts: dict[str, dict[str, Any]], tags: str | None) -> list[dict[str, Any]]:
@@ -164,19 +248,6 @@ def parents_of(receipts: dict[str, dict[str, Any]], tags: str | None) -> list[di
     known = [("teacher", receipt) for receipt in receipts.values()]
     known += [("tags", read_shelf(tags, "tags"))] if tags else []
     return [as_parent(role, receipt) for role, receipt in known]
-
-
-def allowed(config: Pseudo, table: Table, fold: int, repeat: int) -> Array:
-    """Return the test rows (N,) that may be used: all, or those that are easy to models blind to the fold."""
-    ids = table.ids[table.test]
-    if config.tags is None:
-        return np.ones(len(ids), bool)
-    import pandas as pd
-
-    path, text = RunFiles(config.tags).difficulty_train, {"id": str, "tag": str}
-    frame = pd.read_csv(path, dtype=text, keep_default_na=False, usecols=["repeat", "fold", *text])
-    easy = frame[(frame["repeat"] == repeat) & (frame["fold"] == fold) & (frame["tag"] == "easy")]
-    return np.isin(ids, easy["id"].to_numpy(str))
 
 
 def refuse_empty(files: RunFiles, part: Any, fold: int, halves: bool) -> None:
@@ -187,61 +258,6 @@ def refuse_empty(files: RunFiles, part: Any, fold: int, halves: bool) -> None:
                 f"{files.config}: no test row is left for the student of fold {fold}"
                 f"{f', half {half}' if halves else ''}: raise quota, lower threshold, or drop tags"
             )
-
-
-def look(teacher: Teacher, mean: Array, before: Array | None) -> dict[str, float]:
-    """Return the state of a round: the entropy of what is decided, and the agreement with the previous teacher."""
-    state = {"entropy": class_entropy(teacher.task, mean, teacher.cuts)}
-    if before is not None:
-        state["agreement"] = agreement(teacher.task, mean, before, teacher.cuts)
-    return state
-
-
-def rounds(receipts: dict[str, dict[str, Any]]) -> tuple[list[dict[str, float]], Teacher | None]:
-    """Return the states of the rounds that led to a teacher, and the teacher of the last one."""
-    for receipt in receipts.values():
-        last = receipt["config"].get("pseudo")
-        if last:
-            known = read_shelf(last, "pseudo")
-            competition = load_competition(last.split("/")[0])
-            task = TASKS[competition.task]
-            names = [parent["run"] for parent in known["parents"] if parent["role"] == "teacher"]
-            members = [RunFiles(read_shelf(name, "teacher")["run"]) for name in names]
-            return known["rounds"], Teacher(members, task, task.default_cuts(len(known["classes"])))
-    return [], None
-
-
-def expected(teacher: Teacher, rule: Rule, table: Table, fold: int) -> dict[str, float]:
-    """Return how right the rule (less its `tags`) is on the out-of-fold rows of the *other* folds, with its error.
-
-    `score` is of the kept entries, `all` of every entry: a share of right ones, or for values the rmse.
-    """
-    scored, task = table.scored, teacher.task
-    other = np.flatnonzero(table.folds[scored] != fold)
-    members, y = teacher.oof(table)[:, other], task.harden(task.targets(table.y[scored]))[other]
-    mean = members.mean(0)
-    kept = choose(rule, sureness(task, members, teacher.cuts, rule.select), entries(task, mean, teacher.cuts))
-    values = task.name == "regression"
-    found = {}
-    for name, mask in (("score", kept), ("all", np.ones_like(kept))):
-        hits, count = right(task, y, mean, mask, teacher.cuts)
-
-        def share(weight: Array, hits: Array = hits, count: Array = count) -> float:
-            total = float(weight @ count)
-            mean = float(weight @ hits) / total if total else float("nan")
-            return mean**0.5 if values else mean
-
-        found[name] = share(np.ones(len(other)))
-        if name == "score":
-            found["se"] = standard_error(share, len(other), None if table.group is None else table.group[other])
-            found["n"] = float(count.sum())
-    return found
-
-
-def summary(task: Task, precision: dict[int, dict[str, float]], kept: float) -> dict[str, Any]:
-    """Return what a person wants to know of a selection, mean over the folds (whose rows overlap: so do the errors)."""
-    mean = {name: float(np.mean([p[name] for p in precision.values()])) for name in ("score", "se", "all", "n")}
-    return {"metric": "rmse" if task.name == "regression" else "precision", "kept": kept, **mean}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import itertools
 import logging
 import math
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ from pipeline.tasks import TASKS, refuse_several
 if TYPE_CHECKING:  # they import pandas, scipy and OpenCV, which a stage with nothing to do must not pay for
     import pandas as pd
 
+    from pipeline.difficulty.difficulty import Difficulty
     from pipeline.difficulty.known import Case
     from pipeline.difficulty.tags import Report, Seen
 
@@ -51,9 +52,12 @@ def run(args: argparse.Namespace) -> None:
     refuse_several(competition, files.config, "make tag")
     with lock(files.lock, f"run {args.run}"):
         facts = read_table_facts(files.competition)
-        shelf = read_stage(config.run, "run", *PREDICTING)
+        dense = TASKS[competition.task].dense
+        shelf = read_stage(config.run, "run", *(("train", "ensemble") if dense else PREDICTING))
         members = {leaf: read_shelf(leaf) for leaf in leaves(config.run)}
         refuse_strangers({config.run: shelf, **members}, facts)
+        if config.strict and dense:
+            raise UserError(f"{files.config}: strict = true is of tags for training, which masks have none of")
         if config.strict:
             refuse_without_pairs(f"{files.config}: strict = true", members)
         key = built_key(config, competition, {config.run: shelf})
@@ -66,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
 
             task, table = TASKS[competition.task], read_table(files.competition, facts)
             problem = Problem.of(table, task, metric_of(competition, files.competition))
-            if np.isnan(problem.y).any():
+            if not dense and np.isnan(problem.y).any():
                 raise UserError(f'{files.config}: tags are of rows whose labels are all known, not of unknown = "mask"')
             # Soft labels are tagged by what is likeliest.
             problem = replace(problem, y=problem.hard)
@@ -74,16 +78,60 @@ def run(args: argparse.Namespace) -> None:
             tag(files, config, case, key)
 
 
+@dataclass(frozen=True)
+class Made:
+    """What is found out: numbers for the receipt, how errors are foreseen, the files that hold the rest."""
+
+    metrics: dict[str, Any]
+    foreseen: Difficulty
+    outputs: list[Path]
+
+
 def tag(files: RunFiles, config: Tag, case: Case, key: str) -> None:
     """Tag all rows, write tables and contact sheets, the receipt last."""
+    from pipeline.store.tracking import track
+
+    started, dense = time.monotonic(), case.problem.task.dense
+    made = (tag_masks if dense else tag_rows)(files, config, case)
+    metrics, foreseen = made.metrics, made.foreseen
+    with track(files, "tag", config.model_dump(), key) as tracker:
+        tracker.summary({"auroc_p_error": metrics["score"], "suspects": metrics["labels"]["suspects"]})
+    levels = {k: worst(*(r["level"][k] for r in case.members.values())) for k in case.shelf["level"]}
+    report_levels = {k: worst("crossfit", level) for k, level in case.shelf["level"].items()}
+    scored, folds = case.table.ids[case.table.scored], case.problem.folds
+    others = {k: digest(*scored[folds != k]) for k in case.folds}
+    write_receipt(
+        files.receipt,
+        stage="tag",
+        key=key,
+        outputs=made.outputs,
+        run=files.run,
+        config=config.model_dump(),
+        **{name: case.shelf[name] for name in ("fold_map", "rows", "test", "classes", "folds")},
+        parents=[as_parent("run", case.shelf), *(as_parent("leaf", r) for r in case.members.values())],
+        # Of difficulty_train.csv, which models are trained by; the report is of cross-fitted numbers at best.
+        level=report_levels if dense else levels,
+        source="pairs" if config.strict else "epochs",
+        report_level=report_levels,
+        fits={"p_label_wrong": others, "p_error": others, "cuts": others},
+        learners=foreseen.learners,
+        cuts=asdict(foreseen.cuts),
+        cuts_by_fold={k: asdict(cuts) for k, cuts in foreseen.by_fold.items()},
+        decision=None,
+        metrics=metrics,
+        seconds=round(time.monotonic() - started, 1),
+    )
+    tell(files, metrics)
+
+
+def tag_rows(files: RunFiles, config: Tag, case: Case) -> Made:
+    """Tag rows of predictions (N P)."""
     from pipeline.difficulty.known import gather
     from pipeline.difficulty.labels import belief
     from pipeline.difficulty.risk import risk
     from pipeline.difficulty.tags import assess, counts
-    from pipeline.store.tracking import track
 
-    started, n = time.monotonic(), len(case.problem.y)
-    seen = gather(case, config.neighbours)
+    n, seen = len(case.problem.y), gather(case, config.neighbours)
     report = assess(seen, config.easy_error, config.hard_share)
     metrics = risk(case.problem, report.p_error[:n], report.wrong, belief(report.label_wrong), report.tags[:n])
     metrics |= counts(seen, report)
@@ -92,33 +140,21 @@ def tag(files: RunFiles, config: Tag, case: Case, key: str) -> None:
     write_csv(files.difficulty_train, training_tags(case, config, seen))
     write_csv(files.review, review(case, seen, report))
     sheets = write_sheets(files, config.sheet, case, seen, report)
-    with track(files, "tag", config.model_dump(), key) as tracker:
-        tracker.summary({"auroc_p_error": metrics["score"], "suspects": metrics["labels"]["suspects"]})
-    levels = {k: worst(*(r["level"][k] for r in case.members.values())) for k in case.shelf["level"]}
-    scored, folds = case.table.ids[case.table.scored], case.problem.folds
-    others = {k: digest(*scored[folds != k]) for k in case.folds}
-    write_receipt(
-        files.receipt,
-        stage="tag",
-        key=key,
-        outputs=[files.difficulty, files.difficulty_train, files.review, *sheets],
-        run=files.run,
-        config=config.model_dump(),
-        **{name: case.shelf[name] for name in ("fold_map", "rows", "test", "classes", "folds")},
-        parents=[as_parent("run", case.shelf), *(as_parent("leaf", r) for r in case.members.values())],
-        # Of difficulty_train.csv, which models are trained by; the report is of cross-fitted numbers at best.
-        level=levels,
-        source="pairs" if config.strict else "epochs",
-        report_level={k: worst("crossfit", level) for k, level in case.shelf["level"].items()},
-        fits={"p_label_wrong": others, "p_error": others, "cuts": others},
-        learners=report.difficulty.learners,
-        cuts=asdict(report.difficulty.cuts),
-        cuts_by_fold={k: asdict(cuts) for k, cuts in report.difficulty.by_fold.items()},
-        decision=None,
-        metrics=metrics,
-        seconds=round(time.monotonic() - started, 1),
-    )
-    tell(files, metrics)
+    return Made(metrics, report.difficulty, [files.difficulty, files.difficulty_train, files.review, *sheets])
+
+
+def tag_masks(files: RunFiles, config: Tag, case: Case) -> Made:
+    """Tag images by their masks: for a person to read, as no model says blindly what it thinks of what it learnt."""
+    from pipeline.difficulty.mask_report import MaskReport
+    from pipeline.difficulty.sheet import write_sheet
+
+    report = MaskReport.of(case, config.easy_error, config.hard_share)
+    write_csv(files.difficulty, report.difficulty())
+    write_csv(files.review, report.review())
+    sheets = {files.sheet(name): shown for name, shown in report.sheets(config.sheet).items()}
+    for path, (images, captions) in sheets.items():
+        write_sheet(path, images, captions)
+    return Made(report.metrics, report.tags.difficulty, [files.difficulty, files.review, *sheets])
 
 
 def near_ties(case: Case, limit: float, seen: Seen, report: Report) -> dict[str, Any]:
@@ -213,7 +249,7 @@ def write_sheets(files: RunFiles, size: int, case: Case, seen: Seen, report: Rep
 
 def tell(files: RunFiles, metrics: dict[str, Any]) -> None:
     """Say the findings in a few lines."""
-    given, labels, ties, shares = (metrics[name] for name in ("given", "labels", "near_ties", "shares"))
+    given, labels, shares = (metrics[name] for name in ("given", "labels", "shares"))
     if math.isnan(metrics["score"]):
         log.info("%s: no error among %d rows whose labels are believed: nothing to foresee", files.run, metrics["n"])
     else:
@@ -226,7 +262,8 @@ def tell(files: RunFiles, metrics: dict[str, Any]) -> None:
         log.info("%s: %-9s %s; %s", files.run, name, of, error)
     wrong = f"about {labels['estimated']:.0f} labels wrong by estimate"
     log.info("%s: %d suspects, %s; look at %s", files.run, labels["suspects"], wrong, files.review)
-    log.info("%s: %.1f%% of rows near-tied: %.0f%% of errors", files.run, 100 * ties["rows"], 100 * ties["errors"])
+    if (ties := metrics.get("near_ties")) is not None:
+        log.info("%s: %.1f%% of rows near-tied: %.0f%% of errors", files.run, 100 * ties["rows"], 100 * ties["errors"])
 
 
 if __name__ == "__main__":

@@ -55,6 +55,10 @@ def run(args: argparse.Namespace) -> None:
         refuse_several(competition, files.config, "a teacher")
     if config.fit != "network":
         refuse_several(competition, files.config, f"fit = {config.fit!r}")
+    if config.tags and competition.task == "segmentation":
+        raise UserError(
+            f"{files.config}: tags: those of masks are for a person to read, not blind to a fold: take it out"
+        )
     with lock(files.lock, f"run {args.run}"):
         facts = read_table_facts(files.competition)
         refuse_other_folds(files, facts["fold_map"])

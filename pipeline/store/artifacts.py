@@ -252,6 +252,15 @@ class RunFiles:
         """Return the pseudo-labels: id, repeat, fold, half, weight, then a prediction's columns t0, t1, ..."""
         return self.folder / "pseudo.csv"
 
+    def pseudo_maps(self, repeat: int, fold: int) -> Path:
+        """Return the soft masks (`masks.maps`, no further maps) of the rows that name a model, in their order."""
+        return self.folder / f"pseudo{repeat}-{fold}.npy"
+
+    @property
+    def pseudo_files(self) -> list[Path]:
+        """Return all files that pseudo-labels are in."""
+        return [self.pseudo, *sorted(self.folder.glob("pseudo*-*.npy"))]
+
     @property
     def difficulty(self) -> Path:
         """Return the difficulty report: id, p_label_wrong (train rows), p_error, tag, parts."""

@@ -87,7 +87,7 @@ def role_hashes(role: str, run: str, config: Train) -> dict[str, str]:
     """Return the hashes of what a training run takes from the run that plays a role in it."""
     files = RunFiles(run)
     if role == "pseudo":
-        wanted = [files.pseudo]
+        wanted = files.pseudo_files
     elif role == "tags":
         wanted = [files.difficulty_train]
     elif role == "init":

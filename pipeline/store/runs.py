@@ -44,7 +44,11 @@ class Ensemble(Section):
 
 
 class Pseudo(Section):
-    """Pseudo-labels for the students of a run: which test rows, and what is said of them."""
+    """Pseudo-labels for the students of a run: which test rows, and what is said of them.
+
+    Of masks `threshold` is the least share of an image's pixels that are sure, and at most the share `empties` of the
+    chosen images has no mask.
+    """
 
     stage: Literal["pseudo"]
     run: str
@@ -54,6 +58,7 @@ class Pseudo(Section):
     quota: Share | Annotated[list[Share], Field(min_length=1)] = 1.0
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0
     stratify: bool = True
+    empties: Share = 0.5
     weight: Literal["one", "confidence"] = "one"
     halves: bool = True
     tags: str | None = None

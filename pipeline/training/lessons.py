@@ -139,7 +139,8 @@ def sources(job: Job, which: Which) -> dict[str, list[Path]]:
     """Return the files of other runs that a model learns from, by role."""
     config, found = job.config, {}
     if config.pseudo:
-        found["pseudo"] = [RunFiles(config.pseudo).pseudo]
+        files, (k,) = RunFiles(config.pseudo), which.held_out
+        found["pseudo"] = [files.pseudo, *([files.pseudo_maps(which.repeat, k)] if job.task.dense else [])]
     if config.tags:
         found["tags"] = [RunFiles(config.tags).difficulty_train]
     if config.teacher:
@@ -150,24 +151,32 @@ def sources(job: Job, which: Which) -> dict[str, list[Path]]:
     return found
 
 
+def named_rows(job: Job, which: Which) -> tuple[pd.DataFrame, Array]:
+    """Return the pseudo-labels that name the models of a fold, of both halves, and which test rows (n,) they are of."""
+    assert job.config.pseudo is not None
+    path = RunFiles(job.config.pseudo).pseudo
+    frame = pd.read_csv(path, dtype={"id": str}, keep_default_na=False, na_values=[""])
+    named = frame[(frame["repeat"] == which.repeat) & (frame["fold"] == which.held_out[0])]
+    at = pd.Index(job.table.ids[job.table.test]).get_indexer(pd.Index(named["id"]))
+    mine = at[of_half(named, which)]
+    if not len(mine) or mine.min() < 0:
+        raise UserError(f"{path} has no rows for {which.title}, or ids that are no test rows")
+    return named, at
+
+
+def of_half(named: pd.DataFrame, which: Which) -> Array:
+    """Return which pseudo-labels (a mask) name a model's half."""
+    return np.asarray(named["half"] == (-1 if which.half is None else which.half))
+
+
 def with_pseudo(job: Job, which: Which, course: Course) -> Course:
     """Add the pseudo-labelled test rows that name this model to a course."""
-    assert job.config.pseudo is not None
-    table = job.table
-    frame = pd.read_csv(RunFiles(job.config.pseudo).pseudo, dtype={"id": str}, keep_default_na=False, na_values=[""])
-    mine = frame[(frame["repeat"] == which.repeat) & (frame["fold"] == which.held_out[0])]
-    mine = mine[mine["half"] == (-1 if which.half is None else which.half)]
-    test = table.ids[table.test]
-    at = pd.Index(test).get_indexer(pd.Index(mine["id"]))
-    if not len(at) or at.min() < 0:
-        raise UserError(
-            f"{RunFiles(job.config.pseudo).pseudo} has no rows for {which.title}, or ids that are no test rows"
-        )
-    said = mine.filter(regex=r"^t\d+$").to_numpy(np.float32)
+    table, (named, at) = job.table, named_rows(job, which)
     images, unreadable = job.images(table.test)
-    readable = ~np.isin(at, list(unreadable))
-    at, said, weight = at[readable], said[readable], mine["weight"].to_numpy(np.float32)[readable]
-    n, student = len(course.targets), job.config.student
+    chosen = of_half(named, which) & ~np.isin(at, list(unreadable))
+    mine, at = named[chosen], at[chosen]
+    said, weight = (part.to_numpy(np.float32, copy=True) for part in (mine.filter(regex=r"^t\d+$"), mine["weight"]))
+    n, test, student = len(course.targets), table.test, job.config.student
     targets = torch.zeros(len(test), course.targets.shape[1])
     targets[at] = course.objective.encode_prediction(said)
     weights = torch.zeros(len(test))

@@ -20,6 +20,7 @@ from pipeline.training.engine import fit
 from pipeline.training.job import Job, Which, labelled
 from pipeline.training.lessons import training_rows
 from pipeline.training.mask_job import look_of, mask_objective, new_mask_network, size_of, truth_of
+from pipeline.training.mask_lessons import mask_course
 from pipeline.training.mask_nets import MaskNetwork
 from pipeline.training.mask_predict import predicted
 from pipeline.training.mask_score import Scores
@@ -50,8 +51,9 @@ def fit_masks(job: Job, which: Which, tracker: Tracker) -> None:
     if config.init:
         start_from(job, which, network)
     depth = distances(job.files.competition, truth, rows, table.sizes[rows]) if config.loss.distance else None
-    dense = Dense(images, truth, rows, depth)
     lessons, show = lessons_of(job, gold)
+    course = mask_course(job, which, images, lessons)
+    dense = Dense(course.images, truth, rows, depth, course.soft)
     views = DenseViews(
         dense, augmenter(config.augment.recipe, masks=dense.masks), seed, config.image.fit, size_of(job), show
     )
@@ -68,10 +70,9 @@ def fit_masks(job: Job, which: Which, tracker: Tracker) -> None:
         score = entry[f"valid_{job.metric.name}"]
         save_weights(files.epoch(entry["epoch"]), current, key=job.fit_key, epoch=entry["epoch"], curve=[score])
 
-    weights = torch.tensor(table.weights[rows], dtype=torch.float32)
     fitted = fit(
-        network, objective, images=images, targets=torch.zeros(len(rows), 0),
-        weights=weights / weights[gold].mean().clamp(min=1e-9), lessons=lessons, watch=watch, names=table.ids[rows],
+        network, objective, images=course.images, targets=torch.zeros(len(course.rows), 0),
+        weights=course.weights, lessons=course.lessons, watch=watch, names=table.ids[course.rows],
         augment=views.augment, machine=job.machine, evaluate=evaluate, record=tracker.log,
         keep=keep if config.select == "best" else None, checkpoint=files.last, key=job.fit_key, log_file=files.log,
         title=title, seed=seed, epochs=config.epochs, batch_size=job.batch_size, optimizer=config.optim.name,
@@ -79,12 +80,12 @@ def fit_masks(job: Job, which: Which, tracker: Tracker) -> None:
         **config.augment.model_dump(exclude={"recipe"}), **config.optim.model_dump(exclude={"name"}),
         **config.average.model_dump(),
     )  # fmt: skip
-    write_npy(files.rows, np.sort(rows[gold]).astype(np.int32))
+    write_npy(files.rows, course.learnt.astype(np.int32))
     write_npy(files.epochs, watch.table()[: len(table.scored)])
     if config.select == "last":
         save_weights(files.model, fitted, key=job.fit_key, epoch=config.epochs - 1)
     files.last.unlink(missing_ok=True)
-    log.info("%s: trained on %d rows in %.1f s", title, len(gold), time.monotonic() - started)
+    log.info("%s: trained on %d rows in %.1f s", title, len(course.learnt), time.monotonic() - started)
 
 
 def shown(job: Job, rows: Array) -> Array:

@@ -97,7 +97,6 @@ def check_masks(job: Job) -> None:
         "fit": config.fit != "network",
         "indicators": config.indicators,
         "teacher": config.teacher is not None,
-        "pseudo": config.pseudo is not None,
         "tags": config.tags is not None,
         "pairs": config.pairs,
         "image.crop": config.image.crop > 0,
@@ -113,6 +112,8 @@ def check_masks(job: Job) -> None:
     if competition.metadata is not None or competition.images.view:
         what = "[metadata]" if competition.metadata is not None else "images.view"
         raise UserError(f"{job.files.competition.config}: {what} joins a head, and masks have none: take it out")
+    if config.pseudo and config.sampling.equal and config.image.fit == "tiles":
+        raise UserError(f"{where}: sampling.equal gives each class its tile in turn, pseudo-labels none: take one out")
     resolve(MASK_TTA, config.predict.tta, "predict.tta")
     height, width = size_of(job)
     if config.predict.tta == "d4" and height != width:
@@ -122,8 +123,9 @@ def check_masks(job: Job) -> None:
     require_fit(config.image.fit, (height, width), table.sizes[every], table.ids[every], str(where))
     mask_objective(job, Heads(len(table.classes)), table.scored)
     scored, test, holdout = (maps_layout(job, rows).total for rows in (table.scored, table.test, table.holdout))
-    repeats, models = job.repeats, len(job.folds) * job.repeats
-    need = SHELF.itemsize * (scored * (repeats + 1) + (test + holdout) * (models + 1))
+    # Of a fold that is trained in halves there are the maps of each and those put together.
+    repeats, models = job.repeats, len(job.folds) * job.repeats * (3 if job.halves else 1)
+    need = SHELF.itemsize * (scored * (repeats * (3 if job.halves else 1) + 1) + (test + holdout) * (models + 1))
     require_space(job.files.folder, need, "the predicted masks of the run")
 
 

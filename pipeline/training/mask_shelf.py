@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.masks.maps import Maps, write_flat
 from pipeline.store.files import Array, digest, read_npy
+from pipeline.store.table import half_of
 from pipeline.store.tracking import Tracker
 from pipeline.training.job import Job, Which, readable
 from pipeline.training.mask_job import look_of, maps_layout
@@ -51,6 +52,24 @@ def predict_masks(job: Job, which: Which, tracker: Tracker) -> None:
     score = sign(job, which, outputs, stats, facts)
     tracker.summary({f"oof_{job.metric.name}": score, "rows": len(held_out)})
     tracker.artifact(f"{job.files.run}-{which.title}".replace(" ", ""), "model", files.model)
+
+
+def join_mask_halves(job: Job, which: Which) -> None:
+    """Put the maps of the two students of a fold together: each row is of the one that did not train on its half."""
+    from pipeline.training.shelf import sign
+
+    job = job.within(which)
+    table, files = job.table, which.files(job.files)
+    mine = table.scored[np.isin(table.folds[table.scored], which.held_out)]
+    shelves, outputs = [files.half(0), files.half(1)], []
+    wanted = {"oof": mine, "test": table.test} | ({"holdout": table.holdout} if len(table.holdout) else {})
+    for name, rows in wanted.items():
+        flats, plan = [read_npy(getattr(shelf, name)) for shelf in shelves], maps_layout(job, rows)
+        ends = zip(half_of(table.ids[rows]).tolist(), plan.starts[:-1].tolist(), plan.starts[1:].tolist(), strict=True)
+        outputs.append(getattr(files, name))
+        write_flat(outputs[-1], (flats[1 - half][start:end] for half, start, end in ends), plan.total)
+    stats = stats_of(job, mine, Maps(read_npy(files.oof), maps_layout(job, mine)))
+    sign(job, which, [*outputs, *(shelf.receipt for shelf in shelves)], stats, {"halves": [0, 1]})
 
 
 def write_maps(job: Job, network: MaskNetwork, path: Path, images: Ragged, rows: Array, at: Array) -> None:

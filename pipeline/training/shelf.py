@@ -20,7 +20,7 @@ from pipeline.training.images import Rows
 from pipeline.training.job import Job, Which, every_image
 from pipeline.training.lessons import sources
 from pipeline.training.mask_job import NAME
-from pipeline.training.mask_shelf import predict_masks
+from pipeline.training.mask_shelf import join_mask_halves, predict_masks
 from pipeline.training.models import Network, to_prediction
 from pipeline.training.predict import embed, predict
 from pipeline.training.weights import fitted_network, header_of
@@ -113,6 +113,8 @@ def everything(job: Job, network: Network, images: Rows, test_images: Rows) -> t
 
 def join_halves(job: Job, which: Which) -> None:
     """Put the two students of a fold together: each row is predicted by the one that did not train on its half."""
+    if job.task.name == NAME:
+        return join_mask_halves(job, which)
     job = job.within(which)
     table, files = job.table, which.files(job.files)
     scored, halves = table.scored, [files.half(0), files.half(1)]

@@ -36,7 +36,7 @@ def assessed(n=240, seed=0, flips=0.1):
     source = Source(maps, [], np.full((n, 2), 28), np.zeros((n, 0)))
     seen = look(source, [UNTUNED] * n)
     score = scores(problem, stats)
-    return assess(problem, score, seen, seen, 0.1, 0.8), score, flipped, doubt
+    return assess(problem, score, seen, [seen, seen], 0.1, 0.8), score, flipped, doubt
 
 
 def test_scores_of_single_images():

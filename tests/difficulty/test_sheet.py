@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.difficulty.sheet import COLUMNS, LINE, MARGIN, THUMB, thumbnail, write_sheet
+from pipeline.difficulty.sheet import COLUMNS, LINE, MARGIN, THUMB, outlined, thumbnail, write_sheet
 
 
 def test_a_sheet_shows_every_image_and_says_something_under_it(tmp_path):
@@ -43,3 +43,24 @@ def test_thumbnails_of_every_kind_of_image(channels, depth):
 
 def test_large_images_shrink():
     assert thumbnail(np.full((500, 300, 1), 7, np.uint8))[:, : int(THUMB * 0.6)].max() == 7
+
+
+def test_outlines_of_a_given_and_of_a_predicted_mask():
+    image, given, said = np.full((28, 56, 1), 10, np.uint8), np.zeros((28, 56), bool), np.zeros((28, 56), bool)
+    given[4:12, 4:20] = said[16:24, 30:50] = True
+    both = given | said
+    shown = outlined(image, given, said)
+    assert shown.shape == (THUMB // 2, THUMB, 3)
+    colours = {tuple(c) for c in shown.reshape(-1, 3).tolist()}
+    assert {(0, 255, 0), (255, 0, 0)} <= colours
+    assert (255, 255, 0) not in colours
+    green, red = (shown == [0, 255, 0]).all(2), (shown == [255, 0, 0]).all(2)
+    assert green[:26, :42].sum() == green.sum() > 0
+    assert red[30:, 58:].sum() == red.sum() > 0
+    inside = shown[14:18, 20:30]
+    assert (inside == inside[0, 0]).all(), "a line, not a patch"
+    assert {tuple(c) for c in outlined(image, both, both).reshape(-1, 3).tolist()} >= {(255, 255, 0)}
+    faint = np.zeros((28, 28, 3), np.uint16)
+    faint[:14] = 8000
+    assert outlined(faint)[0, 0, 0] > 200, "brightened"
+    assert outlined(faint.astype(np.float32) / 65535)[0, 0, 0] == 255

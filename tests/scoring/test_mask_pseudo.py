@@ -1,19 +1,19 @@
-"""Pseudo-labels of masks: sure images, by size of their masks, not too many empty ones, soft as they are."""
+"""Pseudo-labels of masks: sure images, by size of their masks, not too many empty ones; what is said of them."""
 
 import numpy as np
 import pytest
 from salt import packed
 
-from pipeline.scoring.mask_pseudo import MaskRule, choose, facts, soft, stratum, worth
+from pipeline.scoring.mask_pseudo import MaskRule, choose, collapsing, facts, say_mask, state, stratum
 
 
 def test_certainty_by_hand():
     first = np.array([[[0.1, 0.9], [0.5, 0.85]]])
     second = np.array([[[0.3, 0.7], [0.1, 0.1]]])
-    sure, coverage = facts(packed([first, second]))
+    sure, coverage = facts(packed([first, second]), 1)
     assert sure == pytest.approx([0.75, 0.5])
     assert coverage[:, 0] == pytest.approx([0.5, 0.25])
-    both, shares = facts(packed([np.concatenate([first, second])], classes=2))
+    both, shares = facts(packed([np.concatenate([first, second])], classes=2), 2)
     assert both == pytest.approx([0.5]), "as sure as the least sure class"
     assert shares.tolist() == [[0.5, 0.25]]
 
@@ -45,10 +45,29 @@ def test_empties_are_limited(share):
     assert (np.flatnonzero(kept[:80]) >= 80 - empties).all(), "the surest empties"
 
 
-def test_targets_are_soft_and_the_rule_is_judged():
-    maps = packed([np.full((1, 2, 2), v) for v in (0.25, 0.5, 0.75)])
-    kept = np.array([True, False, True])
-    targets = soft(maps, kept)
-    assert [float(targets[i].mean()) for i in range(len(targets))] == [0.25, 0.75]
-    assert worth(np.array([0.5, 0.1, 0.9]), kept) == pytest.approx({"kept": 2 / 3, "score": 0.7, "score_of_all": 0.5})
-    assert np.isnan(worth(np.array([0.5]), np.array([False]))["score"])
+def test_exclusive_classes_and_one_quota_for_all():
+    p = np.array([[[0.9, 0.9, 0.1, 0.3]], [[0.1, 0.1, 0.9, 0.4]], [[0.0, 0.0, 0.0, 0.3]]])
+    sure, coverage = facts(packed([p], classes=3), 3, exclusive=True)
+    assert sure == pytest.approx([0.75])
+    assert coverage.tolist() == [[0, 0.5, 0]], "the first class is background"
+    sure, coverage = np.array([0.9, 0.8, 0.7, 0.6]), np.array([[0.1], [0.1], [0.4], [0.4]])
+    assert choose(MaskRule(0, 0.5, stratify=False), sure, coverage).tolist() == [True, True, False, False]
+    assert choose(MaskRule(0, 0.5), sure, coverage).tolist() == [True, False, True, False]
+
+
+def test_what_is_said():
+    p = np.array([[[0.1, 0.5, 0.9]], [[0.2, 0.6, 0.3]]], np.float32)
+    assert (say_mask(p, False, "soft", 0.5) == p).all()
+    assert say_mask(p, False, "hard", 0.5).tolist() == [[[0, 0, 1]], [[0, 1, 0]]]
+    assert say_mask(p, True, "hard", 0.5).tolist() == [[[0, 0, 1]], [[1, 1, 0]]]
+    assert say_mask(p, False, "sharpened", 0.5) == pytest.approx(p**2 / (p**2 + (1 - p) ** 2))
+    assert say_mask(p, True, "sharpened", 0.5) == pytest.approx(p**2 / (p**2).sum(0))
+
+
+def test_masks_that_fade():
+    one = state(np.array([[0.0], [0.2], [0.4], [0.0]]))
+    assert one == {"empty": 0.5, "area": pytest.approx(0.15)}
+    assert collapsing(one, one) is None
+    assert "empty masks rose" in collapsing({"empty": 0.61, "area": 0.15}, one)
+    assert collapsing({"empty": 0.59, "area": 0.12}, one) is None
+    assert "mean area" in collapsing({"empty": 0.5, "area": 0.11}, one)

@@ -13,7 +13,7 @@ from problems import ROW_TASKS as TASKS
 from sklearn.metrics import accuracy_score, root_mean_squared_error
 
 from pipeline.scoring.pseudo import Rule, choose, class_entropy, entries, say, sureness
-from pipeline.stages.pseudo import Teacher, expected
+from pipeline.scoring.teacher import Teacher, expected
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import read_json, write_npy
@@ -536,3 +536,9 @@ def test_settings_that_make_no_sense(enter):
     ):  # fmt: skip
         with pytest.raises(UserError, match=rf"configs/toy/p.toml: {what}"):
             label(settings)
+
+
+def test_what_is_about_masks_is_told(enter):
+    enter()
+    with pytest.raises(UserError, match=r"configs/toy/p.toml: empties is about masks"):
+        label("empties = 0.3")

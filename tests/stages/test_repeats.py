@@ -182,7 +182,7 @@ def test_labels_come_from_models_of_the_same_repeat(twice):
 
 
 def test_expected_precision_is_of_one_model_a_row(twice):
-    from pipeline.stages.pseudo import Teacher
+    from pipeline.scoring.teacher import Teacher
 
     teacher = Teacher([RunFiles("toy/a"), RunFiles("toy/b")], None, None)
     said = [of_repeat(f"toy/{run}", the_table(), 0) for run in ("a", "b")]

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from masked import masked
 
-from pipeline.masks.decide import distance_target, resize
-from pipeline.masks.maps import Maps, layout
+from pipeline.masks.decide import distance_target
 from pipeline.training.augment import RECIPES, augmenter
 from pipeline.training.dense import Dense, DenseViews, distances
 from pipeline.training.mask_job import truth_of
@@ -91,19 +90,3 @@ def test_tiles_show_what_is_asked_for(of):
                 there = dense.truth[int(dense.rows[row])]
                 if there.any() if show == (2,) else there[nth].any():
                     assert wanted(views[0, row, nth][0][:, :, 1:], nth)
-
-
-@pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_maps_of_a_model_are_soft_masks(of, scale):
-    job, dense = of(classes=2)
-    rng, test = np.random.default_rng(0), job.table.test
-    plan = layout(job.table.sizes[test], 2, 1, scale)
-    maps = Maps(rng.random(plan.total).astype(np.float16), plan)
-    images = dense.images.followed_by(job.ragged(test)[0])
-    both = Dense(images, dense.truth, dense.rows, None, maps)
-    assert (both.stack(0) == dense.stack(0)).all()
-    for i in range(len(test)):
-        stack = both.stack(len(dense) + i)
-        assert (stack[:, :, :1] == images[len(dense) + i]).all()
-        wanted = resize(maps[i][:2], stack.shape[:2]).transpose(1, 2, 0)
-        np.testing.assert_allclose(stack[:, :, 1:] / 255, wanted, atol=1 / 509)
