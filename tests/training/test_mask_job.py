@@ -31,7 +31,7 @@ def of(house):
     (("size = 16", 'size = 16\n[loss]\nname = "focal"'), "loss.name"),
     (("size = 16", "size = 16\n[loss]\nterms = {lovas = 1.0}"), "lovasz"),
     (("epochs = 2", "epochs = 2\nindicators = true"), "indicators"),
-    (("epochs = 2", 'epochs = 2\npseudo = "b"'), "pseudo"),
+    (("epochs = 2", 'epochs = 2\nteacher = "b"'), "teacher"),
     (('name = "small_unet"', 'name = "small_net"'), "small_unet"),
 ])  # fmt: skip
 def test_refused_before_anything_is_trained(of, text, words):
