@@ -6,29 +6,27 @@ import argparse
 import functools
 import logging
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.forecast.whole import whole_maps, whole_rows
 from pipeline.launch import side_by_side, slots
-from pipeline.scoring.holdout import look_at_holdout
 from pipeline.scoring.metrics import metric_of
 from pipeline.scoring.problem import Problem
-from pipeline.scoring.report import in_words, score_oof, score_run
+from pipeline.scoring.report import in_words
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
 from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError
-from pipeline.store.files import lock, read_json, read_npy, require_space, write_json, write_npy
+from pipeline.store.files import lock, read_json, require_space, write_json
 from pipeline.store.keys import read_table_facts, train_keys
 from pipeline.store.receipts import damaged, fresh, touch, write_receipt
 from pipeline.store.runs import load_run
 from pipeline.store.shelves import (
-    as_out_of_fold,
     as_parent,
     leaves,
-    of_repeat,
     read_shelf,
     read_stage,
     refuse_seen,
@@ -235,15 +233,6 @@ def fit_part(run: str, slot: int, count: int) -> None:
         fit(job, [which for n, which in enumerate(job.models) if n % count == slot and which in unfitted(job)])
 
 
-@dataclass(frozen=True)
-class Whole:
-    """The folds put together: scores, decision, and what else the receipt tells."""
-
-    report: dict[str, Any]
-    decision: dict[str, Any] | None
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
 def assemble(job: Job, key: str, started: float) -> None:
     """Put the folds together, score the run, write its receipt."""
     files, table, facts = job.files, job.table, read_table_facts(job.files.competition)
@@ -277,52 +266,6 @@ def assemble(job: Job, key: str, started: float) -> None:
         seconds=round(time.monotonic() - started, 1),
     )
     log.info("%s: %s", files.run, in_words(made.report))
-
-
-def whole_rows(job: Job) -> Whole:
-    """Put predictions (N P) together and score them."""
-    from pipeline.forecast.level import size_matched
-    from pipeline.store.table import TEST
-
-    files, table = job.files, job.table
-    each = np.stack([of_repeat(files.run, table, r) for r in range(job.repeats)])
-    # A row's own label was seen by none of the models that its prediction is the mean of. Those of repeats 1, 2, ...
-    # saw labels of other rows of its fold, as the models of the other folds' rows do: crossfit, at second hand.
-    oof = each.mean(0, dtype=np.float64).astype(np.float32)
-    write_npy(files.oof, oof)
-    tests = np.stack([as_out_of_fold(files.run, job.repeats, k) for k in job.folds])
-    write_npy(files.test, tests.mean(0, dtype=np.float64).astype(np.float32))
-    problem = Problem.of(table, job.task, job.metric)
-    report, decision = score_run(problem, oof, job.config.decision, lambda k: oof)
-    if job.repeats > 1:
-        # Untuned, as cuts are fitted on the mean.
-        report["by_repeat"] = [score_oof(problem, p, None)["score"] for p in (*each, oof)]
-    real = table.folds[table.test] == TEST
-    report = size_matched(problem, report, decision, list(tests[:, real]), tests[:, real].mean(0), job.repeats)
-    if len(table.holdout):
-        models = [as_out_of_fold(files.run, job.repeats, k, "holdout") for k in job.folds]
-        write_npy(files.holdout, np.stack(models).mean(0, dtype=np.float64).astype(np.float32))
-        report["holdout"] = look_at_holdout(files, table, job.task, job.metric, models, decision)
-    return Whole(report, decision)
-
-
-def whole_maps(job: Job) -> Whole:
-    """Put maps together, decide masks and score them; nothing larger than an image is held in memory."""
-    from pipeline.forecast.mask_match import Views, size_matched
-    from pipeline.masks.maps import write_mean
-    from pipeline.scoring.mask_shelf import Scene, put_together, score_maps
-    from pipeline.training.mask_job import extra_maps
-
-    files, table = job.files, job.table
-    shown = {"extra": extra_maps(job), "scale": job.config.predict.shelf_scale}
-    scene = Scene.of(files, job.competition, table, job.task, job.metric, shown)
-    put_together(files, scene)
-    for name in ("test", "holdout") if len(table.holdout) else ("test",):
-        write_mean(getattr(files, name), [read_npy(getattr(which.files(files), name)) for which in job.whole])
-    report, decision = score_maps(scene, scene.maps(files.oof, table.scored), job.config.decision)
-    views = Views.of(scene, files, {"folds": job.folds, "repeats": job.repeats, "decision": decision})
-    report = size_matched(scene.problem, report, views, job.repeats)
-    return Whole(report, decision, {"maps": scene.shown})
 
 
 if __name__ == "__main__":

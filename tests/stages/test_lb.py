@@ -11,11 +11,8 @@ import pytest
 from house import make_competition, prepare, stage
 
 from pipeline.forecast import postprocess, shift
-from pipeline.stages.lb import distances
-from pipeline.store.artifacts import FoldFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import digest, read_npy
-from pipeline.store.table import half_of
 
 RULES = "pipeline.forecast.postprocess.judge"
 
@@ -270,32 +267,6 @@ def test_weighting_by_shift_moves_the_level(shelf, monkeypatch):
     told = [lb(house, f'shift = "{how}"', name=how)[1]["forecast"] for how in ("report", "weight")]
     assert told[0]["shift_auc"] == told[1]["shift_auc"]
     assert told[0]["one"] != told[1]["one"]
-
-
-def test_distances_are_inside_the_model_that_did_not_learn_the_row(tmp_path):
-    rng = np.random.default_rng(0)
-    ids = np.array([f"r{j}" for j in range(40)])
-    embeddings, foreign = rng.normal(size=(40, 5)).astype(np.float16), np.arange(30) % 3 == 0
-    unit = embeddings.astype(float) / np.linalg.norm(embeddings.astype(float), axis=1, keepdims=True)
-    near = np.sort(1 - unit @ unit[:30][~foreign].T, 1)[:, :10].mean(1)
-    mine = np.r_[foreign, np.ones(10, bool)]
-    whole = FoldFiles(tmp_path / "whole")
-    for model, values in (
-        (whole, embeddings),
-        *((FoldFiles(tmp_path / "two").half(h), embeddings * (1 + h)) for h in (0, 1)),
-    ):
-        model.folder.mkdir(parents=True)
-        if (
-            model is not whole
-        ):  # each half knows other rows: those of the half it predicts lie as they are, others mirrored
-            values = np.where(
-                (half_of(ids) == 1 - int(model.folder.name[-1]))[:, None] | ~mine[:, None], embeddings, -embeddings
-            )
-        np.save(model.embeddings, values)
-    for model in (whole, FoldFiles(tmp_path / "two")):
-        found = distances(model, ids, foreign)
-        np.testing.assert_allclose(found[mine], near[mine], atol=1e-3)
-        assert (found[~mine] == 0).all()
 
 
 def test_wrong_stages_are_refused(shelf):
