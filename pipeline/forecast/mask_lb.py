@@ -197,22 +197,6 @@ def _of_whole(mask: Array, labels: Array) -> bool:
     return bool(kept[0] == 0 and ((kept == 0) | (kept == full))[1:].all())
 
 
-def in_words(output: Output) -> list[str]:
-    """Return for a person what was tried and what was adopted."""
-    found = output.evidence
-    simple = ", ".join(f"{name} {score:.4f}" for name, score in found["simple"].items())
-    lines = [
-        f"masks: {simple}; oracle {found['oracle']:.4f}; scores predicted with Spearman {found['spearman']:.3f}, "
-        f"MAE {found['mae']:.4f} (their mean {found['mae_mean']:.4f})"
-    ]
-    for name, facts in found["rules"].items():
-        low, high = facts["interval"]
-        told = f"{facts['score']:.4f}, gain over {found['best_simple']} {facts['gain']:+.4f} [{low:+.4f}, {high:+.4f}]"
-        passed = ", passed the gate" if facts["passed"] else ""
-        lines.append(f"rule {name}: {told}, {facts['of_oracle']:.0%} of the oracle gap{passed}")
-    return [*lines, f"adopted: {output.adopted}" if output.adopted else "no change: no rule passed the gate"]
-
-
 def final_mask(made: Decided, i: int, objects: bool) -> Array:
     """Return the mask (C H W bool) of an image; where objects count they are parted, so that components tell them."""
     mask, at = made.mask(i), int(made.which[i])

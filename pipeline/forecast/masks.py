@@ -216,7 +216,10 @@ def in_words(output: Output) -> list[str]:
     """Return for a person what was tried and what was adopted."""
     found = output.evidence
     simple = ", ".join(f"{name} {score:.4f}" for name, score in found["simple"].items())
-    lines = [f"masks: {simple}; oracle {found['oracle']:.4f}; by predicted scores (Spearman {found['spearman']:.3f}):"]
+    lines = [
+        f"masks: {simple}; oracle {found['oracle']:.4f}; scores predicted with Spearman {found['spearman']:.3f}, "
+        f"MAE {found['mae']:.4f} (their mean {found['mae_mean']:.4f})"
+    ]
     for name, facts in found["rules"].items():
         low, high = facts["interval"]
         told = f"{facts['score']:.4f}, gain over {found['best_simple']} {facts['gain']:+.4f} [{low:+.4f}, {high:+.4f}]"

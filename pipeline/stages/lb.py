@@ -169,7 +169,7 @@ def predict_rows(job: Job) -> Made:
 
 def predict_masks(job: Job) -> Made:
     """Post-process maps. The models of a fold keep none of their own: an adopted rule is of the run, not of a model."""
-    from pipeline.forecast import leaderboard, mask_lb, shift
+    from pipeline.forecast import leaderboard, mask_lb, masks, shift
     from pipeline.scoring.mask_shelf import Scene
 
     files, problem, table = job.files, job.problem, job.table
@@ -201,7 +201,7 @@ def predict_masks(job: Job) -> Made:
     foretold = replace(foretold, models=foretold.models * len(table.splits))
     write_scores(job, made.output.oof.predicted, made.test.predicted, made.ends, made.actual)
     write_evidence(job, mask_lb.evidence(made), moved, foretold)
-    told = [*mask_lb.in_words(made.output), in_words(made.report)]
+    told = [*masks.in_words(made.output), in_words(made.report)]
     told += [*shift.in_words(moved), *leaderboard.in_words(foretold)]
     report, adopted = made.report, made.output.adopted
     return Made(adopted, made.method, report, made.decision, foretold, [], False, told, {"maps": made.shown})

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from salt import Truth, faint, metric_of, problem_of
 
-from pipeline.forecast import mask_lb
 from pipeline.forecast.mask_lb import Below, ends_of, evidence, final_mask, in_turn, parted, post_process, read_back
+from pipeline.forecast.masks import in_words
 from pipeline.masks.decide import Decision, components, decide
 from pipeline.masks.maps import layout, pack
 from pipeline.scoring.mask_shelf import Scene, decided, deployed, score_maps
@@ -114,7 +114,7 @@ def test_where_nothing_is_adopted_everything_stays(kept):
     assert made.method == "auto"
     assert made.report["score"] == pytest.approx(below.receipt["metrics"]["score"])
     assert "oof" not in evidence(made)
-    assert mask_lb.in_words(made.output)[-1] == "no change: no rule passed the gate"
+    assert in_words(made.output)[-1] == "no change: no rule passed the gate"
 
 
 def test_models_that_are_alike_gain_nothing(kept):
