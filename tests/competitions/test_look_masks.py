@@ -274,7 +274,7 @@ def test_the_first_runs_are_nets_that_draw(weights, tmp_path):
     root = lay(tmp_path / "c", images)
     tables(root, {"id": IDS[:N], "rle_mask": [rle(m[0]) for m in masks[:N]]})
     texts = starters("c", prove(look(root), Path("competition.toml")), weights)
-    assert 'name = "unet"' in texts["baseline"]
+    assert f'name = "{"small_unet" if weights == "none" else "unet"}"' in texts["baseline"]
     assert "size = 32\n" in texts["baseline"]
     assert 'members = ["baseline", "second"]' in texts["blend"]
     assert all(text.startswith("# ") for text in texts.values())

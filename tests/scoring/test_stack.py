@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from problems import ROW_TASKS as TASKS
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.scoring.cuts import Problem
 from pipeline.scoring.metrics import METRICS
 from pipeline.scoring.stack import GRIDS, Stack, inputs
-from pipeline.tasks import TASKS
 
 METRIC = {
     "binary": "log_loss",
