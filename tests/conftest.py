@@ -10,6 +10,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from house import ROOT
+from hypothesis import settings
+
+# Half of the usual number: the suite has to stay below twelve minutes on two cores.
+settings.register_profile("podium", max_examples=50)
+settings.load_profile("podium")
 
 
 @pytest.fixture

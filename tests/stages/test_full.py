@@ -31,7 +31,7 @@ def table():
     return read_table(files, read_table_facts(files))
 
 
-@pytest.mark.parametrize("task", ["multiclass", "ordinal"])
+@pytest.mark.parametrize("task", ["ordinal"])
 def test_full_data_refit_to_submission(task, make, house):
     make_competition(house, task, extra="holdout = 0.2\n")
     write("full", 'stage = "full"\nrun = "blend"\nseeds = 2\n')
