@@ -5,7 +5,7 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules --check-symlink-times
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-$(foreach name,COMP NAME FROM SET PUBLIC PRIVATE DATA WEIGHTS,$(eval $(name) ?=))
+$(foreach name,COMP NAME FROM SET PUBLIC PRIVATE DATA WEIGHTS ARGS,$(eval $(name) ?=))
 export SET PUBLIC PRIVATE DATA WEIGHTS
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 PY := .venv/bin/python
@@ -73,7 +73,7 @@ status: | $(SETUP) ## [COMP=] | what is done, stale, half-way, broken
 	@$(PY) -m pipeline.stages.status $(COMP)
 demo: runs/$(DEMO)/tags/cv.json submissions/$(DEMO)/final.csv ## [COMP=digits] | the whole chain on a built-in competition, then its scores
 	@$(PY) -m pipeline.stages.audit $(DEMO)/final && $(PY) -m pipeline.stages.ledger $(DEMO)
-test: | $(SETUP) ## the suite
-	$(PY) -m pytest -n 2 --cov=pipeline --cov-report=term:skip-covered --cov-fail-under=90
+test: | $(SETUP) ## [ARGS='-k masks'] | the suite
+	$(PY) -m pytest -n 2 $(ARGS)
 lint: | $(SETUP) ## ruff and mypy
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
