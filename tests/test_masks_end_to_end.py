@@ -94,3 +94,16 @@ def refitted(make):
     receipt["outputs"][str(files.test)] = digest_file(files.test)
     write_json(files.receipt, receipt)
     assert "are not the mean over the seeds" in make("audit", "COMP=toy", "NAME=all", check=False).stdout
+
+
+def test_the_holdout_is_scored_and_looks_are_counted(house):
+    from house import prepare, stage
+
+    data = make_masks(house, extra="holdout = 0.2\n")
+    prepare()
+    stage("train", "toy/a")
+    found = read_json(RunFiles("toy/a").receipt)["metrics"]["holdout"]
+    assert found["looks"] == 1
+    assert found["n"] == (pd.read_csv("folds/toy.csv")["fold"] == -2).sum() > 3
+    assert 0 < found["score"] <= 1
+    assert data.exists()

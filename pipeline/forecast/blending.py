@@ -186,7 +186,7 @@ def blend_maps(job: Job) -> Blended:
     """Blend maps; of a fold's rows the decision is chosen on the other folds' rows as they were blended."""
     from pipeline.forecast.mask_match import Views, size_matched
     from pipeline.scoring.mask_ensemble import Blend, refuse_unlike
-    from pipeline.scoring.mask_shelf import Scene, score_maps
+    from pipeline.scoring.mask_shelf import Scene, look_at_maps, score_maps
 
     files, config = job.files, job.config
     shown = [receipt["maps"] for receipt in job.receipts.values()]
@@ -202,8 +202,10 @@ def blend_maps(job: Job) -> Blended:
     if holds_out(job):
         outputs += solver.write_others(files, weights, "holdout")
     report, decision = score_maps(scene, scene.maps(files.oof, job.table.scored), config.decision)
-    views = Views.of(scene, files, {"folds": list(weights.by_fold), "decision": decision})
-    report = size_matched(scene.problem, report, views, len(job.table.splits))
+    shelf = {"folds": list(weights.by_fold), "decision": decision}
+    report = size_matched(scene.problem, report, Views.of(scene, files, shelf), len(job.table.splits))
+    if holds_out(job):
+        report["holdout"] = look_at_maps(scene, files, shelf)
     alone = {name: number(receipt["metrics"]["score"]) for name, receipt in job.receipts.items()}
     report |= {"members": alone, "uniform": solver.uniform()}
     shares = ", ".join(f"{w:.3f} {name}" for name, w in zip(job.receipts, weights.deployed, strict=True))

@@ -57,7 +57,7 @@ def whole_maps(job: Job) -> Whole:
     """Put maps together, decide masks and score them; nothing larger than an image is held in memory."""
     from pipeline.forecast.mask_match import Views, size_matched
     from pipeline.masks.maps import write_mean
-    from pipeline.scoring.mask_shelf import Scene, put_together, score_maps
+    from pipeline.scoring.mask_shelf import Scene, look_at_maps, put_together, score_maps
     from pipeline.training.mask_job import extra_maps
 
     files, table = job.files, job.table
@@ -67,6 +67,8 @@ def whole_maps(job: Job) -> Whole:
     for name in ("test", "holdout") if len(table.holdout) else ("test",):
         write_mean(getattr(files, name), [read_npy(getattr(which.files(files), name)) for which in job.whole])
     report, decision = score_maps(scene, scene.maps(files.oof, table.scored), job.config.decision)
-    views = Views.of(scene, files, {"folds": job.folds, "repeats": job.repeats, "decision": decision})
-    report = size_matched(scene.problem, report, views, job.repeats)
+    shelf = {"folds": job.folds, "repeats": job.repeats, "decision": decision}
+    report = size_matched(scene.problem, report, Views.of(scene, files, shelf), job.repeats)
+    if len(table.holdout):
+        report["holdout"] = look_at_maps(scene, files, shelf)
     return Whole(report, decision, {"maps": scene.shown})

@@ -26,7 +26,13 @@ def look_at_holdout(
     files: RunFiles, table: Table, task: Task, metric: Metric, models: list[Array], decision: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Score a run's `holdout.npy`, say so, and return the score with the number of looks so far."""
-    scored = score_holdout(table, task, metric, models, np.asarray(read_npy(files.holdout)), decision)
+    return tell(
+        files, metric, score_holdout(table, task, metric, models, np.asarray(read_npy(files.holdout)), decision)
+    )
+
+
+def tell(files: RunFiles, metric: Metric, scored: dict[str, Any]) -> dict[str, Any]:
+    """Say the score of a run's `holdout.npy`, count the look, and return both."""
     scored["looks"] = look(files.competition, files.run, digest_file(files.holdout), metric.name, scored)
     told = f"{scored['score']:.4f} +- {scored['se']:.4f} (se, n={scored['n']})"
     log.info("%s: holdout %s %s, look %d at these labels", files.run, metric.name, told, scored["looks"])
@@ -44,7 +50,11 @@ def score_holdout(
     cuts = problem.cuts
     if decision is not None and decision["method"] != "fixed":
         cuts = match_ensemble(task, np.array(decision["cuts"]), models, mean)
-    guess = metric.wanted(task, mean, cuts)
-    n = len(table.holdout)
+    return judged(problem, metric.wanted(task, mean, cuts))
+
+
+def judged(problem: Problem, guess: Array) -> dict[str, Any]:
+    """Return score, standard error (by group) and n of what the metric wants."""
+    n = len(problem.y)
     se = standard_error(lambda draws: problem.judge(guess, draws), n, problem.group)
     return {"score": problem.judge(guess), "se": se, "n": n}

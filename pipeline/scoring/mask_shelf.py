@@ -13,6 +13,7 @@ from pipeline.masks.decide import decide, objects_of
 from pipeline.masks.maps import Layout, Maps, gather, layout, write_mean
 from pipeline.masks.metrics import MASK_METRICS
 from pipeline.masks.truth import Truth, read_truth
+from pipeline.scoring.holdout import judged, tell
 from pipeline.scoring.mask_choice import Choice, as_decision, choose, from_decision, gate_gain, report
 from pipeline.scoring.mask_variants import Setting, default_grid, measure
 from pipeline.scoring.metrics import Metric
@@ -127,7 +128,9 @@ def choose_masks(
     """
     metric, truth = MASK_METRICS[scene.problem.metric.name], scene.truth
     head = any((maps.present(i) < 1).any() for i in range(len(maps)))
-    tried = default_grid(truth.classes, truth.kind == "exclusive", head, metric.objects)
+    # Where a file holds masks, not objects, what was split would be one again.
+    split = metric.objects and truth.kind == "objects"
+    tried = default_grid(truth.classes, truth.kind == "exclusive", head, split)
     tried = tried if grid else tried[:1]
 
     def statistics(settings: list[Setting]) -> Array:
@@ -198,6 +201,15 @@ def moving(where: Layout, models: Sequence[Array], mean: Array) -> Callable[[Set
         return tuple(replace(d, threshold=moved(c, d.threshold), top=moved(c, d.top)) for c, d in enumerate(setting))
 
     return move
+
+
+def look_at_maps(scene: Scene, files: RunFiles, shelf: dict[str, Any]) -> dict[str, Any]:
+    """Score a run's `holdout.npy` as a submission would be decided, say so, and count the look."""
+    table, metric = scene.table, scene.problem.metric
+    problem = Problem.of(table, scene.problem.task, metric, table.holdout)
+    maps, (setting, _) = scene.maps(files.holdout, table.holdout), deployed(scene, files, shelf)
+    stats = measure(maps, scene.truth, table.holdout, [setting], MASK_METRICS[metric.name])
+    return tell(files, metric, judged(problem, stats[:, 0]))
 
 
 def moved_thresholds(where: Layout, models: Sequence[Array], mean: Array, setting: Setting) -> Setting:

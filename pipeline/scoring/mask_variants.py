@@ -116,7 +116,7 @@ def scorer(metric: MaskMetric, truth: Masks, row: int) -> Callable[[Array, Array
         key = (id(maps), d.threshold, d.fill, d.split)
         if key not in known:  # which keeps the maps, so that no others can have their id
             whole = decide(maps, np.ones(1), d, right.shape[1:])[0]
-            known[key] = maps, objects_of(whole, maps, d)
+            known[key] = maps, objects_of(whole, maps, d, len(right))
         return metric.stats(right, mask, instances, np.where(mask[0], known[key][1], 0))
 
     return score

@@ -98,6 +98,8 @@ def pose(files: RunFiles, leaf: str, receipt: dict[str, Any], facts: dict[str, A
 
     config, competition = load_run(leaf), load_competition(files.competition.name)
     assert isinstance(config, Train)
+    if digest_json(config.model_dump()) != digest_json(receipt["config"]):
+        raise UserError(f"configs/{leaf}.toml has changed since {leaf} was trained: run make for it first")
     table, metric = read_table(files.competition, facts), metric_of(competition, files.competition)
     machine = choose_machine(config.precision)
     if receipt["machine"]["device"] == machine.device:

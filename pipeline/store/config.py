@@ -231,6 +231,8 @@ class Competition(Section):
             raise ValueError("classes: give one name for each RLE column, or leave them out")
         if self.images.view:
             raise ValueError("images.view: a mask is of one image")
+        if self.metric == "dsb_precision" and (masks.exclusive or len(columns) > 1 or len(self.classes or []) > 1):
+            raise ValueError("metric: dsb_precision compares the objects of one class; choose another for several")
         if self.metric.endswith(".py") or self.metric_per_group:
             raise ValueError(
                 "metric: masks are scored by one of ours, image by image: no metric file or mean of groups"

@@ -100,7 +100,8 @@ class DenseViews(Dataset[tuple[Array, int]]):
 
 def distances(files: CompetitionFiles, truth: Truth, rows: Array, sizes: Array) -> Ragged:
     """Return how deep in its object each pixel of some rows lies (h w 1, 0..255), from the cache or into it."""
-    key = digest("distance", *(truth.raw(int(row)).tobytes() for row in rows))
+    marks = (digest(truth.raw(int(row)).tobytes(), str(truth.sizes[row].tolist())) for row in rows)
+    key = digest("distance", truth.kind, *marks)
 
     def one(row: int) -> tuple[Array, str]:
         depth = distance_target(truth.instances(int(rows[row])))

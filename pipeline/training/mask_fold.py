@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,9 @@ def measured(job: Job, network: MaskNetwork, images: Ragged, held_out: Array) ->
     """Return the log loss of pixels and the metric (masks above a half) of some scored rows."""
     scores = Scores(job, job.table.scored[held_out])
     sizes = job.table.sizes[job.table.scored[held_out]]
-    for maps, present in predicted(network, images, held_out, sizes, look_of(job), job.machine):
+    # From one view, so that the choice of an epoch hangs on nothing that predicts alone.
+    look = replace(look_of(job), tta="none")
+    for maps, present in predicted(network, images, held_out, sizes, look, job.machine):
         scores.add(maps, present)
     problem = Problem.of(job.table, job.task, job.metric).part(held_out)
     return {"valid_loss": scores.loss, f"valid_{job.metric.name}": problem.score(scores.stats)}

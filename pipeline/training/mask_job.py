@@ -49,8 +49,8 @@ def maps_layout(job: Job, rows: Array) -> Layout:
 def look_of(job: Job) -> Look:
     """Return how the masks of a run are predicted."""
     how, fit = job.config.predict, job.config.image.fit
-    # A view of a network that was trained on tiles of some size is a tile, so a batch of them is one of training.
-    size = min(how.batch_size, 32) if fit == "tiles" else how.batch_size
+    # Maps take far more memory than one score an image: a batch is about one of training.
+    size = min(how.batch_size, 32)
     return Look(
         job.competition.masks.exclusive, fit, size_of(job), how.tta, how.shelf_scale, how.overlap, how.window, size
     )
@@ -105,6 +105,7 @@ def check_masks(job: Job) -> None:
         "loss.name": config.loss.name != "auto",
         "loss.smoothing": config.loss.smoothing > 0,
         "loss.class_weight": config.loss.class_weight != "none",
+        "loss.distance with masks.exclusive": config.loss.distance > 0 and competition.masks.exclusive,
     }
     for name, asked in odd.items():
         if asked:
