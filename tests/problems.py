@@ -7,6 +7,19 @@ from pipeline.scoring.problem import Problem
 from pipeline.tasks import TASKS
 
 # What a row of one prediction can do; of masks see tests/masks.
+# The class names of a kind (three), two values, a grade (four), a sex and two tags: five targets of one contract.
+FIVE_TARGETS = [
+    "kind=x",
+    "kind=y",
+    "kind=z",
+    "a",
+    "b",
+    *(f"grade={g}" for g in range(4)),
+    "sex=0",
+    "sex=1",
+    "tags=u",
+    "tags=v",
+]
 ROW_TASKS = {name: task for name, task in TASKS.items() if name != "segmentation"}
 CASES = [(name, task) for name, metric in METRICS.items() for task in metric.tasks if task in ROW_TASKS]
 COLUMNS = [(n, t) for n, t in CASES if METRICS[n].unknown != "refused" and t in ("multilabel", "regression")]

@@ -10,16 +10,17 @@ import numpy as np
 
 from pipeline.audit.records import Doubt, Model, Shelf
 from pipeline.forecast.mask_lb import Below, read_back
+from pipeline.masks.maps import gathered, mean_of
 from pipeline.masks.metrics import MASK_METRICS
 from pipeline.scoring.mask_choice import from_decision
 from pipeline.scoring.mask_ensemble import Blend, leaf_weights
 from pipeline.scoring.mask_pseudo import MaskRule
-from pipeline.scoring.mask_shelf import Mixed, Scene, same_rows, score_maps
+from pipeline.scoring.mask_shelf import Mixed, Scene, same_as_mean, same_rows, same_stretches, score_maps
 from pipeline.scoring.mask_teacher import MaskTeacher
 from pipeline.scoring.mask_variants import measure
 from pipeline.scoring.metrics import metric_of
 from pipeline.store.artifacts import RunFiles
-from pipeline.store.files import Array, number, read_json, read_npy
+from pipeline.store.files import number, read_json, read_npy
 from pipeline.store.table import half_of
 from pipeline.tasks import task_of
 
@@ -46,11 +47,16 @@ def whole_maps(shelf: Shelf) -> Iterator[tuple[str, str]]:
                 yield str(path), f"is not of the rows of fold {k}"
                 return
         parts.append({k: read_npy(files.fold(k, r).oof) for k in np.unique(folds).tolist()})
-    wrong = np.flatnonzero(~same_rows(read_npy(files.oof), _put_together(scene, parts), where, ROUNDED))
+    oof = read_npy(files.oof)
+    repeats = zip(parts, table.splits, strict=True)
+    each = [gathered(where, flats, split.folds[table.scored]) for flats, split in repeats]
+    means = (mean_of(stretches) for stretches in zip(*each, strict=True))
+    right = same_stretches(oof, means, where, ROUNDED) if len(oof) == where.total else np.zeros(len(where), bool)
+    wrong = np.flatnonzero(~right)
     for k in np.unique(table.folds[table.scored][wrong]).tolist():
         yield str(files.oof), f"rows of fold {k} are not the predictions of the models that never saw them"
     tests = [read_npy(files.fold(k, r).test) for r in range(len(parts)) for k in parts[0]]
-    if not same_rows(read_npy(files.test), _mean(tests), scene.layout(table.test), ROUNDED).all():
+    if not same_as_mean(read_npy(files.test), tests, scene.layout(table.test), ROUNDED).all():
         yield str(files.test), "is not the mean of its models' predictions"
 
 
@@ -147,7 +153,7 @@ def refitted(shelf: Shelf) -> Iterator[Doubt]:
         mixed = np.asarray(sum(w * flat for w, flat in zip(weights.values(), flats, strict=True)))
         if not same_rows(tests[-1], mixed, where, ROUNDED).all():
             yield Doubt(None, f"the test predictions of seed {seed} are not those of its models", rows=False)
-    if not same_rows(read_npy(shelf.files.test), _mean(tests), where, ROUNDED).all():
+    if not same_as_mean(read_npy(shelf.files.test), tests, where, ROUNDED).all():
         yield Doubt(None, "the test predictions are not the mean over the seeds", rows=False)
     if shelf.receipt["decision"] != shelf.members[0].receipt["decision"]:
         yield Doubt(None, f"its masks are not decided as those of {run}", rows=False)
@@ -172,20 +178,3 @@ def decisions(shelf: Shelf) -> Iterator[Doubt]:
     published = number(shelf.receipt["metrics"]["score"])
     if not np.isclose(score, published, atol=1e-6, equal_nan=True):
         yield Doubt(None, f"its score {published:.6f} is not what its maps give, {score:.6f}", rows=False)
-
-
-def _put_together(scene: Scene, parts: list[dict[int, Array]]) -> Array:
-    """Return the out-of-fold maps of all rows, the mean over repeats."""
-    where, table, out = scene.layout(scene.table.scored), scene.table, []
-    for split, flats in zip(table.splits, parts, strict=True):
-        ends, found = dict.fromkeys(flats, 0), np.empty(where.total, np.float16)
-        for i, k in enumerate(split.folds[table.scored].tolist()):
-            start, end = where.starts[i], where.starts[i + 1]
-            found[start:end] = flats[k][ends[k] : ends[k] + end - start]
-            ends[k] += end - start
-        out.append(found)
-    return out[0] if len(out) == 1 else _mean(out)
-
-
-def _mean(flats: list[Array]) -> Array:
-    return np.asarray(sum(flat.astype(np.float32) for flat in flats) / len(flats))

@@ -127,27 +127,31 @@ def write_mean(
     shares = np.ones(len(flats), np.float32) if weights is None else np.asarray(weights, np.float32)
     assert len(shares) == len(flats), "a weight for each flat array"
 
-    def means() -> Iterator[Array]:
-        for at in range(0, total, chunk):
-            mean = np.zeros(min(chunk, total - at), np.float32)
-            for flat, share in zip(flats, shares, strict=True):
-                mean += flat[at : at + chunk].astype(np.float32) * share
-            yield mean / shares.sum()
+    chunks = ([flat[at : at + chunk] for flat in flats] for at in range(0, total, chunk))
+    write_flat(path, (mean_of(parts, shares) for parts in chunks), total)
 
-    write_flat(path, means(), total)
+
+def mean_of(parts: Sequence[Array], shares: Array | None = None) -> Array:
+    """Return the weighted mean (float32) of stretches of one length; None: all count alike."""
+    shares = np.ones(len(parts), np.float32) if shares is None else shares
+    mean = np.zeros(len(parts[0]), np.float32)
+    for part, share in zip(parts, shares, strict=True):
+        mean += part.astype(np.float32) * share
+    return np.asarray(mean / shares.sum())
 
 
 def gather(path: Path, layout: Layout, parts: Mapping[int, Array], folds: Array) -> None:
-    """Put flat arrays of folds together in table order.
+    """Put flat arrays of folds together in table order (see `gathered`)."""
+    write_flat(path, gathered(layout, parts, folds), layout.total)
+
+
+def gathered(layout: Layout, parts: Mapping[int, Array], folds: Array) -> Iterator[Array]:
+    """Yield the stretch of each row in table order.
 
     `parts[k]` holds the rows of `layout` (N) whose fold in `folds` (N) is k, in their order.
     """
     lengths, ends = np.diff(layout.starts), dict.fromkeys(parts, 0)
-
-    def rows() -> Iterator[Array]:
-        for fold, length in zip(folds.tolist(), lengths.tolist(), strict=True):
-            ends[fold] += length
-            yield parts[fold][ends[fold] - length : ends[fold]]
-        assert all(end == len(parts[k]) for k, end in ends.items()), "a fold's array is longer than its rows"
-
-    write_flat(path, rows(), layout.total)
+    for fold, length in zip(folds.tolist(), lengths.tolist(), strict=True):
+        ends[fold] += length
+        yield parts[fold][ends[fold] - length : ends[fold]]
+    assert all(end == len(parts[k]) for k, end in ends.items()), "a fold's array is longer than its rows"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.masks.decide import decide, objects_of
-from pipeline.masks.maps import Layout, Maps, gather, layout, write_mean
+from pipeline.masks.maps import Layout, Maps, gather, layout, mean_of, write_mean
 from pipeline.masks.metrics import MASK_METRICS
 from pipeline.masks.truth import Truth, read_truth
 from pipeline.scoring.holdout import judged, tell
@@ -104,11 +104,23 @@ class Mixed:
 
 def same_rows(one: Array, other: Array, where: Layout, close: float = 0.0) -> Array:
     """Return which rows (N, bool) of two flat arrays agree to within `close`."""
-    if len(one) != where.total or len(other) != where.total:
+    return same_as_mean(one, [other], where, close)
+
+
+def same_as_mean(one: Array, flats: Sequence[Array], where: Layout, close: float = 0.0) -> Array:
+    """Return which rows (N, bool) of a flat array agree to within `close` with the mean of others, row by row."""
+    if any(len(flat) != where.total for flat in (one, *flats)):
         return np.zeros(len(where), bool)
+    ends = zip(where.starts[:-1].tolist(), where.starts[1:].tolist(), strict=True)
+    return same_stretches(one, (mean_of([flat[a:b] for flat in flats]) for a, b in ends), where, close)
+
+
+def same_stretches(one: Array, rows: Iterable[Array], where: Layout, close: float) -> Array:
+    """Return which rows (N, bool) of a flat array agree to within `close` with stretches that come one by one."""
     found = np.empty(len(where), bool)
-    for i, (start, end) in enumerate(zip(where.starts[:-1].tolist(), where.starts[1:].tolist(), strict=True)):
-        found[i] = np.abs(one[start:end].astype(np.float32) - other[start:end].astype(np.float32)).max() <= close
+    for i, row in enumerate(rows):
+        mine = one[where.starts[i] : where.starts[i + 1]].astype(np.float32)
+        found[i] = np.abs(mine - row).max() <= close
     return found
 
 
@@ -210,11 +222,6 @@ def look_at_maps(scene: Scene, files: RunFiles, shelf: dict[str, Any]) -> dict[s
     maps, (setting, _) = scene.maps(files.holdout, table.holdout), deployed(scene, files, shelf)
     stats = measure(maps, scene.truth, table.holdout, [setting], MASK_METRICS[metric.name])
     return tell(files, metric, judged(problem, stats[:, 0]))
-
-
-def moved_thresholds(where: Layout, models: Sequence[Array], mean: Array, setting: Setting) -> Setting:
-    """Return a setting whose thresholds leave the mean of models as many pixels as the models have on average."""
-    return moving(where, models, mean)(setting)
 
 
 def _above(where: Layout, flat: Array) -> Array:

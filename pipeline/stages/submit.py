@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import math
 import time
@@ -28,6 +29,7 @@ from pipeline.tasks import Task, task_of
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
     import pandas as pd
 
+    from pipeline.competitions.solution import Solution
     from pipeline.store.table import Table
 
 log = logging.getLogger("pipeline.submit")
@@ -95,11 +97,15 @@ def decide(
 
 @dataclass(frozen=True)
 class Filled:
-    """The sample filled in: what was decided by, and what reads a written file back and scores it as Kaggle would."""
+    """The sample filled in, and what was decided by.
+
+    `score` reads a written file back and scores it as Kaggle would, `tell` says what more the solution shows.
+    """
 
     frame: pd.DataFrame
     cuts: dict[str, Any]
     score: Callable[[Path], dict[str, float]]
+    tell: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,12 +142,17 @@ def fill_rows(job: Job) -> Filled:
     test = np.asarray(read_npy(files.test))
     labels, cuts = decide(table, job.task, job.metric, files, job.shelf, test, form.labels)
 
+    @functools.cache
+    def solution() -> Solution:
+        groups = dict(zip(table.ids.tolist(), table.groups.tolist(), strict=True))
+        return read_solution(form, job.metric, path, groups)
+
     def score(written: Path) -> dict[str, float]:
         submitted = read_back(form, written, files.submission)
-        groups = dict(zip(table.ids.tolist(), table.groups.tolist(), strict=True))
-        return leaderboard(form, read_solution(form, job.metric, path, groups), submitted) if path.exists() else {}
+        return leaderboard(form, solution(), submitted) if path.exists() else {}
 
-    return Filled(fill(form, job.ids[job.rows], test[job.rows], labels[job.rows]), cuts, score)
+    filled = fill(form, job.ids[job.rows], test[job.rows], labels[job.rows])
+    return Filled(filled, cuts, score, lambda: tell_gains(job, solution()))
 
 
 def fill_masks(job: Job) -> Filled:
@@ -198,20 +209,15 @@ def submit(files: RunFiles, shelf: dict[str, Any], key: str) -> None:
         told = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         looks = ledger.looks(files.competition.name)
         log.info("%s: local leaderboard: %s (look %d at these labels)", files.run, told, looks)
-        if not task.dense:
-            tell_gains(job)
+        if filled.tell is not None:
+            filled.tell()
 
 
-def tell_gains(job: Job) -> None:
+def tell_gains(job: Job, solution: Solution) -> None:
     """Say what students gained over their teachers on the private rows."""
-    from pipeline.competitions.solution import read_solution, student_gains
-    from pipeline.competitions.submission import read_format
+    from pipeline.competitions.solution import student_gains
 
-    files, table = job.files, job.table
-    form = read_format(job.competition, job.task, job.metric, table.classes, files.competition.data)
-    groups = dict(zip(table.ids.tolist(), table.groups.tolist(), strict=True))
-    solution = read_solution(form, job.metric, files.competition.solution, groups)
-    for leaf in leaves(files.run) if job.shelf["stage"] in PREDICTING else ():
+    for leaf in leaves(job.files.run) if job.shelf["stage"] in PREDICTING else ():
         gains = student_gains(solution, job.ids, leaf)
         if gains:
             single, blend = (f"{gains[n]:+.4f} +- {gains[n + '_se']:.4f}" for n in ("single", "blend"))

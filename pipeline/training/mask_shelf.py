@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipeline.masks.maps import Maps, write_flat
-from pipeline.store.files import Array, digest, read_npy
+from pipeline.store.files import Array, read_npy
 from pipeline.store.table import half_of
 from pipeline.store.tracking import Tracker
 from pipeline.training.job import Job, Which, readable
@@ -18,15 +17,15 @@ from pipeline.training.mask_nets import MaskNetwork
 from pipeline.training.mask_predict import stretches
 from pipeline.training.mask_score import stats_of
 from pipeline.training.ragged import Ragged
-from pipeline.training.weights import fitted, header_of
+from pipeline.training.weights import fitted
 
 
 def predict_masks(job: Job, which: Which, tracker: Tracker) -> None:
     """Predict with one model the rows it never saw, the test rows and the holdout; the receipt comes last."""
-    from pipeline.training.shelf import sign
+    from pipeline.training.shelf import facts_of, sign
 
     job = job.within(which)
-    table, files, config = job.table, which.files(job.files), job.config
+    table, files = job.table, which.files(job.files)
     started, network = time.monotonic(), fitted(job, files.model)
     assert isinstance(network, MaskNetwork)
     held_out = np.flatnonzero(np.isin(table.folds[table.scored], which.held_out))
@@ -38,15 +37,7 @@ def predict_masks(job: Job, which: Which, tracker: Tracker) -> None:
         kept = readable(job.ragged, table.holdout, "row of the holdout")
         write_maps(job, network, files.holdout, kept, np.arange(len(kept)), table.holdout)
         outputs.append(files.holdout)
-    learnt, header = read_npy(files.rows), header_of(files.model)
-    facts: dict[str, Any] = {
-        "half": which.half,
-        "trained_on": {"rows": len(learnt), "ids": digest(*table.ids[learnt])},
-        "epoch": header["epoch"],
-        "chosen_on": [k for k in job.folds if k not in which.held_out] if config.select == "best" else [],
-        "bad_images": len(bad),
-        "predict_seconds": round(time.monotonic() - started, 3),
-    }
+    facts = facts_of(job, which, bad, started)
     mine = table.scored[held_out]
     stats = stats_of(job, mine, Maps(read_npy(files.oof), maps_layout(job, mine))) if len(mine) else np.zeros((0, 1))
     score = sign(job, which, outputs, stats, facts)

@@ -31,7 +31,7 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
     if job.task.name == NAME:
         return predict_masks(job, which, tracker)
     job = job.within(which)
-    table, files, config = job.table, which.files(job.files), job.config
+    table, files = job.table, which.files(job.files)
     started = time.monotonic()
     network = fitted_network(job, files.model)
     scored, test = table.scored, table.test
@@ -50,19 +50,7 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
     write_npy(files.train, train)
     write_npy(files.embeddings, features)
     write_npy(files.spread, np.concatenate([spreads, test_spread]))
-    learnt, header = read_npy(files.rows), header_of(files.model)
-    facts: dict[str, Any] = {
-        "half": which.half,
-        "trained_on": {"rows": len(learnt), "ids": digest(*table.ids[learnt])},
-        "epoch": header["epoch"],
-        "chosen_on": [k for k in job.folds if k not in which.held_out] if config.select == "best" else [],
-        "bad_images": len(bad),
-        "predict_seconds": round(time.monotonic() - started, 3),
-    }
-    if "freeze" in header:
-        facts["freeze"] = header["freeze"]
-    if "indicators" in header:
-        facts["indicators"] = {"threshold": header["indicators"]}
+    facts = facts_of(job, which, bad, started)
     outputs = [
         files.model,
         files.rows,
@@ -82,6 +70,25 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
     columns = {f"p{c}": oof[:, c] for c in range(oof.shape[1])}
     tracker.table("oof", {"id": table.ids[scored][held_out], **columns})
     tracker.artifact(f"{job.files.run}-{which.title}".replace(" ", ""), "model", files.model)
+
+
+def facts_of(job: Job, which: Which, bad: dict[int, str], started: float) -> dict[str, Any]:
+    """Return what a receipt tells of how a model was fitted, and how long its predictions took."""
+    files = which.files(job.files)
+    learnt, header = read_npy(files.rows), header_of(files.model)
+    facts: dict[str, Any] = {
+        "half": which.half,
+        "trained_on": {"rows": len(learnt), "ids": digest(*job.table.ids[learnt])},
+        "epoch": header["epoch"],
+        "chosen_on": [k for k in job.folds if k not in which.held_out] if job.config.select == "best" else [],
+        "bad_images": len(bad),
+        "predict_seconds": round(time.monotonic() - started, 3),
+    }
+    if "freeze" in header:
+        facts["freeze"] = header["freeze"]
+    if "indicators" in header:
+        facts["indicators"] = {"threshold": header["indicators"]}
+    return facts
 
 
 def look_twice(job: Job, network: Network, images: Rows, rows: Array) -> tuple[Array, Array]:

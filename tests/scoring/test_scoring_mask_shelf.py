@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.masks.decide import Decision
 from pipeline.masks.maps import Maps, layout, pack
-from pipeline.scoring.mask_shelf import LEVELS, Mixed, _above, moved_thresholds, same_rows
+from pipeline.scoring.mask_shelf import LEVELS, Mixed, _above, moving, same_rows
 
 SIZES = np.array([[4, 6], [5, 5], [3, 8]])
 
@@ -58,13 +58,13 @@ def test_thresholds_of_the_mean_leave_what_the_models_leave():
     models = [np.clip(rng.beta(0.4, 0.4, where.total), 0, 1).astype(np.float16) for _ in range(5)]
     mean = np.mean(models, 0, dtype=np.float32).astype(np.float16)
     setting = (Decision(threshold=0.7, top=0.9, top_area=0.01),)
-    (moved,) = moved_thresholds(where, models, mean, setting)
+    (moved,) = moving(where, models, mean)(setting)
     pixel = np.ones(where.total, bool)
     pixel[where.starts[1:] - 1] = False  # presence is no pixel
     for name, old in (("threshold", 0.7), ("top", 0.9)):
         wanted = np.mean([(m[pixel] > old).mean() for m in models])
         assert (mean[pixel] > getattr(moved, name)).mean() == pytest.approx(wanted, abs=0.02)
     assert moved.threshold < 0.7
-    assert moved_thresholds(where, models[:1], models[0], setting) == setting
+    assert moving(where, models[:1], models[0])(setting) == setting
     untuned = (Decision(threshold=0.5),)
-    assert moved_thresholds(where, [mean], mean, untuned) == untuned
+    assert moving(where, [mean], mean)(untuned) == untuned

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import FIVE_TARGETS
 
 from pipeline.scoring import cuts as cutting
 from pipeline.scoring.blend import Blend
@@ -23,18 +24,7 @@ FIVE = [
     {"target": "sex", "task": "binary", "metric": "log_loss", "share": 0.5},
     {"target": "tags", "task": "multilabel", "metric": "f1_macro", "separator": " "},
 ]
-CLASSES = [
-    "kind=x",
-    "kind=y",
-    "kind=z",
-    "a",
-    "b",
-    *(f"grade={g}" for g in range(4)),
-    "sex=0",
-    "sex=1",
-    "tags=u",
-    "tags=v",
-]
+CLASSES = FIVE_TARGETS
 COUNTS = [3, 2, 4, 2, 2]
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from problems import FIVE_TARGETS
 
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
@@ -20,18 +21,7 @@ TARGETS = [
     {"target": "sex", "task": "binary", "metric": "log_loss"},
     {"target": "tags", "task": "multilabel", "metric": "f1_macro", "separator": " "},
 ]
-CLASSES = [
-    "kind=x",
-    "kind=y",
-    "kind=z",
-    "a",
-    "b",
-    *(f"grade={g}" for g in range(4)),
-    "sex=0",
-    "sex=1",
-    "tags=u",
-    "tags=v",
-]
+CLASSES = FIVE_TARGETS
 RNG = np.random.default_rng(0)
 YS = [
     RNG.integers(0, 3, N),
