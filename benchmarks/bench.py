@@ -1,0 +1,151 @@
+"""Ours beside a named peer, in turns, in one process; `make bench` runs every script and writes the table of README.
+
+A script of this folder that races gives `rows()`, an iterator of `Row`, and ends with `if __name__ == "__main__": main(rows)`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+PEERS = (
+    "iterative-stratification",
+    "scikit-learn",
+    "scipy",
+    "pycocotools",
+    "opencv-python-headless",
+    "albumentations",
+    "timm",
+    "lightning",
+    "torch",
+    "numpy",
+    "wandb",
+)
+START, END = "<!-- bench: written by make bench -->", "<!-- /bench -->"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one race found: medians of `n` alternating runs in `unit`, how many times better ours is, what was wanted.
+
+    `good`: whether the result was as good as the peer's; `note` says how both compare.
+    """
+
+    part: str
+    peer: str
+    ours: float
+    theirs: float
+    ratio: float
+    target: float
+    n: int
+    note: str = ""
+    good: bool = True
+    unit: str = "s"
+
+    @property
+    def met(self) -> bool:
+        return self.good and self.ratio >= self.target
+
+
+def race(
+    part: str,
+    peer: str,
+    ours: Callable[[], Any],
+    theirs: Callable[[], Any],
+    target: float,
+    n: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[Row, Any, Any]:
+    """Return the row (seconds; ratio = the median of the n ratios) and what both gave last, after one unmeasured turn."""
+    mine, his = ours(), theirs()
+    times: list[tuple[float, float]] = []
+    for _ in range(n):
+        start = clock()
+        mine = ours()
+        middle = clock()
+        his = theirs()
+        times.append((middle - start, clock() - middle))
+    a, b = (statistics.median(column) for column in zip(*times, strict=True))
+    return Row(part, peer, a, b, statistics.median(y / x for x, y in times), target, n), mine, his
+
+
+def line(row: Row) -> str:
+    verdict = "met" if row.met else "short" if row.good else "short (result)"
+    return f"| {row.part} | {row.peer} | {row.ours:.3g} {row.unit} | {row.theirs:.3g} {row.unit} | {row.ratio:.3g}x | >= {row.target:g}x | {row.n} | {verdict} | {row.note} |"
+
+
+def main(rows: Callable[[], Iterable[Row]]) -> None:
+    """Print the rows of one script; with --json also a line of JSON each, for `make bench`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", action="store_true")
+    as_json = parser.parse_args().json
+    for row in rows():
+        print(json.dumps(asdict(row)) if as_json else line(row), flush=True)
+
+
+def machine() -> str:
+    """Return one line: cores, processor, versions of what races."""
+    cpu = (
+        next(
+            (
+                s.split(":")[1].strip()
+                for s in Path("/proc/cpuinfo").read_text().splitlines()
+                if s.startswith("model name")
+            ),
+            platform.machine(),
+        )
+        if Path("/proc/cpuinfo").exists()
+        else platform.processor()
+    )
+    return f"{os.cpu_count()} cores ({cpu}), Python {platform.python_version()}, " + ", ".join(versions())
+
+
+def versions() -> Iterator[str]:
+    for name in PEERS:
+        try:
+            yield f"{name} {version(name)}"
+        except PackageNotFoundError:
+            yield f"{name} not installed"
+
+
+def everything() -> list[Row]:
+    """Run each script that races in a process of its own and return all rows."""
+    found = []
+    for script in sorted(HERE.glob("*.py")):
+        if "main(rows)" not in script.read_text() or script.name == Path(__file__).name:
+            continue
+        print(f"{script.name} ...", file=sys.stderr, flush=True)
+        done = subprocess.run([sys.executable, str(script), "--json"], stdout=subprocess.PIPE, text=True)
+        lines = [Row(**json.loads(text)) for text in done.stdout.splitlines() if text.startswith("{")]
+        print("\n".join(line(row) for row in lines), flush=True)
+        found += lines
+        if done.returncode:
+            print(f"{script.name} failed with exit status {done.returncode}", file=sys.stderr)
+    return found
+
+
+def write(rows: list[Row]) -> None:
+    """Put the table between the marks in README.md."""
+    readme = HERE.parent / "README.md"
+    head = ["| part | peer | ours | peer's | ratio | target | n | | results |", "|---|---|---|---|---|---|---|---|---|"]
+    table = "\n".join([START, machine(), "", *head, *(line(row) for row in rows), END])
+    text = readme.read_text()
+    if START not in text:
+        sys.exit(f"README.md has no line {START!r}")
+    readme.write_text(re.sub(re.escape(START) + ".*?" + re.escape(END), lambda _: table, text, flags=re.DOTALL))
+
+
+if __name__ == "__main__":
+    write(everything())
