@@ -11,7 +11,6 @@ import numpy as np
 from pipeline.audit.records import Doubt, Model, Shelf
 from pipeline.forecast.mask_lb import Below, read_back
 from pipeline.masks.maps import gathered, mean_of
-from pipeline.masks.metrics import MASK_METRICS
 from pipeline.scoring.mask_choice import from_decision
 from pipeline.scoring.mask_ensemble import Blend, leaf_weights
 from pipeline.scoring.mask_pseudo import MaskRule
@@ -172,8 +171,7 @@ def decisions(shelf: Shelf) -> Iterator[Doubt]:
             yield Doubt(k, f"the masks of fold {k} are not decided by a choice without it{used}", rows=False)
     score = found.get("score", np.nan)
     if method == "fixed":
-        metric = MASK_METRICS[scene.problem.metric.name]
-        stats = measure(maps, scene.truth, scene.table.scored, [from_decision(told)], metric)
+        stats = measure(maps, scene.truth, scene.table.scored, [from_decision(told)], scene.problem.mask_metric)
         score = scene.problem.judge(stats[:, 0])
     published = number(shelf.receipt["metrics"]["score"])
     if not np.isclose(score, published, atol=1e-6, equal_nan=True):

@@ -13,13 +13,12 @@ import pandas as pd
 from pipeline.competitions.look_words import listed
 from pipeline.competitions.mask_cells import Place, draw, parse, read_cells, rle_columns
 from pipeline.competitions.tables import column, divide_ids, one_row, read_csv, read_ids
-from pipeline.masks.metrics import MASK_METRICS
 from pipeline.masks.rle import encode
 from pipeline.masks.truth import Kind, components, kind_of, layers_of
 from pipeline.scoring.metrics import Metric
 from pipeline.scoring.problem import Problem
 from pipeline.store.config import Competition
-from pipeline.store.errors import UserError, resolve
+from pipeline.store.errors import UserError
 from pipeline.store.files import Array
 from pipeline.tasks import Task
 
@@ -46,6 +45,11 @@ class MaskForm:
     def kind(self) -> Kind:
         """Return how masks of this competition are stored."""
         return kind_of(self.config.masks)
+
+    @property
+    def some(self) -> tuple[int, ...] | None:
+        """Return the places of the classes that are asked for, None where they are all of them."""
+        return tuple(self.scored) if len(self.scored) < len(self.classes) else None
 
     @property
     def asked(self) -> list[str]:
@@ -156,21 +160,21 @@ def mask_leaderboard(
     given = dict(zip(form.asked, submitted, strict=True))
     # Of classes that exclude each other the background may not be asked for: each is drawn by itself.
     kind: Kind = "objects" if form.kind == "objects" else "classes"
-    measure = resolve(MASK_METRICS, metric.name, "metric of masks")
+    y, folds = np.zeros((len(ids), len(form.classes))), np.zeros(len(ids), np.int64)
+    problem = Problem(task, metric, len(form.classes), y, folds, None, scored_classes=form.some)
+    measure = problem.mask_metric
 
     def one(row: int) -> Array:
         i = str(ids[row])
         masks, objects = [], []
         for cells, where in ((truth[row], Place(path, i)), (given[i], Place(form.path, i))):
             drawn = draw(form.config, cells, sizes[i], kind, form.classes, where)
-            masks.append(layers_of(drawn, len(form.classes), kind)[form.scored])
+            masks.append(layers_of(drawn, len(form.classes), kind))
             if measure.objects:
                 objects.append(drawn if kind == "objects" else components(masks[-1][0]))
         return measure.stats(*masks, *objects)
 
     with ThreadPoolExecutor() as pool:
         stats = np.stack(list(pool.map(one, range(len(ids)))))
-    y = np.zeros((len(ids), len(form.scored)))
-    problem = Problem(task, metric, len(form.scored), y, np.zeros(len(ids), np.int64), None)
     parts = {name: usage == name for name in ("public", "private")}
     return {name: problem.part(rows).judge(stats[rows]) for name, rows in parts.items() if rows.any()}

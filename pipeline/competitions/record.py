@@ -11,6 +11,7 @@ import pandas as pd
 
 from pipeline.competitions.checks import check
 from pipeline.competitions.copies import find_near, hash_images
+from pipeline.competitions.mask_submission import read_mask_form
 from pipeline.competitions.masks import write_masks
 from pipeline.competitions.pictures import sizes as picture_sizes
 from pipeline.competitions.table_of_images import Raw, read
@@ -32,10 +33,11 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
 
     Return how it was made, and the hashes that runs depend on.
     """
-    raw, sizes, marks = read(config, files.data), None, None
+    raw, sizes, marks, scored = read(config, files.data), None, None, None
     task = task_of(config, raw.classes)
     train = raw.train
     if config.task == "segmentation":
+        scored = read_mask_form(config, raw.classes, files.data).some
         sizes = picture_sizes(config.images, files.data, raw.paths)
         y, marks = write_masks(config, files.data, raw, sizes, files.masks)
         raw = replace(raw, y=y)
@@ -60,7 +62,7 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     if errors:
         raise UserError(f"{files.folds}: {'; '.join(errors)}: change [folds] or [group] in {files.config}")
     shut = gaps(config, folds[:, 0], files.data) if config.folds.gap else None
-    table = replace(tabulate(raw, digests, near, units, folds, shut), extents=sizes)
+    table = replace(tabulate(raw, digests, near, units, folds, shut), extents=sizes, scored_classes=scored)
     write_table(target, table)
     text = committed_text(table)
     facts = {
@@ -77,7 +79,9 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     }
     if config.task == "segmentation":
         mean = dict(zip(raw.classes, y.mean(0).tolist(), strict=True))
-        facts["masks"] = {"kind": kind_of(config.masks), "empty": int((y.sum(1) == 0).sum()), "coverage": mean}
+        told: dict[str, Any] = {} if scored is None else {"scored": [raw.classes[c] for c in scored]}
+        told |= {"kind": kind_of(config.masks), "empty": int((y.sum(1) == 0).sum()), "coverage": mean}
+        facts["masks"] = told
     if held.any():
         facts["holdout"] = dict(zip(names, strata[held].sum(0).tolist(), strict=True))
     if config.folds.near:
@@ -92,11 +96,12 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     def content(rows: Array) -> str:
         return table.content(rows) if marks is None else digest(table.content(rows), *marks[rows])
 
-    hashes = {"scored": content(table.scored), "test": table.content(table.test)}
+    hashes: dict[str, Any] = {"scored": content(table.scored), "test": table.content(table.test)}
     if len(table.extra):
         hashes["extra"] = digest(content(table.extra), *table.units[table.extra].astype(str))
     if held.any():
         hashes["holdout"] = content(table.holdout)
+    hashes |= {} if scored is None else {"scored_classes": scored}
     return facts, {"fold_map": table.fold_map(), "classes": raw.classes, **hashes}
 
 

@@ -15,7 +15,6 @@ from pipeline.difficulty.sheet import outlined
 from pipeline.forecast.mask_survey import Source
 from pipeline.masks.decide import decide
 from pipeline.masks.maps import Maps
-from pipeline.masks.metrics import MASK_METRICS
 from pipeline.scoring.features import image_statistics
 from pipeline.scoring.mask_choice import from_decision
 from pipeline.scoring.mask_shelf import Scene
@@ -46,7 +45,7 @@ class MaskReport:
         maps = scene.maps(files.oof, table.scored)
         settings = {k: from_decision(shelf["decision"], k) for k in case.folds}
         by_row = [settings[k] for k in case.problem.folds.tolist()]
-        metric, stats = MASK_METRICS[case.problem.metric.name], dict[int, Array]()
+        metric, stats = case.problem.mask_metric, dict[int, Array]()
         for k, setting in settings.items():
             rows = np.flatnonzero(case.problem.folds == k)
             found = measure(maps.part(rows), scene.truth, table.scored[rows], [setting], metric)[:, 0]
@@ -128,7 +127,8 @@ def _source(case: Case, scene: Scene, maps: Maps, members: list[Maps], part: int
     rows = (case.table.scored, case.table.test)[part]
     several = members if len(members) > 1 else []
     statistics = image_statistics(case.images[part])
-    return Source(maps, several, case.table.sizes[rows], statistics, scene.truth.kind == "exclusive")
+    exclusive, scored = scene.truth.kind == "exclusive", case.problem.scored_classes
+    return Source(maps, several, case.table.sizes[rows], statistics, exclusive, scored)
 
 
 def _tests(case: Case, scene: Scene, k: int) -> Source:

@@ -17,7 +17,6 @@ from pipeline.forecast.mask_worth import worth
 from pipeline.forecast.masks import Decided, Output, process
 from pipeline.masks.decide import Decision, components, objects_of
 from pipeline.masks.maps import Layout, Maps, pack, write_flat
-from pipeline.masks.metrics import MASK_METRICS
 from pipeline.scoring.mask_choice import Choice, as_decision, from_decision, report
 from pipeline.scoring.mask_shelf import Scene, choose_masks, mover
 from pipeline.scoring.problem import Problem
@@ -58,7 +57,9 @@ class Below:
         return [(run, replace(self.scene, **told["maps"])) for run, told in self.leaves.items() if len(self.leaves) > 1]
 
     def _seen(self, maps: Maps, members: Sequence[Maps], rows: Array, statistics: Array) -> Source:
-        return Source(maps, members, self.scene.table.sizes[rows], statistics, self.scene.truth.kind == "exclusive")
+        scene = self.scene
+        exclusive, scored = scene.truth.kind == "exclusive", scene.problem.scored_classes
+        return Source(maps, members, scene.table.sizes[rows], statistics, exclusive, scored)
 
 
 def in_turn(flats: Sequence[Sequence[Array]], where: Layout, some: Array) -> Maps:
@@ -124,7 +125,7 @@ def decide_all(below: Below, statistics: Array) -> tuple[Output, Decided, Choice
     method = below.receipt["config"]["decision"]
     # Rivals are tuned even where the run's own decision is not.
     choice, _ = choose_masks(scene, source.maps, method)
-    goal = Goal(MASK_METRICS[scene.problem.metric.name], scene.truth, table.scored)
+    goal = Goal(scene.problem.mask_metric, scene.truth, table.scored)
     output = process(scene.problem, source, goal, choice)
     move = mover(scene, below.files, below.receipt)
     untuned = (Decision(),) * scene.truth.classes
@@ -144,7 +145,7 @@ def write_masks(files: RunFiles, scene: Scene, oof: Decided, test: Decided) -> S
     plain = replace(scene, extra=0, scale=1.0)
     pairs = [(files.oof, oof, scene.table.scored), (files.test, test, scene.table.test)]
     require_space(files.folder, 2 * sum(plain.layout(rows).total for _, _, rows in pairs), "the decided masks")
-    objects, ones = MASK_METRICS[scene.problem.metric.name].objects, np.ones(scene.truth.classes)
+    objects, ones = scene.problem.mask_metric.objects, np.ones(scene.truth.classes)
     for path, made, rows in pairs:
         masks = (final_mask(made, i, objects) for i in range(len(rows)))
         write_flat(path, (pack(mask, ones) for mask in masks), plain.layout(rows).total)
@@ -174,7 +175,7 @@ def read_back(below: Below, plain: Scene, files: RunFiles, name: str, told: dict
     """
     rows = getattr(plain.table, "scored" if name == "oof" else name)
     source, maps = below.source(name, rows, np.zeros((len(rows), 0))), plain.maps(getattr(files, name), rows)
-    objects = MASK_METRICS[plain.problem.metric.name].objects
+    objects = plain.problem.mask_metric.objects
     actions = [Action(from_decision(action), action["member"]) for action in told["actions"]]
     known = Decided(source, actions, np.array(told["which"]), np.zeros(len(rows)), np.zeros(0), np.zeros(0))
 

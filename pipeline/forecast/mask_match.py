@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.forecast.level import Match
 from pipeline.forecast.regression import Scale
 from pipeline.masks.decide import components, decide, objects_of, resize
-from pipeline.masks.metrics import MASK_METRICS, MaskMetric
+from pipeline.masks.metrics import MaskMetric
 from pipeline.scoring.mask_choice import from_decision
 from pipeline.scoring.mask_shelf import Mixed, Scene, deployed
 from pipeline.scoring.mask_variants import Setting, Shown, stream
@@ -71,7 +71,7 @@ def match_masks(problem: Problem, score: float, views: Views) -> Match:
     """Return what the mean scores above one model a row, where the latter scores `score`."""
     if len(views.models) == 1 or not np.isfinite(score) or len(views.sizes) < 2:
         return Match(0.0, 0.0, exact=len(views.models) == 1)
-    metric = MASK_METRICS[problem.metric.name]
+    metric = problem.mask_metric
     stats = _drawn_scores(metric, views)
     stats = stats.reshape(*stats.shape[:2], -1, stats.shape[-1])
     scores = np.array([[metric.reduce(each, np.ones(len(each))) for each in level] for level in stats])

@@ -34,13 +34,17 @@ class Action:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the images are seen: maps of the run and of the members below it, full sizes (N 2), statistics (N S)."""
+    """Where the images are seen: maps of the run and of the members below it, full sizes (N 2), statistics (N S).
+
+    `classes`: the places of those that are scored (None: all), which alone the features tell of.
+    """
 
     maps: Maps
     members: Sequence[Maps]
     sizes: Array
     statistics: Array
     exclusive: bool = False
+    classes: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -49,6 +53,11 @@ class Source:
         """Return the full size of an image."""
         height, width = self.sizes[i].tolist()
         return height, width
+
+    @property
+    def some(self) -> slice | list[int]:
+        """Return which of the classes are scored."""
+        return slice(None) if self.classes is None else list(self.classes)
 
 
 @dataclass(frozen=True)
@@ -178,7 +187,8 @@ class _View:
         p = resize(maps[:classes], size)
         members = np.array([resize(m[i][:classes], size) for m in source.members]).reshape(-1, *p.shape)
         plain = decide(maps, present, UNTUNED, size, source.exclusive)
-        image = np.r_[of_image(p, present, members), source.statistics[i]]
+        some = source.some
+        image = np.r_[of_image(p[some], present[some], members[:, some]), source.statistics[i]]
         return cls(source, i, maps, present, p, members, plain, image)
 
     def masks(self, actions: Sequence[Action]) -> Iterator[tuple[list[int], Array, Array]]:
@@ -194,14 +204,16 @@ class _View:
 
     def of_mask(self, mask: Array) -> Array:
         """Return the features of the image and of a mask."""
-        return np.concatenate([self.image, of_mask(self.p, mask, self.plain, self.members > 0.5)])
+        some = self.source.some
+        members = self.members[:, some] > 0.5
+        return np.concatenate([self.image, of_mask(self.p[some], mask[some], self.plain[some], members)])
 
     def labels(self) -> Iterator[tuple[int, Array, Array, Array]]:
         """Yield for each class its labels, their areas, and those that may be dropped, in order."""
         if self.source.exclusive:
             return
-        for c, mask in enumerate(self.plain):
-            found, areas = components(mask)
+        for c in np.arange(len(self.plain))[self.source.some].tolist():
+            found, areas = components(self.plain[c])
             yield c, found, areas, np.sort(np.argsort(-areas[1:], kind="stable")[:MOST]) + 1
 
     def objects(self) -> Array:

@@ -6,7 +6,7 @@ Counts are whole numbers, so `IoU > t` is decided without rounding. Where truth 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,7 +22,8 @@ Stats = Callable[[Array, Array, Array | None, Array | None], Array]
 class MaskMetric:
     """A metric of masks: `measure` gives the numbers (k) of an image, `reduce` the score of numbers (N k), weights (N).
 
-    `objects`: it compares labelled objects, not pixels. `rows`: it is the mean of the numbers of all images.
+    `objects`: it compares labelled objects, not pixels. `rows`: it is the mean of the numbers of all images. `classes`
+    are the places of those that are scored (None: all).
     """
 
     name: str
@@ -31,9 +32,16 @@ class MaskMetric:
     objects: bool = False
     rows: bool = False
     greater: bool = True
+    classes: tuple[int, ...] | None = None
+
+    def of(self, classes: tuple[int, ...] | None) -> MaskMetric:
+        """Return the metric of some classes alone."""
+        return replace(self, classes=classes)
 
     def stats(self, truth: Array, guess: Array, instances: Array | None = None, objects: Array | None = None) -> Array:
         """Return the numbers (k) of an image: masks C H W bool; true and guessed objects H W, 0 where there is none."""
+        if self.classes is not None:
+            truth, guess = truth[list(self.classes)], guess[list(self.classes)]
         return self.measure(truth, guess, instances, objects)
 
 

@@ -42,10 +42,18 @@ class Weights:
     loss: Array
 
 
-def sample(members: Sequence[Maps], truth: Masks, rows: Array, pixels: int = PIXELS, seed: int = 0) -> Sample:
+def sample(
+    members: Sequence[Maps],
+    truth: Masks,
+    rows: Array,
+    pixels: int = PIXELS,
+    seed: int = 0,
+    classes: Sequence[int] | None = None,
+) -> Sample:
     """Draw pixels of every image and class: as many from inside the mask, its border and outside, where there are any.
 
-    `rows` (N,): which row of the truth each of the maps is of. A pixel of classes that exclude each other is one draw.
+    `rows` (N,): which row of the truth each of the maps is of. `classes`: of some classes alone, which are scored. A
+    pixel of classes that exclude each other is one draw.
     """
     exclusive = truth.kind == "exclusive"
 
@@ -53,9 +61,11 @@ def sample(members: Sequence[Maps], truth: Masks, rows: Array, pixels: int = PIX
         right = _small(truth[int(rows[i])], members[0].size(i))
         maps = np.stack([m[i][: len(right)] for m in members])
         rng, found = np.random.default_rng([seed, i]), []
-        for c, mask in enumerate(right):
+        some = range(len(right)) if classes is None else classes
+        for c in some:
+            mask = right[c]
             for part in zones(mask):
-                drawn = rng.choice(part, min(len(part), -(-pixels // (3 * len(right)))), replace=False)
+                drawn = rng.choice(part, min(len(part), -(-pixels // (3 * len(some)))), replace=False)
                 p = maps[:, c].reshape(len(maps), -1)[:, drawn]
                 if exclusive:
                     at = right.reshape(len(right), -1)[:, drawn].argmax(0)

@@ -11,7 +11,6 @@ import numpy as np
 
 from pipeline.masks.decide import Decision
 from pipeline.masks.maps import Maps, pack, write_flat, write_mean
-from pipeline.masks.metrics import MASK_METRICS
 from pipeline.scoring.mask_blend import Weights, fit_weights, sample
 from pipeline.scoring.mask_shelf import Mixed, Scene
 from pipeline.scoring.mask_variants import measure
@@ -48,8 +47,9 @@ class Blend:
             ks = np.unique(folds).tolist()
             named = dict.fromkeys(ks, self.method)
             return Weights(dict.fromkeys(ks, even), named, even, self.method, None, np.zeros((len(folds), 2)))
-        drawn = sample(self.maps, self.scene.truth, self.scene.table.scored, seed=self.seed)
-        return fit_weights(drawn, folds, self.scene.problem.group, self.method)
+        problem, rows = self.scene.problem, self.scene.table.scored
+        drawn = sample(self.maps, self.scene.truth, rows, seed=self.seed, classes=problem.scored_classes)
+        return fit_weights(drawn, folds, problem.group, self.method)
 
     def by_row(self, weights: Weights) -> Array:
         """Return the weights (N M) that each scored row is blended with: those of its fold."""
@@ -83,7 +83,7 @@ class Blend:
         """Return the score of the uniform blend at the untuned decision."""
         scene, m = self.scene, len(self.members)
         mixed = Mixed(self.maps, np.full((len(scene.table.scored), m), 1 / m))
-        metric, plain = MASK_METRICS[scene.problem.metric.name], (Decision(),) * scene.truth.classes
+        metric, plain = scene.problem.mask_metric, (Decision(),) * scene.truth.classes
         return scene.problem.judge(measure(mixed, scene.truth, scene.table.scored, [plain], metric)[:, 0])
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from pipeline.masks.decide import decide, objects_of
 from pipeline.masks.maps import Layout, Maps, gather, layout, mean_of, write_mean
-from pipeline.masks.metrics import MASK_METRICS
 from pipeline.masks.truth import Truth, read_truth
 from pipeline.scoring.holdout import judged, tell
 from pipeline.scoring.mask_choice import Choice, as_decision, choose, from_decision, gate_gain, report
@@ -138,7 +137,7 @@ def choose_masks(
 
     Without `grid` only the untuned setting is measured: what a fixed decision needs.
     """
-    metric, truth = MASK_METRICS[scene.problem.metric.name], scene.truth
+    metric, truth = scene.problem.mask_metric, scene.truth
     head = any((maps.present(i) < 1).any() for i in range(len(maps)))
     # Where a file holds masks, not objects, what was split would be one again.
     split = metric.objects and truth.kind == "objects"
@@ -220,7 +219,7 @@ def look_at_maps(scene: Scene, files: RunFiles, shelf: dict[str, Any]) -> dict[s
     table, metric = scene.table, scene.problem.metric
     problem = Problem.of(table, scene.problem.task, metric, table.holdout)
     maps, (setting, _) = scene.maps(files.holdout, table.holdout), deployed(scene, files, shelf)
-    stats = measure(maps, scene.truth, table.holdout, [setting], MASK_METRICS[metric.name])
+    stats = measure(maps, scene.truth, table.holdout, [setting], problem.mask_metric)
     return tell(files, metric, judged(problem, stats[:, 0]))
 
 

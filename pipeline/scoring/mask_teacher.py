@@ -10,7 +10,6 @@ import numpy as np
 
 from pipeline.masks.decide import Decision
 from pipeline.masks.maps import Layout, Maps, layout, pack, write_flat
-from pipeline.masks.metrics import MASK_METRICS
 from pipeline.scoring.bootstrap import standard_error
 from pipeline.scoring.mask_pseudo import MaskRule, choose, facts, say_mask
 from pipeline.scoring.mask_shelf import Mixed, Scene
@@ -80,7 +79,7 @@ class MaskTeacher:
         It is one model that labels: of several repeats the first speaks.
         """
         scene, (plain,) = self.scene, ((Decision(),) * self.classes,)
-        scored, folds, metric = scene.table.scored, scene.problem.folds, MASK_METRICS[scene.problem.metric.name]
+        scored, folds, metric = scene.table.scored, scene.problem.folds, scene.problem.mask_metric
         found: list[tuple[Array, ...]] = []
         order = []
         for k in np.unique(folds).tolist():

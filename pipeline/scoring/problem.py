@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.masks.metrics import MASK_METRICS, MaskMetric
 from pipeline.scoring.metrics import Metric
 from pipeline.scoring.several import Together
+from pipeline.store.errors import resolve
 from pipeline.store.files import Array
 from pipeline.tasks import Several, Task
 
@@ -21,7 +23,8 @@ class Problem:
     """N rows of a task, scored by a metric.
 
     `group` is drawn together in a bootstrap; `weight` are sample weights (None: all 1); of a grouped metric `blocks`
-    are the groups. `draws` (N,) below say how often each row is drawn: 0 leaves it out.
+    are the groups. Of masks `scored_classes` are the places of those that are scored (None: all). `draws` (N,) below
+    say how often each row is drawn: 0 leaves it out.
     """
 
     task: Task
@@ -32,6 +35,7 @@ class Problem:
     group: Array | None
     weight: Array | None = None
     blocks: Array | None = None
+    scored_classes: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, table: Table, task: Task, metric: Metric, rows: Array | None = None) -> Problem:
@@ -42,7 +46,12 @@ class Problem:
         y = task.targets(table.y[rows])
         units = table.units[rows]
         group = units if len(np.unique(units)) < len(units) else None
-        return cls(task, metric, classes, y, table.folds[rows], group, weight, blocks)
+        return cls(task, metric, classes, y, table.folds[rows], group, weight, blocks, table.scored_classes)
+
+    @property
+    def mask_metric(self) -> MaskMetric:
+        """Return the metric as masks are measured by it: what is scored of them is decided here alone."""
+        return resolve(MASK_METRICS, self.metric.name, "metric of masks").of(self.scored_classes)
 
     @property
     def plain(self) -> bool:

@@ -47,6 +47,8 @@ def say(files: CompetitionFiles, facts: dict[str, Any]) -> None:
     if "masks" in facts:
         share = ", ".join(f"{name} {value:.1%}" for name, value in facts["masks"]["coverage"].items())
         log.info("  masks: %d empty; of an image they cover on average: %s", facts["masks"]["empty"], share)
+        if "scored" in facts["masks"]:
+            log.info("  masks: scored are %s alone, which the sample asks for", ", ".join(facts["masks"]["scored"]))
     if "holdout" in facts:
         log.info("  holdout: %d rows, never learnt from", rows["holdout"])
     if "near_copies" in facts:

@@ -28,11 +28,13 @@ def folds_key(config: Competition, files: CompetitionFiles) -> str:
     committed = [digest_file(path) for path in (files.folds, files.folds_receipt) if path.exists()]
     scored = {"metric", "metric_greater", "metric_weights", "metric_per_group"}
     contract = config.model_dump(exclude={"built_in", *scored})
-    return digest_json([contract, read_json(files.data_receipt)["key"], committed])
+    # A table of masks from before it told which classes the sample asks for is not of today.
+    of_today = ["scored_classes"] if config.task == "segmentation" else []
+    return digest_json([contract, read_json(files.data_receipt)["key"], committed, *of_today])
 
 
 def read_table_facts(files: CompetitionFiles) -> dict[str, Any]:
-    """Return the hashes of the table of record: `fold_map`, `scored` rows, `test` rows, and the `classes`."""
+    """Return what runs depend on of the table of record: hashes of its rows, `classes`, some `scored_classes`."""
     if not files.table_receipt.exists() or not files.table.exists():
         raise UserError(f"{files.table} is missing: run make folds COMP={files.name}")
     facts: dict[str, Any] = read_json(files.table_receipt)
@@ -46,7 +48,8 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
     how = competition.images.model_dump(exclude={"pattern", "train", "test"})
     parts = [[part.task, part.columns, part.weight] for part in competition.targets or []]
     contract = [competition.task, how, own_code(how), *parts]
-    chosen_by = metric_facts(competition) if config.select == "best" else None
+    scored_by = metric_facts(competition) + [asked for asked in (table.get("scored_classes"),) if asked]
+    chosen_by = scored_by if config.select == "best" else None
     known = [digest_file(weights) if weights.is_file() else None, own_code(config.fitting())]
     rows = [table["classes"], table["fold_map"], table["scored"], table.get("extra")]
     fitted = digest_json([config.fitting(), known, contract, chosen_by, rows, built_on])
@@ -57,7 +60,7 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
     return (
         fitted,
         predicted,
-        digest_json([predicted, config.decision, config.pairs, metric_facts(competition)]),
+        digest_json([predicted, config.decision, config.pairs, scored_by]),
     )
 
 

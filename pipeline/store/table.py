@@ -31,7 +31,8 @@ class Table:
     the rows in loss and metric, `meta` (N M) numbers that join the head, NaN where unknown. `further` (N R-1) holds the
     folds of repeats 1, 2, ...: the same rows split again. `shut` (N, text) names the folds, "0 2" for two, whose models
     must not learn from a row though it is in another fold: it lies too near to them in time. `extents` (N 2) are height
-    and width of the images, for masks; `y` is then the share of an image that each class covers.
+    and width of the images, for masks; `y` is then the share of an image that each class covers, and `scored_classes`
+    the places of those that the sample submission asks for, which alone are scored (None: all).
     """
 
     ids: Array
@@ -47,6 +48,7 @@ class Table:
     further: Array | None = None
     shut: Array | None = None
     extents: Array | None = None
+    scored_classes: tuple[int, ...] | None = None
 
     @property
     def sizes(self) -> Array:
@@ -196,5 +198,6 @@ def read_table(files: CompetitionFiles, facts: dict[str, Any]) -> Table:
     further = frame.filter(regex=r"^fold_\d+$").to_numpy(np.int64)
     shut = frame["shut"].to_numpy(str) if "shut" in frame else None
     sizes = frame[["height", "width"]].to_numpy(np.int32) if "height" in frame else None
-    more = (further if further.shape[1] else None, shut, sizes)
+    asked = facts.get("scored_classes")
+    more = (further if further.shape[1] else None, shut, sizes, None if asked is None else tuple(asked))
     return Table(ids, folds, groups, units, paths, digests, targets, facts["classes"], weights, meta, *more)

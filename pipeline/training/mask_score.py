@@ -8,8 +8,7 @@ import numpy as np
 
 from pipeline.masks.decide import Decision, decide, objects_of
 from pipeline.masks.maps import Maps
-from pipeline.masks.metrics import MASK_METRICS
-from pipeline.store.errors import resolve
+from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 from pipeline.training.mask_job import truth_of
 
@@ -23,7 +22,7 @@ class Scores:
     """The statistics (N k) of some rows of the table, in their order, decided as nobody has tuned it."""
 
     def __init__(self, job: Job, rows: Array) -> None:
-        self.metric = resolve(MASK_METRICS, job.metric.name, "metric of masks")
+        self.metric = Problem.of(job.table, job.task, job.metric).mask_metric
         self.truth, self.rows, self.exclusive = truth_of(job), rows, job.competition.masks.exclusive
         self._stats: list[Array] = []
         self._losses: list[float] = []

@@ -1,12 +1,18 @@
 """Masks as Kaggle wants them: every form filled, read back, refused where it is wrong, scored as by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from salt import Truth, packed, problem_of
 from test_masks import rle
 
 from pipeline.competitions.mask_submission import mask_leaderboard, read_mask_form, read_masks_back, rle_cells
+from pipeline.masks.decide import Decision, decide
+from pipeline.masks.metrics import MASK_METRICS
 from pipeline.masks.truth import components
+from pipeline.scoring.mask_variants import measure
 from pipeline.scoring.metrics import METRICS
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
@@ -226,3 +232,29 @@ def test_a_sample_that_leaves_the_background_out(form, tmp_path):
     assert mask_leaderboard(made, task, METRICS["dice"], solution, cells, SIZES) == {"private": 1.0}
     nothing = [["", "", ""] for _ in cells]
     assert mask_leaderboard(made, task, METRICS["dice"], solution, nothing, SIZES)["private"] < 0.5
+
+
+@pytest.mark.parametrize("metric", sorted(set(MASK_METRICS) - {"dsb_precision"}))
+def test_cross_validation_scores_what_the_leaderboard_scores(metric, tmp_path):
+    """Out-of-fold maps, decided, measured for CV and sent in as cells: one number, of the classes that are asked for."""
+    rng, names = np.random.default_rng(1), ["ground", *TWO]
+    settings = {"classes": names, "masks": {"pattern": "m/{id}.png", "values": [0, 1, 2], "exclusive": True}}
+    form = form_of(tmp_path, settings, [[i, "", ""] for i in ASKED], ["id", *TWO])
+    sizes = [SIZES[i] for i in ASKED]
+    truth = Truth([rng.integers(0, 3, size) == np.arange(3)[:, None, None] for size in sizes], "exclusive")
+    maps = packed([0.5 * mask + rng.random(mask.shape) for mask in truth.masks], classes=3)
+    problem = replace(problem_of(truth, metric, folds=2), scored_classes=form.some)
+    setting = (Decision(), Decision(min_area=0.05), Decision())
+    stats = measure(maps, truth, np.arange(4), [setting], problem.mask_metric)[:, 0]
+    masks = [decide(maps[i], maps.present(i), setting, tuple(sizes[i]), True) for i in range(4)]
+    told = [[i, rle(mask[1]), rle(mask[2])] for i, mask in zip(ASKED, truth.masks, strict=True)]
+    pd.DataFrame(told, columns=["id", *TWO]).assign(Usage="Private").to_csv(tmp_path / "solution.csv", index=False)
+    sent = tmp_path / "sent.csv"
+    filled = rle_cells(form, np.array(ASKED), masks)
+    filled.to_csv(sent, index=False)
+    cells = read_masks_back(form, sent, sent, filled)
+    board = mask_leaderboard(form, problem.task, problem.metric, tmp_path / "solution.csv", cells, SIZES)
+    assert board["private"] == pytest.approx(problem.judge(stats))
+    whole = replace(problem, scored_classes=None)
+    rest = measure(maps, truth, np.arange(4), [setting], whole.mask_metric)[:, 0]
+    assert board["private"] != pytest.approx(whole.judge(rest)), "the ground is easier, or harder"

@@ -1,5 +1,7 @@
 """Masks as competitions give them: every form is drawn as it was meant, or refused in one line."""
 
+import tomllib
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -11,8 +13,9 @@ from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import digest_file
-from pipeline.store.keys import read_table_facts
+from pipeline.store.keys import read_table_facts, train_keys
 from pipeline.store.table import read_table
+from pipeline.store.train import Train
 
 N, TEST = 12, 4
 RNG = np.random.default_rng(5)
@@ -55,7 +58,7 @@ def write(house, train, contract, sample=None, ending="png"):
         assert cv2.imwrite(str(path), RNG.integers(0, 255, size, np.uint8))
     if train is not None:
         pd.DataFrame(train).to_csv(data / "train.csv", index=False)
-    sample = {"id": IDS[N:], "rle": ""} if sample is None else sample
+    sample = sample_for(contract, train) if sample is None else sample
     pd.DataFrame(sample).to_csv(data / "sample_submission.csv", index=False)
     configs.mkdir(parents=True, exist_ok=True)
     top, _, rest = contract.partition("[")
@@ -65,6 +68,16 @@ def write(house, train, contract, sample=None, ending="png"):
         f'[images]\npattern = "{{split}}_images/{{id}}.{ending}"\nchannels = "grey"\n[folds]\nn = 3\n'
     )
     return data
+
+
+def sample_for(contract, train):
+    """A sample submission that asks for all classes: a column each, or a row for an id and a class."""
+    given = tomllib.loads(contract)
+    if "class" in given.get("masks", {}) and given["masks"]["class"] in train:
+        names = sorted(set(train[given["masks"]["class"]]) - {""})
+        return [{"id": i, given["masks"]["class"]: name, "rle": ""} for i in IDS[N:] for name in names]
+    names = given.get("target") if isinstance(given.get("target"), list) else given.get("classes", ["rle"])
+    return {"id": IDS[N:], **dict.fromkeys(names, "")}
 
 
 def truth():
@@ -444,3 +457,24 @@ def test_a_split_of_before_mosaics_were_there_is_kept(house):
     stage("folds", "toy")
     assert "edited by hand" not in path.read_text()
     assert (house / "folds/toy.csv").read_bytes() == before
+
+
+def test_the_sample_says_which_classes_are_scored(house):
+    masks = drawn(3, exclusive=True)
+    contract = 'classes = ["a", "b", "c"]\n[masks]\npattern = "m/{id}.png"\nvalues = [0, 1, 2]\nexclusive = true\n'
+    data = write(house, {"id": IDS[:N]}, contract, {"id": IDS[N:], "c": "", "b": ""})
+    files(data, "m/{id}.png", [m.argmax(0).astype(np.uint8) for m in masks])
+    _, table = check(masks, ["a", "b", "c"])
+    assert table.scored_classes == (1, 2)
+    facts, contract = read_table_facts(CompetitionFiles("toy")), load_competition("toy")
+    assert '"scored": [' in (house / "folds/toy.json").read_text()
+    config = Train.model_validate({"stage": "train", "epochs": 1})
+    pd.DataFrame({"id": IDS[N:], "a": "", "b": "", "c": ""}).to_csv(data / "sample_submission.csv", index=False)
+    prepare()
+    every = read_table_facts(CompetitionFiles("toy"))
+    assert "scored_classes" not in every
+    assert truth()[1].scored_classes is None
+    # Neither weights nor predictions know what is scored; the scores do.
+    one, other = train_keys(config, contract, facts), train_keys(config, contract, every)
+    assert one[:2] == other[:2]
+    assert one[2] != other[2]

@@ -1,5 +1,7 @@
 """Candidates of images: what they are made of, how they score, and objects that go."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from salt import Truth, faint, packed, smooth
@@ -105,3 +107,20 @@ def test_classes_that_exclude_each_other_lose_no_objects():
     )
     assert len(seen.owner) == 0
     assert (seen.stats[:, 0] > 0.9).all()
+
+
+def test_features_are_of_the_classes_that_are_scored():
+    maps, truth = faint(6)
+    other, _ = faint(6, seed=9)
+    both = packed([np.concatenate([other[i], maps[i]]) for i in range(6)], classes=2)
+    wide = Truth([np.concatenate([~mask, mask]) for mask in truth.masks])
+    goals = Goal(MASK_METRICS["dice"].of((1,)), wide, np.arange(6)), Goal(MASK_METRICS["dice"], truth, np.arange(6))
+    source = replace(source_of(both, wide, [both, both]), classes=(1,))
+    found = survey(source, default_actions(2, False, 2, False), goals[0])
+    alone = survey(source_of(maps, truth, [maps, maps]), default_actions(1, False, 2, False), goals[1])
+    np.testing.assert_array_equal(found.features, alone.features)
+    np.testing.assert_array_equal(found.stats, alone.stats)
+    np.testing.assert_array_equal(found.value, alone.value)
+    cuts = [prune(s, f.owner, f.value[None], g) for s, f, g in zip(
+        (source, source_of(maps, truth, [maps, maps])), (found, alone), goals, strict=True)]  # fmt: skip
+    np.testing.assert_array_equal(cuts[0][1], cuts[1][1])

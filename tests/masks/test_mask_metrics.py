@@ -144,3 +144,14 @@ def test_two_objects_by_hand():
     # IoU 3/4 passes .5 .55 .6 .65 .7: one hit, one missed, one false; else no hit.
     score = MASK_METRICS["dsb_precision"].stats(truth[None] > 0, guess[None] > 0, truth, guess)
     assert score[0] == pytest.approx(0.5 * 1 / 3)
+
+
+@given(
+    images(3), st.sampled_from([(1, 2), (2,), (0, 2)]), st.sampled_from(sorted(set(MASK_METRICS) - {"dsb_precision"}))
+)
+def test_some_classes_are_scored_as_if_there_were_no_others(pairs, some, name):
+    whole = MASK_METRICS[name]
+    part = whole.of(some)
+    mine = np.stack([part.stats(truth, guess) for truth, guess in pairs])
+    alone = np.stack([whole.stats(truth[list(some)], guess[list(some)]) for truth, guess in pairs])
+    assert (mine == alone).all()

@@ -84,3 +84,12 @@ def test_equals_stay_uniform():
     assert found.gap is None
     alone = fit_weights(sample(maps[:1], truth, np.arange(30)), np.arange(30) % 5, None)
     assert alone.deployed.tolist() == [1.0]
+
+
+def test_pixels_are_of_the_classes_that_are_scored():
+    truth, maps = members(5, [1.0, 5.0], classes=3)
+    some = sample(maps, truth, np.arange(5), 60, classes=(2,))
+    alone = [packed([m[i][[2]] for i in range(5)]) for m in maps]
+    only = sample(alone, Truth([mask[[2]] for mask in truth.masks]), np.arange(5), 60)
+    assert (some.true == only.true).all()
+    assert (some.image == only.image).all()

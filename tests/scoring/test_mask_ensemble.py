@@ -40,7 +40,7 @@ def scene(house):
     class Truth(list):
         kind, classes = "classes", 1
 
-    problem = SimpleNamespace(folds=np.arange(12) % 3, group=None)
+    problem = SimpleNamespace(folds=np.arange(12) % 3, group=None, scored_classes=None)
     lay = lambda at: layout(table.sizes[at], 1)  # noqa: E731
     return SimpleNamespace(
         table=table, truth=Truth(masks), problem=problem, layout=lay, maps=lambda p, at: Maps(read_npy(p), lay(at))

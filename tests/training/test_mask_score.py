@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from masked import masked
@@ -17,6 +19,17 @@ def test_perfect_masks_score_one_and_cost_nothing(house, given):
         scores.add(truth[row].astype(np.float16), np.ones(len(truth[row])))
     assert scores.loss == pytest.approx(0, abs=1e-5)
     assert scores.metric.reduce(scores.stats, np.ones(len(rows))) == 1
+
+
+def test_classes_that_are_not_asked_for_are_not_scored(house):
+    job = masked(classes=3, masks="exclusive = true", metric="iou")
+    job = replace(job, table=replace(job.table, scored_classes=(1, 2)))
+    truth, rows = truth_of(job), job.table.scored
+    scores = Scores(job, rows)
+    for row in rows.tolist():
+        scores.add(np.eye(3)[1][:, None, None] * np.ones(truth[row].shape), np.ones(3))  # all is of the second class
+    wanted = [[truth[row][1].mean(), not truth[row][2].any()] for row in rows.tolist()]
+    np.testing.assert_allclose(scores.stats, wanted)
 
 
 def test_log_loss_is_of_pixels(house):
