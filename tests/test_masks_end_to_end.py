@@ -22,6 +22,8 @@ def iou(one, other):
 
 def test_folder_to_submission(make, house):
     data = make_masks(house)
+    # Weights that differ from fold to fold, so that each fold chooses by maps of its own.
+    (house / "configs/toy/blend.toml").write_text('stage = "ensemble"\nmembers = ["a", "b"]\nmethod = "convex"\n')
     blended(make, data)
     post_processed(make, data)
     refitted(make)

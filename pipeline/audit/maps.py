@@ -12,7 +12,7 @@ from pipeline.audit.records import Doubt, Model, Shelf
 from pipeline.forecast.mask_lb import Below, read_back
 from pipeline.masks.maps import gathered, mean_of
 from pipeline.scoring.mask_choice import from_decision
-from pipeline.scoring.mask_ensemble import Blend, leaf_weights
+from pipeline.scoring.mask_ensemble import Blend, apart, leaf_weights
 from pipeline.scoring.mask_pseudo import MaskRule
 from pipeline.scoring.mask_shelf import Mixed, Scene, same_as_mean, same_rows, same_stretches, score_maps
 from pipeline.scoring.mask_teacher import MaskTeacher
@@ -163,7 +163,9 @@ def decisions(shelf: Shelf) -> Iterator[Doubt]:
     scene, told = scene_of(shelf), shelf.receipt["decision"]
     maps = scene.maps(shelf.files.oof, scene.table.scored)
     method = shelf.receipt["config"].get("decision", "fixed")
-    found, again = score_maps(scene, maps, method) if method != "fixed" else ({}, told)
+    # An `lb` run that changed nothing is decided as the run below it.
+    made = shelf.members[0].receipt if shelf.stage == "lb" else shelf.receipt
+    found, again = score_maps(scene, maps, method, apart(scene, made)) if method != "fixed" else ({}, told)
     for k in shelf.receipt["folds"]:
         if from_decision(told, k) != from_decision(again, k):
             alike = from_decision(told, k) == from_decision(again)

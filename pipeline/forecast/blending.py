@@ -183,9 +183,9 @@ def holds_out(job: Job) -> bool:
 
 
 def blend_maps(job: Job) -> Blended:
-    """Blend maps; of a fold's rows the decision is chosen on the other folds' rows as they were blended."""
+    """Blend maps; of a fold's rows the decision is chosen on the other folds' rows, mixed by weights blind to it."""
     from pipeline.forecast.mask_match import Views, size_matched
-    from pipeline.scoring.mask_ensemble import Blend, refuse_unlike
+    from pipeline.scoring.mask_ensemble import Blend, apart, refuse_unlike
     from pipeline.scoring.mask_shelf import Scene, look_at_maps, score_maps
 
     files, config = job.files, job.config
@@ -201,14 +201,6 @@ def blend_maps(job: Job) -> Blended:
     outputs = [files.oof, *solver.write_others(files, weights, "test")]
     if holds_out(job):
         outputs += solver.write_others(files, weights, "holdout")
-    report, decision = score_maps(scene, scene.maps(files.oof, job.table.scored), config.decision)
-    shelf = {"folds": list(weights.by_fold), "decision": decision}
-    report = size_matched(scene.problem, report, Views.of(scene, files, shelf), len(job.table.splits))
-    if holds_out(job):
-        report["holdout"] = look_at_maps(scene, files, shelf)
-    alone = {name: number(receipt["metrics"]["score"]) for name, receipt in job.receipts.items()}
-    report |= {"members": alone, "uniform": solver.uniform()}
-    shares = ", ".join(f"{w:.3f} {name}" for name, w in zip(job.receipts, weights.deployed, strict=True))
     facts = {
         "maps": scene.shown,
         "weights": dict(zip(job.receipts, weights.deployed.tolist(), strict=True)),
@@ -217,5 +209,14 @@ def blend_maps(job: Job) -> Blended:
         "methods": weights.methods,
         "gap": weights.gap,
     }
+    oof = scene.maps(files.oof, job.table.scored)
+    report, decision = score_maps(scene, oof, config.decision, apart(scene, facts))
+    shelf = {"folds": list(weights.by_fold), "decision": decision}
+    report = size_matched(scene.problem, report, Views.of(scene, files, shelf), len(job.table.splits))
+    if holds_out(job):
+        report["holdout"] = look_at_maps(scene, files, shelf)
+    alone = {name: number(receipt["metrics"]["score"]) for name, receipt in job.receipts.items()}
+    report |= {"members": alone, "uniform": solver.uniform()}
+    shares = ", ".join(f"{w:.3f} {name}" for name, w in zip(job.receipts, weights.deployed, strict=True))
     told = f"{config.method} weights ({weights.method}): {shares}"
     return Blended(list(weights.by_fold), report, decision, outputs, facts, told)

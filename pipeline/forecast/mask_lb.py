@@ -18,6 +18,7 @@ from pipeline.forecast.masks import Decided, Output, process
 from pipeline.masks.decide import Decision, components, objects_of
 from pipeline.masks.maps import Layout, Maps, pack, write_flat
 from pipeline.scoring.mask_choice import Choice, as_decision, from_decision, report
+from pipeline.scoring.mask_ensemble import apart
 from pipeline.scoring.mask_shelf import Scene, choose_masks, mover
 from pipeline.scoring.problem import Problem
 from pipeline.store.artifacts import RunFiles
@@ -124,7 +125,7 @@ def decide_all(below: Below, statistics: Array) -> tuple[Output, Decided, Choice
     source = below.source("oof", table.scored, statistics[: len(table.scored)])
     method = below.receipt["config"]["decision"]
     # Rivals are tuned even where the run's own decision is not.
-    choice, _ = choose_masks(scene, source.maps, method)
+    choice, _ = choose_masks(scene, source.maps, method, apart=apart(scene, below.receipt))
     goal = Goal(scene.problem.mask_metric, scene.truth, table.scored)
     output = process(scene.problem, source, goal, choice)
     move = mover(scene, below.files, below.receipt)

@@ -2,15 +2,15 @@
 
 A choice is made on the statistics of `mask_variants.measure` and scored by the competition's metric. `auto` keeps the
 untuned decision unless the cross-fitted gain over it passes the gate of `bootstrap`; of what a fold gets, only the
-other folds are asked.
+other folds are asked. Where a fold may not see the others' rows as they are scored (a blend, whose weights for them
+were fitted on its labels too), it is told of them apart: mixed by weights that never saw it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ from pipeline.scoring.report import score_oof
 from pipeline.store.files import Array
 
 METHODS = ("fixed", "optimal", "auto")
-Folds = tuple[int, ...]
+# Returns the statistics (N G k) of further settings, as a fold sees the rows (None: as they are scored).
+More = Callable[[list[Setting], int | None], Array]
 
 
 @dataclass(frozen=True)
@@ -49,48 +50,83 @@ def choose(
     grid: Sequence[Setting],
     stats: Array,
     method: str = "auto",
-    more: Callable[[list[Setting]], Array] | None = None,
+    more: More | None = None,
+    apart: Mapping[int, Array] | None = None,
 ) -> Choice:
     """Choose a setting for each fold without it, and the deployed one, by statistics (N G k) of a grid.
 
-    `fixed` needs those of the first alone. `more(settings)` returns the statistics of further settings, which several
-    classes need: each is chosen by itself.
+    `fixed` needs those of the first alone. `more` is what several classes need: each is chosen by itself. `apart` are
+    the statistics (N G k) by which folds choose that may not see the rows as they are scored; its own they all see so.
     """
+    apart = apart or {}
     if method == "fixed":
-        grid, stats = grid[:1], stats[:, :1]
+        grid, stats, apart = grid[:1], stats[:, :1], {}
     folds, ks = problem.folds, np.unique(problem.folds).tolist()
-    sets: list[Folds] = [(), *((k,) for k in ks), *(combinations(ks, 2) if len(ks) > 2 else [])]
-    best = {out: best_setting(problem, grid, stats, ~np.isin(folds, out)) for out in sets}
-    new = [each for each in dict.fromkeys(best.values()) if each not in grid]
-    if new:
-        assert more is not None, "several classes need the statistics of their joint settings"
-        stats = np.concatenate([stats, more(new)], 1)
-    place = {each: g for g, each in enumerate([*grid, *new])}
+    alike = [k for k in ks if k not in apart]
+    whole = _View.of(problem, grid, stats, None, alike, more)
+    views = dict.fromkeys(alike, whole)
+    views |= {k: _View.of(problem, grid, each, k, [k], more) for k, each in apart.items()}
+    best = {k: views[k].best[(k,)] for k in ks}
 
-    def crossfitted(out: Folds) -> Array:
-        """Return the statistics (N k) of each fold by the best setting without it and without `out`."""
-        held = np.array(stats[:, 0])
-        for j in set(ks) - set(out):
-            held[folds == j] = stats[folds == j, place[best[tuple(sorted((*out, j)))]]]
-        return held
+    def held(of: Mapping[int, Setting]) -> Array:
+        """Return the statistics (N k) of the rows of each fold by its setting."""
+        found = np.array(stats[:, 0])
+        for k in ks:
+            found[folds == k] = views[k].given(of[k])[folds == k]
+        return found
 
-    def settle(out: Folds) -> str:
-        if method != "auto":
-            return method
-        rows = ~np.isin(folds, out)
-        return _adopt(problem.part(rows), stats[rows, 0], crossfitted(out)[rows]) if len(ks) > len(out) + 1 else "fixed"
+    optimal, methods, last = held(best), dict.fromkeys(ks, method), method
+    if method == "auto":
+        methods = {k: views[k].settle(k) for k in ks}
+        last = _adopt(problem, stats[:, 0], optimal) if len(ks) > 1 else "fixed"
+    by_fold = {k: best[k] if methods[k] == "optimal" else grid[0] for k in ks}
+    deployed = whole.best[()] if last == "optimal" else grid[0]
+    return Choice(by_fold, methods, deployed, last, held(by_fold), optimal, stats[:, 0], whole.given(deployed))
 
-    def pick(out: Folds, chosen: str) -> Setting:
-        return best[out] if chosen == "optimal" else grid[0]
 
-    methods = {k: settle((k,)) for k in ks}
-    by_fold = {k: pick((k,), methods[k]) for k in ks}
-    held = np.array(stats[:, 0])
-    for k in ks:
-        held[folds == k] = stats[folds == k, place[by_fold[k]]]
-    last = settle(())
-    deployed = pick((), last)
-    return Choice(by_fold, methods, deployed, last, held, crossfitted(()), stats[:, 0], stats[:, place[deployed]])
+@dataclass(frozen=True)
+class _View:
+    """How some folds see the rows: statistics (N G k) of settings, the best ones without one fold, or two."""
+
+    problem: Problem
+    grid: list[Setting]
+    stats: Array
+    best: dict[tuple[int, ...], Setting]
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        grid: Sequence[Setting],
+        stats: Array,
+        fold: int | None,
+        whose: list[int],
+        more: More | None,
+    ) -> _View:
+        ks = np.unique(problem.folds).tolist()
+        pairs = [tuple(sorted((k, j))) for k in whose for j in ks if j != k and len(ks) > 2]
+        sets = dict.fromkeys([*([()] if fold is None else []), *((k,) for k in whose), *pairs])
+        best = {out: best_setting(problem, grid, stats, ~np.isin(problem.folds, out)) for out in sets}
+        new = [each for each in dict.fromkeys(best.values()) if each not in grid]
+        if new:
+            assert more is not None, "several classes need the statistics of their joint settings"
+            stats = np.concatenate([stats, more(new, fold)], 1)
+        return cls(problem, [*grid, *new], stats, best)
+
+    def given(self, setting: Setting) -> Array:
+        """Return the statistics (N k) of a setting."""
+        return np.asarray(self.stats[:, self.grid.index(setting)])
+
+    def settle(self, k: int) -> str:
+        """Return which method a fold gets by what the others gain, each by the best setting without both."""
+        folds = self.problem.folds
+        others = np.setdiff1d(folds, [k]).tolist()
+        if len(others) < 2:
+            return "fixed"
+        held, rows = np.array(self.stats[:, 0]), folds != k
+        for j in others:
+            held[folds == j] = self.given(self.best[min(j, k), max(j, k)])[folds == j]
+        return _adopt(self.problem.part(rows), self.stats[rows, 0], held[rows])
 
 
 def best_setting(problem: Problem, grid: Sequence[Setting], stats: Array, rows: Array) -> Setting:
@@ -122,13 +158,20 @@ def report(problem: Problem, choice: Choice) -> dict[str, Any]:
     return found | {"optimal": compare(problem, choice.optimal, choice.fixed)}
 
 
-def gate_gain(problem: Problem, grid: Sequence[Setting], stats: Array, **how: Any) -> dict[str, float] | None:
+def gate_gain(
+    problem: Problem,
+    grid: Sequence[Setting],
+    stats: Array,
+    more: More | None = None,
+    apart: Mapping[int, Array] | None = None,
+) -> dict[str, float] | None:
     """Return what empty gates gain over the best settings without one, both cross-fitted; None where there are none."""
     free = [g for g, each in enumerate(grid) if not any(d.present or d.top for d in each)]
     if len(free) == len(grid):
         return None
-    gated = choose(problem, grid, stats, "optimal", **how)
-    plain = choose(problem, [grid[g] for g in free], stats[:, free], "optimal", **how)
+    gated = choose(problem, grid, stats, "optimal", more, apart)
+    some = {k: each[:, free] for k, each in (apart or {}).items()}
+    plain = choose(problem, [grid[g] for g in free], stats[:, free], "optimal", more, some)
     return compare(problem, gated.optimal, plain.optimal)
 
 

@@ -87,6 +87,20 @@ class Blend:
         return scene.problem.judge(measure(mixed, scene.truth, scene.table.scored, [plain], metric)[:, 0])
 
 
+def apart(scene: Scene, receipt: dict[str, Any]) -> dict[int, Mixed]:
+    """Return for each fold the rows of all others mixed by its weights, which never saw it; none where it is no matter.
+
+    Of a blend with fitted weights an out-of-fold row is mixed by the weights of its own fold, which were fitted on the
+    labels of all others: what is chosen for a fold on such rows would know its labels at second hand.
+    """
+    weights = {int(k): np.array(w) for k, w in receipt.get("weights_by_fold", {}).items()}
+    if not weights or not np.ptp(np.stack(list(weights.values())), axis=0).any():
+        return {}
+    maps = [scene.maps(RunFiles(member).oof, scene.table.scored) for member in receipt["weights"]]
+    others = {k: np.flatnonzero(scene.problem.folds != k) for k in weights}
+    return {k: Mixed([m.part(at) for m in maps], np.tile(weights[k], (len(at), 1))) for k, at in others.items()}
+
+
 def leaf_weights(run: str) -> dict[str, float]:
     """Return by what weights the trained runs under a run make its test maps: a blend is linear."""
     receipt, found = read_stage(run, "member", "train", "ensemble"), dict[str, float]()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from pipeline.masks.maps import Layout, Maps, gather, layout, mean_of, write_mea
 from pipeline.masks.truth import Truth, read_truth
 from pipeline.scoring.holdout import judged, tell
 from pipeline.scoring.mask_choice import Choice, as_decision, choose, from_decision, gate_gain, report
-from pipeline.scoring.mask_variants import Setting, default_grid, measure
+from pipeline.scoring.mask_variants import Setting, Shown, default_grid, measure
 from pipeline.scoring.metrics import Metric
 from pipeline.scoring.problem import Problem
 from pipeline.store.artifacts import RunFiles
@@ -123,37 +123,47 @@ def same_stretches(one: Array, rows: Iterable[Array], where: Layout, close: floa
     return found
 
 
-def score_maps(scene: Scene, maps: Maps, method: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def score_maps(
+    scene: Scene, maps: Maps, method: str, apart: Mapping[int, Shown] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the scores of out-of-fold maps (see `mask_choice.report`) and the cross-fitted decision."""
-    choice, gate = choose_masks(scene, maps, method, grid=method != "fixed")
+    choice, gate = choose_masks(scene, maps, method, grid=method != "fixed", apart=apart)
     found = report(scene.problem, choice)
     return found | ({"empty_gate": gate()} if method != "fixed" else {}), as_decision(choice)
 
 
 def choose_masks(
-    scene: Scene, maps: Maps, method: str, grid: bool = True
+    scene: Scene, maps: Maps, method: str, grid: bool = True, apart: Mapping[int, Shown] | None = None
 ) -> tuple[Choice, Callable[[], dict[str, float] | None]]:
     """Return the choice for out-of-fold maps, and what gives the gain of empty gates.
 
-    Without `grid` only the untuned setting is measured: what a fixed decision needs.
+    Without `grid` only the untuned setting is measured: what a fixed decision needs. `apart` are the maps of the rows
+    of all other folds, by which those folds choose that may not see them as they are scored (`mask_ensemble.apart`).
     """
     metric, truth = scene.problem.mask_metric, scene.truth
+    scored, folds = scene.table.scored, scene.problem.folds
     head = any((maps.present(i) < 1).any() for i in range(len(maps)))
     # Where a file holds masks, not objects, what was split would be one again.
     split = metric.objects and truth.kind == "objects"
     tried = default_grid(truth.classes, truth.kind == "exclusive", head, split)
     tried = tried if grid else tried[:1]
 
-    def statistics(settings: list[Setting]) -> Array:
-        return measure(maps, truth, scene.table.scored, settings, metric)
+    def statistics(settings: list[Setting], fold: int | None = None) -> Array:
+        if fold is None or apart is None:
+            return measure(maps, truth, scored, settings, metric)
+        mine, others = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        own = measure(maps.part(mine), truth, scored[mine], settings, metric)
+        found = np.empty((len(folds), *own.shape[1:]))
+        found[mine], found[others] = own, measure(apart[fold], truth, scored[others], settings, metric)
+        return found
 
-    stats = statistics(tried)
+    stats, seen = statistics(tried), {k: statistics(tried, k) for k in (apart or {} if grid else {})}
     if method == "fixed":
-        tuned = choose(scene.problem, tried, stats, "optimal", statistics)
+        tuned = choose(scene.problem, tried, stats, "optimal", statistics, seen)
         choice = untuned(tuned, tried[0])
     else:
-        choice = choose(scene.problem, tried, stats, method, statistics)
-    return choice, lambda: gate_gain(scene.problem, tried, stats, more=statistics)
+        choice = choose(scene.problem, tried, stats, method, statistics, seen)
+    return choice, lambda: gate_gain(scene.problem, tried, stats, statistics, seen)
 
 
 def untuned(tuned: Choice, setting: Setting) -> Choice:

@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 from salt import Truth, faint, metric_of, packed, problem_of, smooth
+from test_mask_blend import members
 
 from pipeline.masks.decide import Decision, decide
+from pipeline.scoring.mask_blend import fit_weights, sample
 from pipeline.scoring.mask_choice import as_decision, best_setting, choose, compare, from_decision, gate_gain, report
+from pipeline.scoring.mask_shelf import Mixed
 from pipeline.scoring.mask_variants import default_grid, measure
 
 GRID = default_grid(1, False, False, False)
@@ -111,7 +114,7 @@ def test_several_classes_one_by_one():
     grid, asked = default_grid(2, False, False, False), []
     problem, stats = measured(maps, truth, "dice", grid)
 
-    def more(new):
+    def more(new, fold):
         asked.extend(new)
         return measure(maps, truth, np.arange(80), new, metric_of(problem))
 
@@ -144,3 +147,43 @@ def test_a_receipt_tells_the_decision():
 def test_faint_objects_have_a_score_to_gain():
     problem, stats = measured(*faint(60))
     assert choose(problem, GRID, stats, "optimal").in_sample.mean() >= stats[:, 0].mean()
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_folds_that_see_all_as_it_is_scored_choose_as_before(classes):
+    truth, maps = members(40, [1.0], classes=classes)
+    grid, apart = default_grid(classes, False, False, False)[::3], {}
+    problem = problem_of(truth, "dice", folds=4)
+
+    def more(settings, fold=None):
+        return measure(maps[0], truth, np.arange(40), settings, metric_of(problem))
+
+    stats = more(grid)
+    apart = dict.fromkeys(range(4), stats)
+    for method in ("auto", "optimal", "fixed"):
+        one, other = (choose(problem, grid, stats, method, more, seen) for seen in (None, apart))
+        for name, value in vars(one).items():
+            np.testing.assert_equal(getattr(other, name), value)
+    assert gate_gain(problem, grid, stats, more, apart) == gate_gain(problem, grid, stats, more)
+
+
+def test_a_fold_of_a_fitted_blend_never_sees_its_labels_at_second_hand():
+    truth, maps = members(60, [3.0, 6.0])
+    problem, rows, k = problem_of(truth, folds=3), np.arange(60), 1
+
+    def made(truth):
+        """The choice of a blend whose weights are fitted on these labels, and what fold k chooses by."""
+        weights = fit_weights(sample(maps, truth, rows, 30), problem.folds, None, "convex").by_fold
+        oof = Mixed(maps, np.stack([weights[j] for j in problem.folds.tolist()]))
+        seen = {j: Mixed(maps, np.tile(w, (60, 1))) for j, w in weights.items()}
+        stats, *apart = (measure(m, truth, rows, GRID, metric_of(problem)) for m in (oof, *seen.values()))
+        return choose(problem, GRID, stats, "optimal", None, dict(enumerate(apart))), stats, apart[k]
+
+    masks = [~mask if fold == k else mask for mask, fold in zip(truth.masks, problem.folds.tolist(), strict=True)]
+    (one, stats, seen), (other, turned, again) = made(truth), made(Truth(masks))
+    others = problem.folds != k
+    assert one.by_fold[k] == other.by_fold[k]
+    np.testing.assert_array_equal(seen[others], again[others])
+    # As they are scored, the others' rows do know: their weights were fitted on the labels of fold k.
+    assert (stats[others] != turned[others]).any()
+    np.testing.assert_array_equal(stats[~others], seen[~others])

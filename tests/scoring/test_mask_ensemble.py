@@ -1,12 +1,13 @@
 """Blends of maps: what is written is the weighted mean; weights are those of the fold."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from pipeline.masks.maps import Maps, layout, pack
-from pipeline.scoring.mask_ensemble import Blend, refuse_unlike
+from pipeline.scoring.mask_ensemble import Blend, apart, refuse_unlike
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import read_npy, write_npy
 
@@ -78,3 +79,19 @@ def test_runs_that_show_maps_otherwise_are_refused():
     alike = {"extra": 0, "scale": 1.0}
     assert refuse_unlike([alike, alike]) is None
     assert "different ways" in refuse_unlike([alike, {"extra": 1, "scale": 1.0}])
+
+
+def test_a_fold_sees_the_others_mixed_by_its_own_weights(scene):
+    blend, fitted = Blend(scene, MEMBERS, "convex", None, 0), {0: [0.9, 0.1], 1: [0.5, 0.5], 2: [0.2, 0.8]}
+    told = {"weights": dict.fromkeys(MEMBERS, 0.5), "weights_by_fold": fitted}
+    seen = apart(scene, json.loads(json.dumps(told)))
+    assert sorted(seen) == [0, 1, 2]
+    for k, maps in seen.items():
+        others = np.flatnonzero(scene.problem.folds != k)
+        assert len(maps) == len(others) == 8
+        for n, i in enumerate(others.tolist()):
+            wanted = sum(w * m[i] for w, m in zip(fitted[k], blend.maps, strict=True))
+            np.testing.assert_allclose(maps[n], wanted, atol=1e-6)
+    even = dict.fromkeys(range(3), np.array([0.5, 0.5]))
+    assert apart(scene, told | {"weights_by_fold": even}) == {}
+    assert apart(scene, {"stage": "train"}) == {}
