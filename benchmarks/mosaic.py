@@ -11,12 +11,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "masks"))
 
 from fields import cut, cut_fields, score, touching
 
-from pipeline.masks.mosaic import links, place
+from pipeline.masks.mosaic import Borders, links, place
 
 
 def report(what, tiles, field, at):
     start = time.perf_counter()
-    found = links(tiles)
+    found = links(Borders.of(tiles))
     mosaic, _ = place(found, len(tiles))
     took = time.perf_counter() - start
     precision, recall = score(found, touching(field, at))

@@ -147,10 +147,9 @@ def refitted(shelf: Shelf) -> Iterator[Doubt]:
     made, tests = {model.files.folder.name: model.files.test for model in shelf.models}, []
     where, weights = scene_of(shelf).layout(shelf.table.test), leaf_weights(run)
     for seed in shelf.receipt["folds"]:
-        flats = [read_npy(made[f"all-{leaf.split('/')[-1]}-{seed}"]).astype(np.float32) for leaf in weights]
+        flats = [read_npy(made[f"all-{leaf.split('/')[-1]}-{seed}"]) for leaf in weights]
         tests.append(read_npy(shelf.files.fold(seed).test))
-        mixed = np.asarray(sum(w * flat for w, flat in zip(weights.values(), flats, strict=True)))
-        if not same_rows(tests[-1], mixed, where, ROUNDED).all():
+        if not same_as_mean(tests[-1], flats, where, ROUNDED, list(weights.values())).all():
             yield Doubt(None, f"the test predictions of seed {seed} are not those of its models", rows=False)
     if not same_as_mean(read_npy(shelf.files.test), tests, where, ROUNDED).all():
         yield Doubt(None, "the test predictions are not the mean over the seeds", rows=False)

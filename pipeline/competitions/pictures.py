@@ -59,16 +59,18 @@ def mosaics(images: Images, data: Path, paths: Array) -> Array:
 
     Only tiles of one size and one number of channels can lie side by side.
     """
-    from pipeline.masks.mosaic import assemble
+    from pipeline.masks.mosaic import Borders, assemble
 
-    tiles = each(lambda path: read(images, data / files_of(path, images.channel)[0]), paths)
-    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for row, tile in enumerate(tiles):
-        alike[tile.shape].append(row)
+    def look(path: str) -> tuple[tuple[int, ...], Borders]:
+        tile = read(images, data / files_of(path, images.channel)[0])
+        return tile.shape, Borders.of(tile[None])  # of a tile no more is kept
+
+    tiles, alike = each(look, paths), defaultdict[tuple[int, ...], list[int]](list)
+    for row, (shape, _) in enumerate(tiles):
+        alike[shape].append(row)
     found = np.full(len(tiles), "", object)
     for rows in alike.values():
-        stack = np.stack([tiles[row] for row in rows])
-        numbers = assemble(stack.reshape(*stack.shape[:3], -1))
+        numbers = assemble(Borders.together([tiles[row][1] for row in rows]))
         values, counts = np.unique(numbers[numbers >= 0], return_counts=True)
         for row, number in zip(rows, numbers.tolist(), strict=True):
             if number in values[counts > 1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,13 @@ from pipeline.difficulty.risk import risk
 from pipeline.difficulty.sheet import outlined
 from pipeline.forecast.mask_survey import Source
 from pipeline.masks.decide import decide
-from pipeline.masks.maps import Maps
+from pipeline.masks.maps import Averaged
 from pipeline.scoring.features import image_statistics
 from pipeline.scoring.mask_choice import from_decision
 from pipeline.scoring.mask_shelf import Scene
-from pipeline.scoring.mask_variants import measure
+from pipeline.scoring.mask_variants import Shown, measure
 from pipeline.store.artifacts import RunFiles
-from pipeline.store.files import Array, read_npy
+from pipeline.store.files import Array
 
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
     import pandas as pd
@@ -122,7 +123,7 @@ class MaskReport:
         return outlined(np.asarray(case.images[int(test)][i]), *drawn)
 
 
-def _source(case: Case, scene: Scene, maps: Maps, members: list[Maps], part: int) -> Source:
+def _source(case: Case, scene: Scene, maps: Shown, members: Sequence[Shown], part: int) -> Source:
     """Return where the images of a part (0: scored, 1: test) are seen; members are told of where there are several."""
     rows = (case.table.scored, case.table.test)[part]
     several = members if len(members) > 1 else []
@@ -134,10 +135,8 @@ def _source(case: Case, scene: Scene, maps: Maps, members: list[Maps], part: int
 def _tests(case: Case, scene: Scene, k: int) -> Source:
     """Return where the test images are seen as rows of a fold are: by its models, of several repeats in the mean."""
 
-    def of(run: str, repeats: int) -> Maps:
-        flats = [read_npy(RunFiles(run).fold(k, r).test) for r in range(repeats)]
-        flat = flats[0] if repeats == 1 else np.mean(flats, 0, dtype=np.float32)
-        return Maps(np.asarray(flat), scene.layout(case.table.test))
+    def of(run: str, repeats: int) -> Averaged:
+        return Averaged([scene.maps(RunFiles(run).fold(k, r).test, case.table.test) for r in range(repeats)])
 
     members = [of(run, receipt.get("repeats", 1)) for run, receipt in case.members.items()]
     return _source(case, scene, of(case.run.run, case.shelf.get("repeats", 1)), members, 1)

@@ -16,13 +16,14 @@ from pipeline.forecast.mask_survey import Action, Goal, Source, mask_of
 from pipeline.forecast.mask_worth import worth
 from pipeline.forecast.masks import Decided, Output, process
 from pipeline.masks.decide import Decision, components, objects_of
-from pipeline.masks.maps import Layout, Maps, pack, write_flat
+from pipeline.masks.maps import Averaged, InTurn, pack, write_flat
 from pipeline.scoring.mask_choice import Choice, as_decision, from_decision, report
 from pipeline.scoring.mask_ensemble import apart
 from pipeline.scoring.mask_shelf import Scene, choose_masks, mover
+from pipeline.scoring.mask_variants import Shown
 from pipeline.scoring.problem import Problem
 from pipeline.store.artifacts import RunFiles
-from pipeline.store.files import Array, atomic, read_npy, require_space
+from pipeline.store.files import Array, atomic, require_space
 
 COVER = (0.05, 0.95)
 
@@ -45,9 +46,9 @@ class Below:
         """Return some test images (positions) as one model a row shows them: of the folds' models each in turn."""
         rows, folds = self.scene.table.test, self.receipt["folds"]
 
-        def of(run: str, scene: Scene, repeats: int) -> Maps:
-            flats = [[read_npy(RunFiles(run).fold(k, r).test) for r in range(repeats)] for k in folds]
-            return in_turn(flats, scene.layout(rows), some)
+        def of(run: str, scene: Scene, repeats: int) -> InTurn:
+            paths = [[RunFiles(run).fold(k, r).test for r in range(repeats)] for k in folds]
+            return InTurn([Averaged([scene.maps(path, rows) for path in each]) for each in paths], some)
 
         members = [of(run, scene, self.leaves[run].get("repeats", 1)) for run, scene in self._members()]
         maps = of(self.files.run, self.scene, self.receipt.get("repeats", 1))
@@ -57,19 +58,10 @@ class Below:
         """Return the trained runs below where there are several, and the scene of each."""
         return [(run, replace(self.scene, **told["maps"])) for run, told in self.leaves.items() if len(self.leaves) > 1]
 
-    def _seen(self, maps: Maps, members: Sequence[Maps], rows: Array, statistics: Array) -> Source:
+    def _seen(self, maps: Shown, members: Sequence[Shown], rows: Array, statistics: Array) -> Source:
         scene = self.scene
         exclusive, scored = scene.truth.kind == "exclusive", scene.problem.scored_classes
         return Source(maps, members, scene.table.sizes[rows], statistics, exclusive, scored)
-
-
-def in_turn(flats: Sequence[Sequence[Array]], where: Layout, some: Array) -> Maps:
-    """Return the maps of some rows: the first by the first models (mean over `flats[0]`), and so on in turn."""
-    parts = []
-    for n, i in enumerate(some.tolist()):
-        start, end = where.starts[i], where.starts[i + 1]
-        parts.append(np.mean([flat[start:end] for flat in flats[n % len(flats)]], 0, dtype=np.float32))
-    return Maps(np.concatenate(parts), where.part(some))
 
 
 @dataclass(frozen=True)
@@ -125,7 +117,8 @@ def decide_all(below: Below, statistics: Array) -> tuple[Output, Decided, Choice
     source = below.source("oof", table.scored, statistics[: len(table.scored)])
     method = below.receipt["config"]["decision"]
     # Rivals are tuned even where the run's own decision is not.
-    choice, _ = choose_masks(scene, source.maps, method, apart=apart(scene, below.receipt))
+    oof = scene.maps(below.files.oof, table.scored)
+    choice, _ = choose_masks(scene, oof, method, apart=apart(scene, below.receipt))
     goal = Goal(scene.problem.mask_metric, scene.truth, table.scored)
     output = process(scene.problem, source, goal, choice)
     move = mover(scene, below.files, below.receipt)

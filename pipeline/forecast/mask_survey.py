@@ -13,9 +13,8 @@ import numpy as np
 
 from pipeline.forecast.mask_features import OBJECT, of_action, of_image, of_mask, of_objects
 from pipeline.masks.decide import Decision, components, decide, resize
-from pipeline.masks.maps import Maps
 from pipeline.masks.metrics import MaskMetric
-from pipeline.scoring.mask_variants import Masks, Setting, scorer, stream, variants
+from pipeline.scoring.mask_variants import Masks, Setting, Shown, scorer, stream, variants
 from pipeline.store.files import Array
 
 CUTS = (0.2, 0.35, 0.5)
@@ -39,8 +38,8 @@ class Source:
     `classes`: the places of those that are scored (None: all), which alone the features tell of.
     """
 
-    maps: Maps
-    members: Sequence[Maps]
+    maps: Shown
+    members: Sequence[Shown]
     sizes: Array
     statistics: Array
     exclusive: bool = False

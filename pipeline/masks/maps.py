@@ -98,6 +98,43 @@ class Maps:
         return self.flat[start:end], int(end - start) - self.layout.classes
 
 
+@dataclass(frozen=True)
+class Averaged:
+    """Maps of several models in the mean, taken of a row when it is asked for."""
+
+    models: Sequence[Maps]
+
+    def __len__(self) -> int:
+        return len(self.models[0])
+
+    def __getitem__(self, i: int) -> Array:
+        """Return the maps (C+E h w, float32) of a row."""
+        return np.asarray(np.mean([model[i] for model in self.models], 0, dtype=np.float32))
+
+    def present(self, i: int) -> Array:
+        """Return the probabilities (C, float32) that a class is there at all."""
+        return np.asarray(np.mean([model.present(i) for model in self.models], 0, dtype=np.float32))
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Some rows (positions) of maps: the first as the first of several models shows it, and so on in turn."""
+
+    models: Sequence[Averaged]
+    rows: Array
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Array:
+        """Return the maps (C+E h w, float32) of a row."""
+        return self.models[i % len(self.models)][int(self.rows[i])]
+
+    def present(self, i: int) -> Array:
+        """Return the probabilities (C, float32) that a class is there at all."""
+        return self.models[i % len(self.models)].present(int(self.rows[i]))
+
+
 def pack(maps: Array, present: Array) -> Array:
     """Return the stretch (float16) of maps (C+E h w) and presence (C)."""
     return np.concatenate([np.asarray(maps, SHELF).ravel(), np.asarray(present, SHELF).ravel()])

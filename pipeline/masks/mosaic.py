@@ -10,7 +10,8 @@ What fits by chance is counted on lines turned upside down, which no tile contin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -37,18 +38,41 @@ class Links:
     clear: Array
 
 
-def assemble(tiles: Array, ratio: float = RATIO) -> Array:
-    """Return the number of the mosaic of each tile (N): the position of its first tile; a tile alone has its own.
-
-    `tiles` are N h w or N h w c.
+@dataclass(frozen=True)
+class Borders:
+    """All that is looked at of N tiles: the first column and the last four (N h c; N h 4 c), the first row and the last
+    four (N w c; N w 4 c).
     """
+
+    left: Array
+    right: Array
+    top: Array
+    bottom: Array
+
+    @classmethod
+    def of(cls, tiles: Array) -> Borders:
+        """Return the borders of tiles (N h w or N h w c), copied."""
+        wide = tiles if tiles.ndim == 4 else tiles[..., None]
+        high = wide.swapaxes(1, 2)
+        return cls(*(np.array(part) for part in (wide[:, :, 0], wide[:, :, -4:], high[:, :, 0], high[:, :, -4:])))
+
+    @classmethod
+    def together(cls, parts: Sequence[Borders]) -> Borders:
+        """Return the borders of all tiles of some parts."""
+        return cls(*(np.concatenate([getattr(part, side.name) for part in parts]) for side in fields(cls)))
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+
+def assemble(tiles: Borders, ratio: float = RATIO) -> Array:
+    """Return the number of the mosaic of each tile (N): the position of its first tile; a tile alone has its own."""
     return place(links(tiles, ratio), len(tiles))[0]
 
 
-def links(tiles: Array, ratio: float = RATIO) -> Links:
+def links(tiles: Borders, ratio: float = RATIO) -> Links:
     """Return which tiles touch, from left to right and from top to bottom."""
-    wide = tiles if tiles.ndim == 4 else tiles[..., None]
-    found = [_touching(wide, ratio), _touching(wide.swapaxes(1, 2), ratio)]
+    found = [_touching(tiles.left, tiles.right, ratio), _touching(tiles.top, tiles.bottom, ratio)]
     pairs, clear = (np.concatenate([way[j] for way in found]) for j in (0, 1))
     steps = np.repeat([[0, 1], [1, 0]], [len(way[0]) for way in found], axis=0)
     real = pairs[:, 1] < len(tiles)
@@ -92,23 +116,25 @@ def _join(mosaic: Array, at: Array, members: dict[int, list[int]], shift: Array,
         members[a] += members.pop(b)
 
 
-def _touching(tiles: Array, ratio: float) -> tuple[Array, Array]:
-    """Return pairs (M 2: left, right) of tiles (N h w c) that touch, one a side, and how clear each is (M).
+def _touching(first: Array, last: Array, ratio: float) -> tuple[Array, Array]:
+    """Return pairs (M 2: left, right) of tiles that touch, one a side, and how clear each is (M).
+
+    `first` (N h c) and `last` (N h 4 c) are their first line and the last four.
 
     Beside them stand as many that are upside down (N + i for tile i): those that fit, fit by chance.
     """
-    n = len(tiles)
+    n = len(first)
     if n < 2:
         return np.zeros((0, 2), np.int64), np.zeros(0)
-    edge = np.concatenate([tiles[:, :, 0], tiles[:, ::-1, 0]]).reshape(2 * n, -1).astype(np.float64)
-    beyond, inside, last = _continued(tiles[:, :, -4:].astype(np.float64))
+    edge = np.concatenate([first, first[:, ::-1]]).reshape(2 * n, -1).astype(np.float64)
+    beyond, inside, last = _continued(last.astype(np.float64))
     lights = zip(*(_lights(lines) for lines in (beyond, edge, inside, last)), strict=True)
     found = [_mutual(a, b, np.linalg.norm(c - d, axis=1), ratio) for a, b, c, d in lights]
     pairs, clear = np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
     sure = np.flatnonzero(_alike(beyond[pairs[:, 0]], edge[pairs[:, 1]]))
     sure = sure[np.argsort(-clear[sure], kind="stable")]
-    first = [np.unique(side, return_index=True, return_inverse=True) for side in pairs[sure].T]
-    best = np.all([index[of] == np.arange(len(sure)) for _, index, of in first], axis=0)
+    once = [np.unique(side, return_index=True, return_inverse=True) for side in pairs[sure].T]
+    best = np.all([index[of] == np.arange(len(sure)) for _, index, of in once], axis=0)
     return pairs[sure][best], clear[sure][best]
 
 

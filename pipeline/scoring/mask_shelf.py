@@ -106,12 +106,15 @@ def same_rows(one: Array, other: Array, where: Layout, close: float = 0.0) -> Ar
     return same_as_mean(one, [other], where, close)
 
 
-def same_as_mean(one: Array, flats: Sequence[Array], where: Layout, close: float = 0.0) -> Array:
-    """Return which rows (N, bool) of a flat array agree to within `close` with the mean of others, row by row."""
+def same_as_mean(
+    one: Array, flats: Sequence[Array], where: Layout, close: float = 0.0, shares: Sequence[float] | None = None
+) -> Array:
+    """Return which rows (N, bool) of a flat array agree to within `close` with the weighted mean of others."""
+    weights = None if shares is None else np.asarray(shares, np.float32)
     if any(len(flat) != where.total for flat in (one, *flats)):
         return np.zeros(len(where), bool)
     ends = zip(where.starts[:-1].tolist(), where.starts[1:].tolist(), strict=True)
-    return same_stretches(one, (mean_of([flat[a:b] for flat in flats]) for a, b in ends), where, close)
+    return same_stretches(one, (mean_of([flat[a:b] for flat in flats], weights) for a, b in ends), where, close)
 
 
 def same_stretches(one: Array, rows: Iterable[Array], where: Layout, close: float) -> Array:

@@ -46,6 +46,9 @@ class Masks(Protocol):
 class Shown(Protocol):
     """Maps of rows, as `pipeline.masks.maps.Maps` holds them."""
 
+    def __len__(self) -> int:
+        """Return how many rows there are."""
+
     def __getitem__(self, i: int) -> Array:
         """Return the maps of a row (C+E h w)."""
 

@@ -1,5 +1,7 @@
 """Sizes of images without training on them, whatever they are."""
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -82,3 +84,14 @@ def test_tiles_of_other_sizes_and_strangers_stand_alone(tmp_path):
     assert of[4] == {""}
     assert all(len(of[field]) == 1 and "" not in of[field] for field in (0, 1, 2, 3, 5))
     assert len({*map(tuple, of.values())}) == 6
+
+
+def test_of_tiles_no_more_than_borders_is_held(tmp_path):
+    paths = [f"{i}.png" for i in range(24)]
+    for path in paths:
+        cv2.imwrite(str(tmp_path / path), RNG.integers(0, 255, (256, 256, 3), np.uint8))
+    tracemalloc.start()
+    assert (mosaics(images(), tmp_path, np.array(paths)) == "").all()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 24 * 256 * 256 * 3, "less than the tiles once"

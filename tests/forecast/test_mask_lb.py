@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from salt import Truth, faint, metric_of, problem_of
 
-from pipeline.forecast.mask_lb import Below, ends_of, evidence, final_mask, in_turn, parted, post_process, read_back
+from pipeline.forecast.mask_lb import Below, ends_of, evidence, final_mask, parted, post_process, read_back
 from pipeline.forecast.masks import in_words
 from pipeline.masks.decide import Decision, components, decide
-from pipeline.masks.maps import layout, pack
 from pipeline.scoring.mask_shelf import Scene, decided, deployed, score_maps
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import read_npy, write_npy
@@ -166,15 +165,3 @@ def test_a_split_is_kept_where_objects_count():
     mask = final_mask(made, 0, True)[0]
     assert components(mask)[0].max() == 2
     assert 0 < both.sum() - mask.sum() < 20
-
-
-def test_models_take_turns():
-    where, rng = layout(np.array([[2, 3], [4, 1], [2, 2], [3, 3]]), 1), np.random.default_rng(0)
-    flats = [[np.concatenate([pack(rng.random((1, *size)), rng.random(1)) for size in where.sizes])
-              for _ in range(2)] for _ in range(2)]  # fmt: skip
-    some = np.array([0, 2, 3])
-    maps = in_turn(flats, where, some)
-    for n, i in enumerate(some):
-        start, end = where.starts[i], where.starts[i + 1]
-        wanted = np.mean([f[start:end].astype(float) for f in flats[n % 2]], 0)
-        np.testing.assert_allclose(np.r_[maps[n].ravel(), maps.present(n)], wanted, atol=1e-3)

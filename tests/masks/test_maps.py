@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.masks.maps import Maps, gather, layout, pack, write_flat, write_mean
+from pipeline.masks.maps import Averaged, InTurn, Maps, gather, layout, pack, write_flat, write_mean
 from pipeline.store.files import read_npy
 
 SIZES = np.array([[3, 4], [5, 2], [1, 1], [4, 4], [2, 7]])
@@ -104,3 +104,16 @@ def test_too_few_values_are_not_written(tmp_path):
     with pytest.raises(AssertionError, match="3 of 4 values"):
         write_flat(tmp_path / "x.npy", [np.ones(3)], 4)
     assert not list(tmp_path.iterdir())
+
+
+def test_models_are_averaged_and_take_turns_when_they_are_asked():
+    where = layout(SIZES, 2, 1)
+    flats = [[drawn(seed=2 * k + r)[1] for r in range(2)] for k in range(2)]
+    models = [Averaged([Maps(flat, where) for flat in each]) for each in flats]
+    turns, some = InTurn(models, np.array([0, 2, 3])), [0, 2, 3]
+    assert (len(models[0]), len(turns)) == (len(SIZES), 3)
+    for n, i in enumerate(some):
+        start, end = where.starts[i], where.starts[i + 1]
+        wanted = np.mean([flat[start:end] for flat in flats[n % 2]], 0, dtype=np.float32)
+        for maps, at in ((turns, n), (models[n % 2], i)):
+            np.testing.assert_array_equal(np.r_[maps[at].ravel(), maps.present(at)], wanted)

@@ -4,7 +4,7 @@ from fields import cut_fields, score, touching
 from scipy import ndimage
 
 from pipeline.masks import mosaic
-from pipeline.masks.mosaic import Links, assemble, links, place
+from pipeline.masks.mosaic import Borders, Links, assemble, links, place
 
 
 @pytest.mark.parametrize("channels, light", [(1, 0), (3, 0), (1, 0.2), (3, 0.2)])
@@ -12,11 +12,11 @@ def test_tiles_of_shuffled_fields_find_each_other(channels, light):
     rng = np.random.default_rng(0)
     tiles, field, at = cut_fields(rng, 20, 32, channels=channels)
     tiles = (tiles * rng.uniform(0.8 - light, 0.8, (len(tiles), 1, 1, 1))).astype(np.uint8)
-    precision, recall = score(links(tiles), touching(field, at))
+    precision, recall = score(links(Borders.of(tiles)), touching(field, at))
     assert precision == 1
     assert recall > 0.95
-    whole, found = place(links(tiles), len(tiles))
-    assert np.array_equal(whole, assemble(tiles))
+    whole, found = place(links(Borders.of(tiles)), len(tiles))
+    assert np.array_equal(whole, assemble(Borders.of(tiles)))
     for m in np.unique(whole):
         mine = whole == m
         assert len(np.unique(field[mine])) == 1
@@ -29,13 +29,13 @@ def test_tiles_of_shuffled_fields_find_each_other(channels, light):
 
 def test_noisy_tiles():
     tiles, field, at = cut_fields(np.random.default_rng(0), 20, 32, noise=4.0)
-    precision, recall = score(links(tiles), touching(field, at))
+    precision, recall = score(links(Borders.of(tiles)), touching(field, at))
     assert precision > 0.98
     assert recall > 0.7
 
 
 def test_a_tile_has_one_neighbour_a_side():
-    found = links(cut_fields(np.random.default_rng(0), 30, 32, noise=6.0)[0], ratio=0.0)
+    found = links(Borders.of(cut_fields(np.random.default_rng(0), 30, 32, noise=6.0)[0]), ratio=0.0)
     assert len(found.pairs) > 20
     for down in (0, 1):
         mine = found.pairs[found.steps[:, 0] == down]
@@ -45,32 +45,32 @@ def test_a_tile_has_one_neighbour_a_side():
 def test_tiles_of_nothing_stand_alone():
     rng = np.random.default_rng(0)
     apart = cut_fields(rng, 40, 24, (1, 1), (1, 1))[0]
-    assert assemble(apart).tolist() == list(range(40))
+    assert assemble(Borders.of(apart)).tolist() == list(range(40))
     for tiles in (np.zeros((9, 12, 12), np.uint8), np.full((2, 12, 12, 3), 7, np.uint8), apart[:1], apart[:0]):
-        assert assemble(tiles).tolist() == list(range(len(tiles)))
-    assert assemble(apart[:2]).tolist() == [0, 1]
+        assert assemble(Borders.of(tiles)).tolist() == list(range(len(tiles)))
+    assert assemble(Borders.of(apart[:2])).tolist() == [0, 1]
 
 
 def test_black_tiles_are_not_joined():
     tiles = cut_fields(np.random.default_rng(1), 12, 24)[0]
     tiles[:2] = 0
-    found = assemble(tiles)
+    found = assemble(Borders.of(tiles))
     assert found[:2].tolist() == [0, 1]
     assert (found[2:] > 1).all()
 
 
 def test_copies_of_a_tile_are_not_told_apart():
     tiles, _, _ = cut_fields(np.random.default_rng(2), 1, 24, (3, 3), (3, 3))
-    assert len(np.unique(assemble(tiles))) == 1
+    assert len(np.unique(assemble(Borders.of(tiles)))) == 1
     twice = np.concatenate([tiles, tiles])
-    assert assemble(twice).tolist() == list(range(18))
+    assert assemble(Borders.of(twice)).tolist() == list(range(18))
 
 
 def test_a_pair_that_is_alike_by_chance_in_other_light_is_not_joined():
     """Two dark tiles are nearer to each other than to all that are bright."""
     tiles = cut_fields(np.random.default_rng(4), 12, 24, (1, 1), (1, 1))[0]
     tiles[:2] //= 32
-    assert assemble(tiles).tolist() == list(range(12))
+    assert assemble(Borders.of(tiles)).tolist() == list(range(12))
 
 
 def test_what_fits_by_chance_is_counted_and_left_out():
@@ -82,10 +82,11 @@ def test_what_fits_by_chance_is_counted_and_left_out():
         for cy, cx, r in rng.uniform([0, 0, 4], [32, 32, 9], (3, 3)):
             tile[np.hypot(y - cy, x - cx) < r] = 120
     tiles = ndimage.gaussian_filter(tiles.astype(float), (0, 1, 1)).astype(np.uint8)
-    found = [mosaic._touching(way[..., None], 0.25) for way in (tiles, tiles.swapaxes(1, 2))]
+    sides = Borders.of(tiles)
+    found = [mosaic._touching(*way, 0.25) for way in ((sides.left, sides.right), (sides.top, sides.bottom))]
     by_chance = sum(np.count_nonzero(pairs[:, 1] < 500) for pairs, _ in found)
     assert by_chance > 20
-    assert len(links(tiles).pairs) < by_chance / 4
+    assert len(links(Borders.of(tiles)).pairs) < by_chance / 4
 
 
 @pytest.mark.parametrize(

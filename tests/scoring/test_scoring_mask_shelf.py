@@ -1,13 +1,15 @@
 """Rows of maps put together, mixed and compared; thresholds of the mean of models."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.masks.decide import Decision
-from pipeline.masks.maps import Maps, layout, pack
-from pipeline.scoring.mask_shelf import LEVELS, Mixed, _above, moving, same_rows
+from pipeline.masks.maps import Maps, layout, pack, write_mean
+from pipeline.scoring.mask_shelf import LEVELS, Mixed, _above, moving, same_as_mean, same_rows
 
 SIZES = np.array([[4, 6], [5, 5], [3, 8]])
 
@@ -68,3 +70,18 @@ def test_thresholds_of_the_mean_leave_what_the_models_leave():
     assert moving(where, models[:1], models[0])(setting) == setting
     untuned = (Decision(threshold=0.5),)
     assert moving(where, [mean], mean)(untuned) == untuned
+
+
+def test_a_weighted_mean_is_proved_row_by_row_in_little_memory(tmp_path):
+    where, rng = layout(np.tile([64, 64], (60, 1)), 1), np.random.default_rng(3)
+    flats, shares = [rng.random(where.total, np.float32).astype(np.float16) for _ in range(3)], [0.5, 0.3, 0.2]
+    write_mean(tmp_path / "mean.npy", flats, shares)
+    mean = np.array(np.load(tmp_path / "mean.npy"))
+    mean[where.starts[7] + 5] += np.float16(0.1)
+    tracemalloc.start()
+    right = same_as_mean(mean, flats, where, 2e-3, shares)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.flatnonzero(~right).tolist() == [7]
+    assert not same_as_mean(mean, flats, where, 2e-3).any(), "by these weights alone"
+    assert peak < mean.nbytes / 3
