@@ -17,6 +17,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import numpy as np  # noqa: E402
 from salt import metric_of, problem_of, salt  # noqa: E402
 
+from pipeline.forecast.level import Match  # noqa: E402
 from pipeline.forecast.mask_survey import Goal, Source  # noqa: E402
 from pipeline.forecast.mask_worth import foretell  # noqa: E402
 from pipeline.forecast.masks import process  # noqa: E402
@@ -53,7 +54,8 @@ def one_seed(seed):
     rule = evidence["rules"]["row 0"]
     level = foretell(
         problem, run="salt/lb", score=problem.judge(found.stats), se=told["se"], actual=found.actual,
-        predicted_oof=found.oof.predicted, predicted_test=decided.predicted, models=[], public_share=0.3,
+        predicted_oof=found.oof.predicted, predicted_test=decided.predicted, models=1, match=Match(0.0, 0.0, exact=True),
+        public_share=0.3,
         shift_auc=0.5, shift_p=1,
     )  # fmt: skip
     return {

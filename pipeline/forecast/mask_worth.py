@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.forecast.leaderboard import Forecast, Submission, forecast
-from pipeline.forecast.level import ERROR, Match
+from pipeline.forecast.level import Match
 from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 
@@ -42,7 +42,8 @@ def foretell(
     actual: Array,
     predicted_oof: Array,
     predicted_test: Array,
-    models: Sequence[Array],
+    models: int,
+    match: Match,
     public_share: float,
     shift_auc: float,
     shift_p: float,
@@ -52,27 +53,25 @@ def foretell(
 ) -> Forecast:
     """Predict the public and private score of masks from contributions of scored images and predicted ones of test.
 
-    `predicted_test` (N_t,) are of the maps that are submitted, `models` (K of N_t) of the maps of single models: what
-    the mean gains is what the predictor sees in its maps. Without `models` it counts as a shift of the test images.
+    `predicted_test` (N_t,) are as of one model a row; `match` is what the mean of so many `models` gains.
     """
-    one = np.mean(models, 0) if len(models) else predicted_test
-    gain = float(predicted_test.mean() - one.mean())
+    told = predicted_test[:, None]
     return forecast(
         problem,
         run=run,
         score=score,
         se=se,
         contributions=actual,
-        models=[told[:, None] for told in models] or [predicted_test[:, None]],
-        mean=predicted_test[:, None],
+        models=[told] * models,
+        mean=told,
         cuts=np.zeros(0),
         public_share=public_share,
         shift_auc=shift_auc,
         shift_p=shift_p,
         predicted_oof=predicted_oof,
-        predicted_test=one,
+        predicted_test=predicted_test,
         weight=weight,
         leaves=leaves,
         past=past,
-        match=Match(gain, ERROR * abs(gain), exact=not len(models)),
+        match=match,
     )

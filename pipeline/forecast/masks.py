@@ -39,10 +39,7 @@ MARGINS = (0.0, 0.02, 0.05)
 
 @dataclass(frozen=True)
 class Decided:
-    """Which candidate each image takes (N,): an action, or from A on objects dropped at a cut; its predicted score.
-
-    `by_model` are the scores that the maps of single models, where there are several, speak of (K of N).
-    """
+    """Which candidate each image takes (N,): an action, or from A on objects dropped at a cut; its predicted score."""
 
     source: Source
     actions: Sequence[Action]
@@ -50,7 +47,6 @@ class Decided:
     predicted: Array
     values: Array
     owner: Array
-    by_model: Sequence[Array] = ()
 
     def told(self, i: int) -> dict[str, Any]:
         """Return for a file how an image is decided: settings, whose maps (-1: the run's), and the objects that go."""
@@ -76,33 +72,17 @@ class Plan:
     objects: Model | None
     rule: str | None
 
-    def apply(
-        self,
-        source: Source,
-        models: Sequence[Source] = (),
-        move: Callable[[Setting], Setting] = lambda setting: setting,
-    ) -> Decided:
-        """Decide other images, and predict their scores.
-
-        Where the maps are the mean of several `models`, candidates are told of by each model's maps, as they were on
-        the scored images, and what is said is averaged; `move` carries a setting for one model over to the mean.
-        """
+    def apply(self, source: Source, move: Callable[[Setting], Setting] = lambda setting: setting) -> Decided:
+        """Decide other images, and predict their scores; `move` carries settings for one model over to their mean."""
         made = [replace(action, setting=move(action.setting)) for action in self.actions]
-        told, seen, values = self._tell(source, made)
-        each = [self._tell(model, self.actions)[0] for model in models]
-        which = take(self.rule, np.mean(each, 0) if each else told, soft_iou(seen), self.plain)
-        rows = np.arange(len(told))
-        by_model = [said[rows, which] for said in each]
-        return Decided(source, made, which, told[rows, which], values, seen.owner, by_model)
-
-    def _tell(self, source: Source, made: Sequence[Action]) -> tuple[Array, Survey, Array]:
-        """Return the predicted scores (N A+P) of candidates, the survey, and the predicted values of its objects."""
         seen = survey(source, self.actions, made=made)
         values, features = np.zeros(len(seen.owner)), seen.features
         if self.objects is not None:
             values = self.objects(seen.objects)
             features = np.concatenate([features, prune(source, seen.owner, values[None])[0][:, 0]], 1)
-        return self.scores(features.reshape(-1, features.shape[2])).reshape(features.shape[:2]), seen, values
+        told = self.scores(features.reshape(-1, features.shape[2])).reshape(features.shape[:2])
+        which = take(self.rule, told, soft_iou(seen), self.plain)
+        return Decided(source, made, which, told[np.arange(len(told)), which], values, seen.owner)
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def predict_rows(job: Job) -> Made:
 
 def predict_masks(job: Job) -> Made:
     """Post-process maps. The models of a fold keep none of their own: an adopted rule is of the run, not of a model."""
-    from pipeline.forecast import leaderboard, mask_lb, masks, shift
+    from pipeline.forecast import leaderboard, mask_lb, mask_worth, masks, shift
     from pipeline.scoring.mask_shelf import Scene
 
     files, problem, table = job.files, job.problem, job.table
@@ -179,26 +179,23 @@ def predict_masks(job: Job) -> Made:
     moved = compare(job, statistics, embedded=False)
     # What the predictor makes of the mean is taken off: the size match is what is known of it.
     predicted = made.test.predicted[: job.submitted] - made.apparent
-    foretold = leaderboard.forecast(
+    foretold = mask_worth.foretell(
         problem,
         run=files.run,
         score=made.report["score"],
         se=made.report["se"],
-        contributions=made.actual,
-        models=[predicted[:, None]] * len(job.parent["folds"]),
-        mean=predicted[:, None],
-        cuts=np.zeros(0),
+        actual=made.actual,
         predicted_oof=made.output.oof.predicted,
         predicted_test=predicted,
+        models=len(job.parent["folds"]) * len(table.splits),
+        match=made.match,
         public_share=job.config.public_share,
         shift_auc=moved.auc,
         shift_p=moved.p,
         weight=moved.weight if job.config.shift == "weight" else None,
         leaves=list(job.leaves),
         past=past_of(job),
-        match=made.match,
     )
-    foretold = replace(foretold, models=foretold.models * len(table.splits))
     write_scores(job, made.output.oof.predicted, made.test.predicted, made.ends, made.actual)
     write_evidence(job, mask_lb.evidence(made), moved, foretold)
     told = [*masks.in_words(made.output), in_words(made.report)]

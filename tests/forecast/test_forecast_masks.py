@@ -75,27 +75,6 @@ def test_settings_are_moved_to_maps_of_another_kind(planted):
     assert all((moved.mask(i) == plain.mask(i)).all() for i in range(40))
 
 
-def test_several_models_are_heard_one_by_one(planted):
-    (_, source, _, _), found = planted
-    n = 50
-    rng = np.random.default_rng(0)
-    few = [np.asarray(source.maps[i]) for i in range(n)]
-    noisy = [packed([np.clip(m + 0.1 * rng.normal(size=m.shape), 0, 1) for m in few]) for _ in range(3)]
-    sources = [replace(source, maps=m, sizes=source.sizes[:n]) for m in (source.maps.part(np.arange(n)), *noisy)]
-    whole, *models = sources
-    done, alone = found.plan.apply(whole, models), found.plan.apply(whole)
-    assert len(done.by_model) == 3
-    assert len(alone.by_model) == 0
-    same = done.which == alone.which
-    assert same.any()
-    assert not same.all()
-    assert (done.predicted[same] == alone.predicted[same]).all()
-    # A single model that is the whole says what the whole says.
-    assert (found.plan.apply(whole, [whole]).which == alone.which).all()
-    kept = replace(found.plan, rule=None)
-    assert np.allclose(kept.apply(whole, [whole]).by_model[0], kept.apply(whole).predicted)
-
-
 def test_the_gain_holds_on_fresh_images(planted):
     (problem, _, goal, choice), found = planted
     maps, truth = faint(240, seed=1)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from salt import Truth, problem_of
 
+from pipeline.forecast.level import Match
 from pipeline.forecast.mask_worth import foretell, worth
 
 
@@ -42,7 +43,8 @@ def test_the_level_covers_fresh_images():
         private = np.clip(test[120:] + 0.2 * rng.normal(size=280), 0, 1).mean()
         found = foretell(
             problem(500, "dice"), run="c/r", score=actual.mean(), se=actual.std() / 500**0.5, actual=actual,
-            predicted_oof=easy, predicted_test=test, models=[], public_share=0.3, shift_auc=0.5, shift_p=0.5,
+            predicted_oof=easy, predicted_test=test, models=1, match=Match(0.0, 0.0, exact=True), public_share=0.3, shift_auc=0.5,
+            shift_p=0.5,
         )  # fmt: skip
         low, high = found.private[90]
         covered.append(low <= private <= high)
@@ -52,17 +54,16 @@ def test_the_level_covers_fresh_images():
     assert 0.03 < np.mean(width) < 0.12
 
 
-def test_the_gain_of_the_mean_is_no_shift():
+def test_the_gain_of_the_mean_comes_on_top_of_what_single_models_score():
     rng = np.random.default_rng(3)
     easy = rng.random(600)
     actual = np.clip(0.6 * easy + 0.1 * rng.normal(size=600), 0, 1)
     test = 0.6 * rng.random(400)
-    models, mean = [test + 0.02 * rng.normal(size=400) for _ in range(5)], test + 0.08
-    facts = {"actual": actual, "predicted_oof": 0.6 * easy, "predicted_test": mean, "public_share": 0.3}
+    facts = {"actual": actual, "predicted_oof": 0.6 * easy, "predicted_test": test, "public_share": 0.3}
     facts |= {"run": "c/r", "score": actual.mean(), "se": actual.std() / 600**0.5, "shift_auc": 0.5, "shift_p": 0.5}
-    told, blind = (foretell(problem(600, "dice"), models=m, **facts) for m in (models, []))
-    assert told.match.gain == pytest.approx(0.08, abs=0.005)
-    assert (told.models, blind.models) == (5, 1)
-    assert told.expected == pytest.approx(blind.expected, abs=0.01)
-    assert told.one.doubt < 0.01 * blind.one.doubt
-    assert np.diff(told.private[90]) < np.diff(blind.private[90])
+    told, plain = (
+        foretell(problem(600, "dice"), models=5, match=Match(g, 0.4 * g, exact=False), **facts) for g in (0.08, 0.0)
+    )
+    assert told.expected - plain.expected == pytest.approx(0.08, abs=0.005)
+    assert (told.models, told.match.gain, plain.match.gain) == (5, 0.08, 0.0)
+    assert np.diff(told.private[90]) > np.diff(plain.private[90]), "how much it gains is not known exactly"
