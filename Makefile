@@ -48,7 +48,7 @@ $(RUNS): runs/%/cv.json: | $(SETUP)
 submissions/%.csv: runs/%/cv.json | $(SETUP)
 	$(PY) -m pipeline.stages.submit $*
 
-.PHONY: help setup new data folds vary $(OF_RUN) ledger status demo test bench lint
+.PHONY: help setup new data folds vary $(OF_RUN) ledger status demo test proofs bench lint
 help: ## every target, in stage order
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 setup: $(SETUP) ## .venv with every dependency (the other targets do it when they need it)
@@ -75,6 +75,8 @@ demo: runs/$(DEMO)/tags/cv.json submissions/$(DEMO)/final.csv ## [COMP=digits] |
 	@$(PY) -m pipeline.stages.audit $(DEMO)/final && $(PY) -m pipeline.stages.ledger $(DEMO)
 test: | $(SETUP) ## [ARGS='-k masks'] | the suite
 	$(PY) -m pytest -n 2 $(ARGS)
+proofs: | $(SETUP) ## the proofs of all techniques (docs/TECHNIQUES.md), the heavy ones that `make test` leaves out too
+	proofs=$$($(PY) -m pipeline.store.register proofs) && $(PY) -m pytest -n 2 -m "" $(ARGS) $$proofs
 bench: | $(SETUP) ## ours beside the peers, on this machine; writes the table in README
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(PY) benchmarks/bench.py

@@ -174,6 +174,8 @@ def _timm(name: str, weights: str, options: dict[str, Any], size: Sequence[int])
             torch.set_rng_state(state)
             fresh = timm.create_model(name, num_classes=0, **options)
             require_loaded(backbone, dict(fresh.named_parameters()), weights)
+        if hasattr(backbone, "pre_logits"):  # of VGG's own head: 120 of 134 million weights, which no feature passes
+            backbone.pre_logits = nn.Identity()
         return backbone
     except UserError:
         raise

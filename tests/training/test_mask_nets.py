@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from pipeline.store.errors import UserError
-from pipeline.training.mask_nets import PUBLISHED, Extras, build_masks, coordinates, hypercolumn
+from pipeline.training.mask_nets import OWN, PUBLISHED, Extras, build_masks, coordinates, hypercolumn
 from pipeline.training.mask_objective import SIZES
 
 SMALL = {"widths": [4, 6, 8]}
@@ -62,6 +63,29 @@ def test_encoders_of_either_library(encoder):
 def test_squeeze_and_excitation_by_options():
     net = build("unet", options={"decoder_attention_type": "scse"})
     assert "SCSE" in str(net.decoder)
+
+
+def unevenness(layer):
+    """How uneven the inside of a constant image becomes under a kernel of ones (Odena 2016): sd over mean."""
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.fill_(float(p.ndim > 1))
+        inside = layer(torch.ones(1, layer.in_channels, 12, 12))[:, :, 6:-6, 6:-6]
+    return (inside.std() / inside.mean()).item()
+
+
+def test_no_decoder_draws_checkerboards():
+    assert unevenness(nn.ConvTranspose2d(1, 1, 3, 2)) == pytest.approx(0.478, abs=0.01)
+    found = 0
+    for name in [*PUBLISHED, *OWN]:
+        net = build(name, size=(128, 128))
+        for module in net.decoder.modules():
+            if isinstance(module, nn.ConvTranspose2d):
+                assert unevenness(module) == pytest.approx(0, abs=1e-5), name
+                found += 1
+    assert found  # linknet's
+    ways = [build("unet", options={"decoder_interpolation": way} if way else {}) for way in (None, "bilinear")]
+    assert [way.decoder.blocks[0].interpolation_mode for way in ways] == ["nearest", "bilinear"]
 
 
 def test_deep_supervision_of_the_nested_decoder():

@@ -67,6 +67,28 @@ def test_pool_is_used(name, pool):
     assert net(x).shape == (2, 5)
 
 
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_same_weights_take_images_of_any_size(pool):
+    net = make("test_resnet", pool=pool).eval()
+    assert {net(torch.rand(2, 3, side, side + 32)).shape for side in (32, 96, 160)} == {(2, 5)}
+
+
+@pytest.mark.parametrize("name", ["cnn", "test_resnet"])
+def test_batch_norm_knows_its_batch_in_training_alone(name):
+    net, x = make(name), torch.rand(4, 3, 32, 32)
+    other = torch.cat([x[:1], x[1:] * 0.2])
+    assert not torch.allclose(net(x)[0], net(other)[0], rtol=1e-3)
+    net.eval()
+    torch.testing.assert_close(net(x)[0], net(other)[0])
+
+
+def test_norm_layers_by_options():
+    net = make("test_resnet", options={"norm_layer": "groupnorm1"})
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    x = torch.rand(4, 3, 32, 32)
+    torch.testing.assert_close(net(x)[:1], net(x[:1]))  # in training too
+
+
 class Mirror(nn.Module):
     def __init__(self, in_chans, last=False):
         super().__init__()
