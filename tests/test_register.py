@@ -2,7 +2,10 @@
 
 import ast
 import functools
+import os
 import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -139,6 +142,18 @@ def test_what_make_test_leaves_out_is_a_proof_that_make_proofs_runs():
 def test_the_page_is_what_is_written_from_the_register():
     """`python -m pipeline.store.register > docs/TECHNIQUES.md`."""
     assert (ROOT / "docs/TECHNIQUES.md").read_text() == table(REGISTER)
+
+
+def test_make_proofs_is_given_every_proof_or_nothing(tmp_path):
+    """An empty list would have pytest run the whole suite."""
+    command = [sys.executable, "-m", "pipeline.store.register", "proofs"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == proofs(REGISTER)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    failed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env)
+    assert failed.returncode == 2
+    assert not failed.stdout
+    assert len(failed.stderr.splitlines()) == 1
 
 
 def technique(**changes):

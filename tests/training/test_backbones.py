@@ -1,6 +1,8 @@
 """Published networks by name: build, train, checkpoint, continue, reload; one config, whatever the name and channels."""
 
+import filecmp
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -64,7 +66,8 @@ def field(house):
             write(run, RUN.format(name=name))
         prepare()
 
-    return build
+    yield build
+    shutil.rmtree(house / "runs", ignore_errors=True)  # gigabytes, which pytest would keep
 
 
 class Killed(Exception):
@@ -82,10 +85,10 @@ def lines(run):
 
 
 def trains_continues_and_reloads(field, name, channels, monkeypatch):
-    monkeypatch.setenv("PODIUM_CHECKPOINT_SECONDS", "0")
     field(name, channels)
     job = job_of("toy/whole")
     fit_fold(job, WHICH, Tracker())
+    monkeypatch.setenv("PODIUM_CHECKPOINT_SECONDS", "0")
     with pytest.raises(Killed):
         fit_fold(job_of("toy/killed"), WHICH, KilledInTheSecondEpoch())
     files = WHICH.files(RunFiles("toy/killed"))
@@ -94,7 +97,7 @@ def trains_continues_and_reloads(field, name, channels, monkeypatch):
     fit_fold(job_of("toy/killed"), WHICH, Tracker())
     assert [line["step"] for line in lines("killed")] == [line["step"] for line in lines("whole")] == [0, 1, 1, 2]
     model = WHICH.files(job.files).model
-    assert files.model.read_bytes() == model.read_bytes()
+    assert filecmp.cmp(files.model, model, shallow=False)
 
     network = fitted_network(job, model).eval()
     assert network.head.bias.all()  # it began as 0: steps were taken
