@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 
@@ -10,6 +12,8 @@ from pipeline.store.files import Array
 
 # So many rare classes are told one by one.
 TOLD = 20
+# Strata of values and of mask sizes are no classes: that a few rows cannot fill them all is said once.
+BIN = re.compile(r"(^| )(bin|size) \d+$")
 
 
 def check(
@@ -39,14 +43,18 @@ def divided(what: str, keys: Array, names: Array, folds: Array) -> list[str]:
 
 
 def rare(counts: dict[str, list[int]], n: int) -> list[str]:
-    """Say which classes are missing from which folds."""
-    said = []
+    """Say which classes are missing from which folds, and in one line how many bins of values or of sizes are."""
+    said: list[str] = []
+    bins: list[str] = []
     for name, row in counts.items():
         gone = [k for k, count in enumerate(row) if count == 0]
         if gone and not (name.endswith("(no label)") and sum(row) == 0):
             few = f": it has {sum(row)} row(s) for {n} folds" if sum(row) < n else ""
-            said.append(f"class {name!r} is missing from fold(s) {gone}{few}")
-    return said if len(said) <= TOLD else [*said[:TOLD], f"so are {len(said) - TOLD} other classes from some fold"]
+            (bins if BIN.search(name) else said).append(f"{name!r} is missing from fold(s) {gone}{few}")
+    lines = [f"class {line}" for line in said[:TOLD]]
+    lines += [f"so are {len(said) - TOLD} other classes from some fold"] if len(said) > TOLD else []
+    more = f"; so are {len(bins) - 1} others from some fold" if len(bins) > 1 else ""
+    return lines + [f"stratum {line}{more}" for line in bins[:1]]
 
 
 def meets_test(raw: Raw, digests: Array, near: Array) -> list[str]:

@@ -148,7 +148,7 @@ def choose_masks(
     head = any((maps.present(i) < 1).any() for i in range(len(maps)))
     # Where a file holds masks, not objects, what was split would be one again.
     split = metric.objects and truth.kind == "objects"
-    tried = default_grid(truth.classes, truth.kind == "exclusive", head, split)
+    tried = default_grid(truth.classes, truth.kind == "exclusive", head, split, scene.problem.scored_classes)
     tried = tried if grid else tried[:1]
 
     def statistics(settings: list[Setting], fold: int | None = None) -> Array:
@@ -161,11 +161,8 @@ def choose_masks(
         return found
 
     stats, seen = statistics(tried), {k: statistics(tried, k) for k in (apart or {} if grid else {})}
-    if method == "fixed":
-        tuned = choose(scene.problem, tried, stats, "optimal", statistics, seen)
-        choice = untuned(tuned, tried[0])
-    else:
-        choice = choose(scene.problem, tried, stats, method, statistics, seen)
+    tuned = choose(scene.problem, tried, stats, "optimal" if method == "fixed" else method, statistics, seen)
+    choice = untuned(tuned, tried[0]) if method == "fixed" else tuned
     return choice, lambda: gate_gain(scene.problem, tried, stats, statistics, seen)
 
 

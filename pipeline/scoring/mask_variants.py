@@ -56,10 +56,13 @@ class Shown(Protocol):
         """Return the probabilities (C) that a class is there at all."""
 
 
-def default_grid(classes: int, exclusive: bool, head: bool, objects: bool) -> list[Setting]:
+def default_grid(
+    classes: int, exclusive: bool, head: bool, objects: bool, scored: Sequence[int] | None = None
+) -> list[Setting]:
     """Return the settings that are tried: for several classes one class at a time, the others untuned.
 
-    `head`: a presence head tells where a class is empty; `objects`: touching objects may be split.
+    `head`: a presence head tells where a class is empty; `objects`: touching objects may be split; `scored`: the places
+    of the classes that are scored (None: all): independent ones that are not stay untuned.
     """
     # Of exclusive classes the arg max decides, and its probability need not pass any threshold.
     tried = [Decision(min_area=area) for area in AREAS]
@@ -73,7 +76,8 @@ def default_grid(classes: int, exclusive: bool, head: bool, objects: bool) -> li
     if head:
         tried += [replace(d, present=gate) for d in tried if not d.top for gate in PRESENT]
     untuned = (Decision(),) * classes
-    varied = [(*untuned[:c], d, *untuned[c + 1 :]) for c in range(classes) for d in tried]
+    some = range(classes) if exclusive or scored is None else scored
+    varied = [(*untuned[:c], d, *untuned[c + 1 :]) for c in some for d in tried]
     return list(dict.fromkeys([untuned, *varied]))
 
 

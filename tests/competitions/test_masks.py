@@ -1,5 +1,6 @@
 """Masks as competitions give them: every form is drawn as it was meant, or refused in one line."""
 
+import json
 import tomllib
 
 import cv2
@@ -478,3 +479,16 @@ def test_the_sample_says_which_classes_are_scored(house):
     one, other = train_keys(config, contract, facts), train_keys(config, contract, every)
     assert one[:2] == other[:2]
     assert one[2] != other[2]
+
+
+def test_sizes_that_few_masks_cannot_fill_are_told_in_one_line(house):
+    write(house, wide(drawn(1), ["rle"]), 'target = "rle"\n')
+    prepare()
+    facts = json.loads((house / "folds/toy.json").read_text())
+    lacking = {name: row.count(0) for name, row in facts["balance"].items() if 0 in row}
+    sizes = [name for name in lacking if name != "(empty)"]
+    told = [line for line in facts["warnings"] if "is missing from fold(s)" in line]
+    assert len(sizes) > 2
+    assert len(told) == 1 + ("(empty)" in lacking)
+    assert told[-1].startswith(f"stratum {sizes[0]!r} is missing from fold(s) [")
+    assert told[-1].endswith(f"; so are {len(sizes) - 1} others from some fold")

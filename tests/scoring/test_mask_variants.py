@@ -72,6 +72,14 @@ def test_measured_decision_by_decision(name, kind, classes):
             assert found[i, g] == pytest.approx(metric.stats(right, mask, *more))
 
 
+def test_the_grid_leaves_classes_alone_that_are_not_scored():
+    some = default_grid(3, False, False, False, (2,))
+    assert some[0] == (Decision(),) * 3
+    assert all(each[:2] == (Decision(),) * 2 for each in some)
+    assert [each[2] for each in some] == [each for (each,) in default_grid(1, False, False, False)]
+    assert default_grid(3, True, False, False, (2,)) == default_grid(3, True, False, False), "they share each pixel"
+
+
 def test_the_grid_tries_what_there_is():
     plain = default_grid(1, False, False, False)
     assert plain[0] == (Decision(),)
