@@ -16,7 +16,6 @@ from pipeline.scoring.convex import true_probability
 from pipeline.scoring.greedy import Tries
 from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
-from pipeline.tasks import TASKS
 
 # Scores are sums in another order than those of the definition: their last three or four digits are not the same.
 ERROR = 1e-10
@@ -32,8 +31,7 @@ def quick(problem: Problem, members: Sequence[Array]) -> Callable[[Array], Tries
         return lambda draws: None
     make: Callable[[Array], Tries | None]
     if metric.name == "log_loss":
-        p, happened, total = (_true if task == "multiclass" else _events)(problem.y, members)
-        make = partial(LogLoss, p, happened, total)
+        make = _log_loss(problem, members)
     elif metric.name == "roc_auc" and all(np.isfinite(p).all() and p.min() >= 0 for p in members):
         truth = problem.y if problem.y.ndim == 2 else problem.y[:, None] == np.arange(problem.classes)
         make = partial(_ranks, truth[:, 1:] if task == "binary" else truth, members)
@@ -45,41 +43,37 @@ def quick(problem: Problem, members: Sequence[Array]) -> Callable[[Array], Tries
 
 
 class LogLoss:
-    """Tries of log loss by the probabilities (M E) of events: `happened` (E,) or not.
+    """Tries of log loss by what members give to events (M E), which `happened` (E,) or not, with a weight (E,) each.
 
-    With `total` (M E) an event is a row's true class, and its probability is to be divided by what the row sums to.
-    Of `width` events a row the weight is that of the row.
+    `excess` (M,): by how much the probabilities of a row sum to more than 1, on average: very little.
     """
 
     error = ERROR
 
-    def __init__(self, p: Array, happened: Array, total: Array | None, weight: Array) -> None:
-        weight = weight.repeat(len(happened) // len(weight))
+    def __init__(self, p: Array, happened: Array, excess: Array, weight: Array) -> None:
         yes, no = (np.flatnonzero(part & (weight > 0)) for part in (happened, ~happened))
         rows = np.concatenate([yes, no])
-        self.yes, self.share = len(yes), weight[rows] / weight[rows].sum()
-        self.p, self.total = p[:, rows], None if total is None else total[:, rows]
-        self.running, self.sums = np.zeros(len(rows)), np.zeros(len(rows))
+        self.p, self.yes, self.share, self.excess = p.take(rows, 1), len(yes), weight[rows] / weight.sum(), excess
+        self.running, self.over = np.zeros(len(rows)), 0.0
 
     def scores(self, size: int) -> Array:
         """Return minus the log loss (M,) of the running mean with each member in it."""
         found, mean = np.empty(len(self.p)), np.empty(len(self.running))
+        yes, no = mean[: self.yes], mean[self.yes :]
         for m, p in enumerate(self.p):
             np.add(self.running, p, out=mean)
             mean /= size
             np.clip(mean, EPS, 1 - EPS, out=mean)
-            if self.total is not None:
-                mean /= (self.sums + self.total[m]) / size
-            np.log(mean[: self.yes], out=mean[: self.yes])
-            np.log1p(-mean[self.yes :], out=mean[self.yes :])
+            np.log(yes, out=yes)
+            np.log1p(np.negative(no, out=no), out=no)
             found[m] = self.share @ mean
-        return found
+        # A row that sums to 1 + x is divided by that: log(1 + x) is x where x is so small.
+        return found - (self.over + self.excess) / size
 
     def add(self, member: int) -> None:
         """Choose a member."""
         self.running += self.p[member]
-        if self.total is not None:
-            self.sums += self.total[member]
+        self.over += self.excess[member]
 
 
 class Labels:
@@ -147,62 +141,66 @@ class Labels:
 class Ranks:
     """Tries of the area under the ROC curve, the mean over columns that have both labels.
 
-    `orders`: of each such column its place, the rows (each as often as it counts), those that are true first, and how
-    many these are. Members are not negative, so that their bits sort as they do.
+    `columns`: what members say of the rows (M E) of each such column, each as often as it counts, those that are true
+    first, and how many these are. Numbers are not negative, so that their bits sort as they do.
     """
 
     error = ERROR
 
-    def __init__(self, members: Sequence[Array], orders: Sequence[tuple[int, Array, int]]) -> None:
-        self.members, self.orders = members, orders
-        self.running = np.zeros(members[0].shape)
+    def __init__(self, columns: Sequence[tuple[Array, int]]) -> None:
+        self.columns = [(p, true, np.zeros(p.shape[1])) for p, true in columns]
 
     def scores(self, size: int) -> Array:
         """Return the areas (M,) of the running mean with each member in it."""
-        return np.array([np.mean([self._area(p, size, *order) for order in self.orders]) for p in self.members])
+        means = [[_area((running + q) / size, true) for q in p] for p, true, running in self.columns]
+        return np.asarray(np.mean(means, 0))
 
     def add(self, member: int) -> None:
         """Choose a member."""
-        self.running += self.members[member]
+        for p, _, running in self.columns:
+            running += p[member]
 
-    def _area(self, p: Array, size: int, column: int, order: Array, true: int) -> float:
-        mean = self.running[:, column] + p[:, column]
-        mean /= size
-        key = mean[order].view(np.uint64)
-        key <<= 1
-        key[:true] |= 1
-        key.sort()
-        place = np.flatnonzero((key & 1).astype(bool))
-        won = float(place.sum()) - true * (true - 1) / 2
-        # Of equal numbers those that are false come first: these pairs were counted as won and are half won.
-        if ((key[1:] ^ key[:-1]) == 1).any():
-            start = np.flatnonzero(np.r_[True, np.diff(key >> 1) != 0])
-            both = np.add.reduceat(key & 1, start)
-            won -= float(both @ (np.diff(np.r_[start, len(key)]) - both.astype(np.int64))) / 2
-        return won / true / (len(key) - true)
+
+def _area(mean: Array, true: int) -> float:
+    """Return the area under the curve of numbers (E,) of which so many at first are true; the numbers are lost."""
+    key = mean.view(np.uint64)
+    key <<= 1
+    key[:true] |= 1
+    key.sort()
+    won = float(np.flatnonzero((key & 1).astype(bool)).sum()) - true * (true - 1) / 2
+    # Of equal numbers those that are false come first: these pairs were counted as won and are half won.
+    if ((key[1:] ^ key[:-1]) == 1).any():
+        start = np.flatnonzero(np.r_[True, np.diff(key >> 1) != 0])
+        both = np.add.reduceat(key & 1, start).astype(np.int64)
+        won -= float(both @ (np.diff(np.r_[start, len(key)]) - both)) / 2
+    return won / true / (len(key) - true)
 
 
 def _ranks(truth: Array, members: Sequence[Array], weight: Array) -> Ranks | None:
     """Return the tries where weights are whole numbers, so that a weight is a repeated row."""
     if (weight % 1 != 0).any() or weight.sum() > 4 * len(weight):
         return None
-    rows, orders = np.arange(len(weight)).repeat(weight.astype(np.int64)), []
+    rows, columns = np.arange(len(weight)).repeat(weight.astype(np.int64)), []
     for c in range(truth.shape[1]):
         is_true = truth[rows, c].astype(bool)
         if is_true.any() and not is_true.all():
-            orders.append((c, np.concatenate([rows[is_true], rows[~is_true]]), int(np.count_nonzero(is_true))))
-    return Ranks(members, orders) if orders else None
+            order = np.concatenate([rows[is_true], rows[~is_true]])
+            columns.append((np.array([p[order, c] for p in members], np.float64), int(np.count_nonzero(is_true))))
+    return Ranks(columns) if columns else None
 
 
-def _true(y: Array, members: Sequence[Array]) -> tuple[Array, Array, Array]:
-    """Return what members give to the true class (M N), that it happened (N,), and what their rows sum to (M N)."""
-    total = np.array([p.sum(1, dtype=np.float64) for p in members])
-    return true_probability(TASKS["multiclass"], y, members), np.ones(len(y), bool), total
-
-
-def _events(y: Array, members: Sequence[Array]) -> tuple[Array, Array, None]:
-    """Return what members give to every label of every row (M N*L), and whether it happened (N*L)."""
-    return np.array([p.ravel() for p in members], np.float64), y.ravel() == 1, None
+def _log_loss(problem: Problem, members: Sequence[Array]) -> Callable[[Array], LogLoss | None]:
+    """Return what gives the tries under a row weighting, where the classes of a row sum to 1 but for rounding."""
+    p, y = true_probability(problem.task, problem.y, members), problem.y
+    if problem.task.name != "multiclass":
+        # What did not happen is left as it is said: 1 - p has lost its last digits where p is close to 1.
+        p = np.array([q.ravel() for q in members])
+        happened, width = y.ravel() == 1, y.size // len(y)
+        return lambda weight: LogLoss(p, happened, np.zeros(len(p)), weight.repeat(width))
+    over = np.array([q.sum(1, dtype=np.float64) - 1 for q in members])
+    if np.abs(over).max() > 1e-6:
+        return lambda weight: None
+    return lambda weight: LogLoss(p, np.ones(len(y), bool), over @ weight / weight.sum(), weight)
 
 
 def _cells(task: str, columns: int, width: int) -> tuple[Array, Array, Array]:

@@ -96,6 +96,17 @@ def test_many_equal_numbers_are_half_won():
     assert fast.scores(1) == pytest.approx([problem.score(p) for p in members], abs=1e-14)
 
 
+def test_rows_of_float32_sum_to_nearly_1():
+    problem, members = small("multiclass", "log_loss", np.random.default_rng(0), 400)
+    members = [p.astype(np.float32).astype(float) for p in members]
+    assert all(np.abs(p.sum(1) - 1).max() > 1e-9 for p in members)
+    fast, slow = quick(problem, members)(np.ones(400)), Plain(members, definition(problem), np.ones(400))
+    for size in (1, 2, 3):
+        assert fast.scores(size) == pytest.approx(slow.scores(size), abs=1e-12)
+        fast.add(1)
+        slow.add(1)
+
+
 def test_saturated_members_are_clipped_as_by_the_definition():
     problem, members = small("binary", "log_loss", np.random.default_rng(0), 40)
     members = [np.clip(p, 0, 1 - 2.0**-53 * k) for k, p in enumerate(members)]
@@ -117,6 +128,8 @@ def test_what_needs_the_definition():
         replace(problem, blocks=np.arange(17) % 2),
     ):
         assert quick(odd, members)(draws) is None
+    problem_, members_ = small("multiclass", "log_loss", rng)
+    assert quick(problem_, [p * 0.9 for p in members_])(draws) is None
     areas = replace(problem, metric=METRICS["roc_auc"])
     assert quick(areas, members)(draws) is not None
     assert quick(areas, members)(draws * 0.5) is None
