@@ -1,5 +1,6 @@
 """A grid of decisions measured at once is the same as decision by decision."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from salt import Truth, faint, packed, smooth
 
 from pipeline.masks.decide import Decision, decide, objects_of
 from pipeline.masks.metrics import MASK_METRICS
-from pipeline.scoring.mask_variants import default_grid, measure, stream, variants
+from pipeline.scoring.mask_variants import default_grid, measure, stream, thresholds_alone, variants
 
 FIELDS = {
     "threshold": st.sampled_from([0.2, 0.5, 0.7]),
@@ -70,6 +71,26 @@ def test_measured_decision_by_decision(name, kind, classes):
             mask = decide(maps[row], maps.present(row), each, right.shape[1:], kind == "exclusive")
             more = (truth.instances(row), objects_of(mask[0], maps[row], each[0])) if metric.objects else ()
             assert found[i, g] == pytest.approx(metric.stats(right, mask, *more))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from([name for name, metric in MASK_METRICS.items() if not metric.objects]),
+    st.lists(st.tuples(*[st.sampled_from([0.0, 0.2, 0.3, 0.5, 0.9])] * 2), min_size=1, max_size=6),
+    st.integers(0, 50),
+)
+def test_thresholds_alone_are_counted_at_once(name, levels, seed):
+    rng, metric = np.random.default_rng(seed), MASK_METRICS[name]
+    fields = maps_of(rng, 2, 1)
+    # The last image is larger than its maps: it takes the long way.
+    truth = Truth([rng.random((2, m.shape[1] + 3 * (m is fields[-1]), m.shape[2])) < 0.5 for m in fields])
+    maps, rows = packed(fields, None, 2, 1), np.arange(3)
+    grid = [tuple(Decision(threshold=t) for t in each) for each in levels]
+    assert thresholds_alone(grid)
+    found = measure(maps, truth, rows, grid, metric)
+    gated = [(replace(each[0], present=-1.0), each[1]) for each in grid]
+    assert not thresholds_alone(gated)
+    assert (found == measure(maps, truth, rows, gated, metric)).all()
 
 
 def test_the_grid_tries_what_there_is():
