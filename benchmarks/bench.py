@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -67,23 +67,43 @@ def race(
     target: float,
     n: int = 5,
     clock: Callable[[], float] = time.perf_counter,
+    share: float = 1.0,
+    warm: bool = True,
 ) -> tuple[Row, Any, Any]:
-    """Return the row (seconds; ratio = the median of the n ratios) and what both gave last, after one unmeasured turn."""
-    mine, his = ours(), theirs()
+    """Return the row (seconds; ratio = the median of the n ratios) and what both gave last, after one unmeasured turn.
+
+    `share`: how much of the work `theirs` does, where all of it would take minutes; its time is divided by that, and a
+    note must say so. Without `warm` there is no unmeasured turn.
+    """
+    mine, his = (ours(), theirs()) if warm else (None, None)
     times: list[tuple[float, float]] = []
     for _ in range(n):
         start = clock()
         mine = ours()
         middle = clock()
         his = theirs()
-        times.append((middle - start, clock() - middle))
+        times.append((middle - start, (clock() - middle) / share))
+    return row_of(part, peer, times, target), mine, his
+
+
+def row_of(part: str, peer: str, times: Sequence[tuple[float, float]], target: float) -> Row:
+    """Return the row of pairs of times, ours and the peer's."""
     a, b = (statistics.median(column) for column in zip(*times, strict=True))
-    return Row(part, peer, a, b, statistics.median(y / x for x, y in times), target, n), mine, his
+    return Row(part, peer, a, b, statistics.median(y / x for x, y in times), target, len(times))
+
+
+def told(value: float, unit: str) -> str:
+    """Return a quantity with a unit that suits its size."""
+    if unit != "s" or value >= 1 or value == 0:
+        return f"{value:.3g} {unit}"
+    return f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} us"
 
 
 def line(row: Row) -> str:
     verdict = "met" if row.met else "short" if row.good else "short (result)"
-    return f"| {row.part} | {row.peer} | {row.ours:.3g} {row.unit} | {row.theirs:.3g} {row.unit} | {row.ratio:.3g}x | >= {row.target:g}x | {row.n} | {verdict} | {row.note} |"
+    ratio = f"{row.ratio:.3g}" if row.ratio < 1000 else f"{row.ratio:,.0f}"
+    sides = f"{told(row.ours, row.unit)} | {told(row.theirs, row.unit)} | {ratio}x | >= {row.target:g}x"
+    return f"| {row.part} | {row.peer} | {sides} | {row.n} | {verdict} | {row.note} |"
 
 
 def main(rows: Callable[[], Iterable[Row]]) -> None:
@@ -120,20 +140,22 @@ def versions() -> Iterator[str]:
             yield f"{name} not installed"
 
 
-def everything() -> list[Row]:
-    """Run each script that races in a process of its own and return all rows."""
-    found = []
+def everything() -> tuple[list[Row], list[str]]:
+    """Run each script that races in a process of its own; return all rows, and the scripts that failed."""
+    found, failed = [], []
     for script in sorted(HERE.glob("*.py")):
         if "main(rows)" not in script.read_text() or script.name == Path(__file__).name:
             continue
         print(f"{script.name} ...", file=sys.stderr, flush=True)
-        done = subprocess.run([sys.executable, str(script), "--json"], stdout=subprocess.PIPE, text=True)
+        # One core each unless told otherwise: nothing is hidden in how many there are.
+        env = {"OMP_NUM_THREADS": "1", **os.environ}
+        done = subprocess.run([sys.executable, str(script), "--json"], stdout=subprocess.PIPE, text=True, env=env)
         lines = [Row(**json.loads(text)) for text in done.stdout.splitlines() if text.startswith("{")]
         print("\n".join(line(row) for row in lines), flush=True)
         found += lines
         if done.returncode:
-            print(f"{script.name} failed with exit status {done.returncode}", file=sys.stderr)
-    return found
+            failed.append(f"{script.name} failed with exit status {done.returncode}")
+    return found, failed
 
 
 def write(rows: list[Row]) -> None:
@@ -148,4 +170,6 @@ def write(rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    write(everything())
+    rows, failed = everything()
+    write(rows)
+    sys.exit("\n".join(failed) or None)

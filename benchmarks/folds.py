@@ -1,24 +1,16 @@
-"""Our folds against iterative-stratification and scikit-learn: CPU time, label-distribution error, worst label, fold sizes."""
+"""Our folds against iterative-stratification and scikit-learn: time, and how even they are."""
 
-import argparse
-import os
-import platform
-import statistics
-import sys
 import time
 import warnings
-from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
+from bench import main, row_of
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from sklearn.model_selection import StratifiedGroupKFold
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from pipeline.scoring.split import assign
 
-FOLDS = 5
+FOLDS, SEEDS = 5, 5
 
 
 def power_law(rows, width, seed):
@@ -96,81 +88,68 @@ def judge(labels, folds):
     with np.errstate(divide="ignore", invalid="ignore"):
         odds = np.abs(counts / (size - counts) - total / (len(labels) - total))[:, used]
     shares = (counts[:, used] / total[used]).std(0).mean()
-    return (
-        odds[np.isfinite(odds)].mean(),
-        shares,
-        np.abs(counts - total / FOLDS).max(),
-        np.abs(size - size.mean()).max(),
-    )
+    off = np.abs(counts - total / FOLDS).max(), np.abs(size - size.mean()).max()
+    return (odds[np.isfinite(odds)].mean(), shares, *off)
 
 
-# name: (labels, groups or none, peer, its name, what is wanted: times as fast, times the error at most)
+def grouped(labels_of):
+    def make(rows, seed):
+        unit = groups(rows, rows // (20 if labels_of is classes else 10), seed)
+        return (classes(rows, unit, seed) if labels_of is classes else power_law(rows, 28, seed)), unit
+
+    return make
+
+
+def alone(labels_of, width):
+    return lambda rows, seed: (labels_of(rows, width, seed), None)
+
+
+# What is made, rows, the peer; what is wanted: times as fast, times the error, rows that the worst label is off.
+ITERSTRAT, GROUP = "iterative-stratification", "scikit-learn StratifiedGroupKFold"
 CASES = {
-    "labels 200k x 28, power law": (lambda n, s: (power_law(n, 28, s), None), 200_000, iterstrat, 30, 1.15),
-    "one-hot 36.5k x 1108": (lambda n, s: (one_hot(n, 1108, s), None), 36_515, iterstrat, 50, 1.0),
-    "labels 20k x 1103": (lambda n, s: (many_labels(n, 1103, s), None), 20_000, iterstrat, 50, 1.0),
-    "labels 100k x 100, ten a row": (lambda n, s: (dense(n, 100, s), None), 100_000, iterstrat, 1, 0.1),
-    "labels 31k x 28": (lambda n, s: (power_law(n, 28, s), None), 31_000, iterstrat, None, 1.15),
-    "groups 1M rows, 50k groups": (
-        lambda n, s: (classes(n, unit := groups(n, n // 20, s), s), unit), 1_000_000, stratified_group, 20, 1.0,
-    ),
-    "groups 20k rows, 1k groups": (
-        lambda n, s: (classes(n, unit := groups(n, n // 20, s), s), unit), 20_000, stratified_group, None, 1.0,
-    ),
-    "labels + groups 31k x 28, 3k": (
-        lambda n, s: (power_law(n, 28, s), groups(n, n // 10, s)), 31_000, stratified_group, None, 1.0,
-    ),
-}  # fmt: skip
-SLOW = ("one-hot 36.5k x 1108", "labels 20k x 1103")
+    "folds, labels 200k x 28, power law": (alone(power_law, 28), 200_000, ITERSTRAT, 30, 1.15, 1),
+    "folds, one-hot 36.5k x 1108": (alone(one_hot, 1108), 36_515, ITERSTRAT, 50, 1.0, np.inf),
+    "folds, labels 20k x 1103": (alone(many_labels, 1103), 20_000, ITERSTRAT, 50, 1.0, np.inf),
+    "folds, labels 100k x 100, ten a row": (alone(dense, 100), 100_000, ITERSTRAT, 1, 0.1, np.inf),
+    "folds, 1M rows in 50k groups": (grouped(classes), 1_000_000, GROUP, 20, 1.0, np.inf),
+    "folds, labels 31k x 28 in 3k groups": (grouped(power_law), 31_000, GROUP + " by the rarest label", 1, 1.0, np.inf),
+}
 
 
-def compare(make, rows, peer, seeds):
-    """Return (seconds, error, share error, worst label, worst size) of each seed, ours and the peer's, alternating."""
-    found = {"ours": [], "peer": []}
-    for seed in seeds:
+def run(name):
+    """Return the row of a case: medians over seeds of time, error, worst label and worst size of both, in turns."""
+    make, rows, peer, faster, close, worst = CASES[name]
+    theirs, times, found = iterstrat if peer == ITERSTRAT else stratified_group, [], []
+    for seed in range(SEEDS):
         labels, unit = make(rows, seed)
-        for who, split in (("ours", ours), ("peer", peer)):
-            start = time.process_time()
+        seconds, judged = [], []
+        for split in (ours, theirs):
+            start = time.perf_counter()
             folds = split(labels, unit, seed)
-            found[who].append((time.process_time() - start, *judge(labels, folds)))
-    return {who: np.array(values) for who, values in found.items()}
+            seconds.append(time.perf_counter() - start)
+            judged.append(judge(labels, folds))
+        times.append(seconds)
+        found.append(judged)
+    (ld, sd, label, size), (ld_, sd_, label_, size_) = np.median(found, 0)
+    mine, his, measure = (sd, sd_, "sd of shares") if peer != ITERSTRAT else (ld, ld_, "label-distribution error")
+    times_error = mine / max(his, 1e-12)
+    row = row_of(name, peer, times, faster)
+    good = times_error <= close + 1e-9 and label < worst and (unit is not None or size < 1)
+    note = f"K = {FOLDS}, {SEEDS} seeds: {measure} {times_error:.3g} of the peer's, wanted <= {close:g}; worst label"
+    note += f" {label:.3g} rows off, the peer's {label_:.3g}; worst fold size {size:.3g}, {size_:.3g}"
+    return row, good, note
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--slow-seeds", type=int, default=2, help="seeds where the peer takes 10 s and more")
-    parser.add_argument("--size", type=float, default=1.0, help="rows, as a share of those named")
-    args = parser.parse_args()
+def rows():
+    from dataclasses import replace
+
     warnings.simplefilter("ignore")
-    cpu = next((s[13:] for s in Path("/proc/cpuinfo").read_text().split("\n") if s[:10] == "model name"), "unknown CPU")
-    print(f"K={FOLDS}; medians of {args.seeds} seeds ({args.slow_seeds} for {', '.join(SLOW)}), size {args.size}")
-    print(
-        f"{cpu}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, numpy {np.__version__}, ",
-        end="",
-    )
-    print(f"iterative-stratification {version('iterative-stratification')}, scikit-learn {version('scikit-learn')}\n")
-    columns = ("CPU seconds", "label dist.", "sd of shares", "label off", "size off")
-    print(f"{'case':30} {'':17}" + " ".join(f"{c:>12}" for c in columns))
-    ours(*CASES["labels 31k x 28"][0](1000, 0), 0)
-    iterstrat(*CASES["labels 31k x 28"][0](1000, 0), 0)  # imports are nobody's time
-    for name, (make, rows, peer, faster, close) in CASES.items():
-        found = compare(make, int(rows * args.size), peer, range(args.slow_seeds if name in SLOW else args.seeds))
-        for who, title in (("ours", "ours"), ("peer", peer.__name__)):
-            middle = [statistics.median(column) for column in found[who].T]
-            print(
-                f"{name if who == 'ours' else '':30} {title:17}" + " ".join(f"{value:12.3g}" for value in middle),
-                flush=True,
-            )
-        ratio = statistics.median(found["peer"][:, 0] / found["ours"][:, 0])
-        # Of groups, scikit-learn's own measure.
-        measure = 2 if peer is stratified_group else 1
-        error = statistics.median(found["ours"][:, measure]) / max(statistics.median(found["peer"][:, measure]), 1e-12)
-        met = "" if faster is None else f" (>= {faster}x: {'met' if ratio >= faster else 'short'})"
-        print(
-            f"{'':30} {ratio:.1f}x as fast{met}, {error:.3g} x the error (<= {close}: {'met' if error <= close else 'short'})\n"
-        )
+    for split in (ours, iterstrat):
+        split(power_law(1000, 28, 0), None, 0)  # imports are nobody's time
+    for name in CASES:
+        row, good, note = run(name)
+        yield replace(row, good=bool(good), note=note)
 
 
 if __name__ == "__main__":
-    main()
+    main(rows)

@@ -1,19 +1,15 @@
-"""Run-length cells: ours against the numpy kernels that are copied from notebook to notebook (and pycocotools where it is)."""
+"""Run-length cells: ours against the numpy kernels that are copied from notebook to notebook, and pycocotools."""
 
-import argparse
-import os
-import platform
-import statistics
-import sys
-import time
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
+from bench import main, race
+from pycocotools import mask as coco
 from scipy import ndimage
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from pipeline.masks.rle import decode, encode
+
+SIDE, TURNS = 2448, 30
 
 
 def kernel_encode(mask):
@@ -33,65 +29,31 @@ def kernel_decode(cell, shape):
     return img.reshape(shape, order="F")
 
 
-def coco():
-    try:
-        from pycocotools import mask as tool
-    except ImportError:
-        return {}, {}
-    return (
-        {"pycocotools": lambda m: tool.encode(np.asfortranarray(m, np.uint8))},
-        {"pycocotools": lambda m: tool.decode(tool.encode(np.asfortranarray(m, np.uint8)))},
+def rows():
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(SIDE, SIDE)), SIDE / 50)
+    mask = noise > noise.std() * 0.5
+    cell, packed = encode(mask), coco.encode(np.asfortranarray(mask, np.uint8))
+    size, runs = f"{SIDE} x {SIDE}, {len(cell.split()) // 2} runs", "the usual numpy kernel"
+    row, mine, his = race(f"RLE, write {size}", runs, lambda: encode(mask), lambda: kernel_encode(mask), 3, TURNS)
+    yield replace(row, good=mine == his, note="the same text")
+    row, mine, his = race(
+        f"RLE, read {size}", runs, lambda: decode(cell, SIDE, SIDE), lambda: kernel_decode(cell, mask.shape), 5, TURNS
     )
-
-
-def timed(functions, runs):
-    """Median milliseconds of each, taken in turn."""
-    took = {name: [] for name in functions}
-    for _ in range(runs):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            took[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in took.items()}
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=15)
-    args = parser.parse_args()
-    cpu = next((s[13:] for s in Path("/proc/cpuinfo").read_text().split("\n") if s[:10] == "model name"), "unknown CPU")
-    print(f"{cpu}, {len(os.sched_getaffinity(0))} cores; Python {platform.python_version()}, numpy {np.__version__}")
-    print(
-        f"medians of {args.runs} alternating runs, milliseconds, by columns; a run is text on our side, bytes on coco's\n"
+    yield replace(row, good=bool((mine == his).all()), note="the same mask; ours refuses what cannot be")
+    row, mine, _ = race(
+        f"RLE, write {size}",
+        "pycocotools",
+        lambda: encode(mask),
+        lambda: coco.encode(np.asfortranarray(mask, np.uint8)),
+        1,
+        TURNS,
     )
-    encoders, decoders = coco()
-    for side in (101, 2448):
-        noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(side, side)), max(2, side / 50))
-        mask = noise > noise.std() * 0.5
-        cell = encode(mask)
-        assert cell == kernel_encode(mask)
-        assert (decode(cell, side, side) == mask).all()
-        assert (kernel_decode(cell, (side, side)) == mask).all()
-        ways = {
-            "encode": {"ours": lambda m=mask: encode(m), "kernel": lambda m=mask: kernel_encode(m)}
-            | {name: (lambda m=mask, f=f: f(m)) for name, f in encoders.items()},
-            "decode": {
-                "ours": lambda c=cell, s=side: decode(c, s, s),
-                "kernel": lambda c=cell, s=side: kernel_decode(c, (s, s)),
-            },
-        }
-        if decoders:
-            from pycocotools import mask as tool
-
-            packed = tool.encode(np.asfortranarray(mask, np.uint8))
-            ways["decode"]["pycocotools"] = lambda p=packed: tool.decode(p)
-        for what, functions in ways.items():
-            took = timed(functions, args.runs)
-            ratios = ", ".join(
-                f"{name} {ms:.3f} ({ms / took['ours']:.1f}x)" for name, ms in took.items() if name != "ours"
-            )
-            print(f"{side} x {side}, {len(cell.split()) // 2} runs, {what}: ours {took['ours']:.3f}; {ratios}")
+    yield replace(row, good=mine == cell, note="ours is text, the peer's its own bytes")
+    row, mine, his = race(
+        f"RLE, read {size}", "pycocotools", lambda: decode(cell, SIDE, SIDE), lambda: coco.decode(packed), 1, TURNS
+    )
+    yield replace(row, good=bool((mine == his).all()), note="the same mask; ours is text, the peer's its own bytes")
 
 
 if __name__ == "__main__":
-    main()
+    main(rows)

@@ -68,8 +68,12 @@ class Maps:
 
     def __getitem__(self, i: int) -> Array:
         """Return the maps (C+E h w, float32) of a row."""
+        return np.asarray(self.stored(i), np.float32)
+
+    def stored(self, i: int) -> Array:
+        """Return the maps (C+E h w) of a row as they lie on the shelf, float16: no pixel is copied."""
         row, end = self._stretch(i)
-        return np.asarray(row[:end], np.float32).reshape(-1, *self.size(i))
+        return row[:end].reshape(-1, *self.size(i))
 
     def __iter__(self) -> Iterator[Array]:
         return (self[i] for i in range(len(self)))

@@ -15,21 +15,21 @@ from pipeline.store.files import Array
 # Thresholds .5, .55 ... .95 in twentieths.
 STEPS = np.arange(10, 20)
 
-Stats = Callable[[Array, Array, Array | None, Array | None], Array]
+OfCounts = Callable[[Array, Array, Array], Array]
 
 
 @dataclass(frozen=True)
 class MaskMetric:
-    """A metric of masks: `measure` gives the numbers (k) of an image, `reduce` the score of numbers (N k), weights (N).
+    """A metric of masks: numbers (k) of an image, and `reduce`, the score of numbers (N k) and weights (N).
 
-    `objects`: it compares labelled objects, not pixels. `rows`: it is the mean of the numbers of all images. `classes`
-    are the places of those that are scored (None: all).
+    `of_counts` gives the numbers by the pixels (... C) of both, of the truth and of the guess; without it the metric
+    compares labelled objects. `rows`: it is the mean of the numbers of all images. `classes` are the places of those
+    that are scored (None: all).
     """
 
     name: str
-    measure: Stats
+    of_counts: OfCounts | None
     reduce: Callable[[Array, Array], float]
-    objects: bool = False
     rows: bool = False
     greater: bool = True
     classes: tuple[int, ...] | None = None
@@ -38,17 +38,29 @@ class MaskMetric:
         """Return the metric of some classes alone."""
         return replace(self, classes=classes)
 
+    @property
+    def objects(self) -> bool:
+        """Say whether it compares objects, not pixels."""
+        return self.of_counts is None
+
     def stats(self, truth: Array, guess: Array, instances: Array | None = None, objects: Array | None = None) -> Array:
         """Return the numbers (k) of an image: masks C H W bool; true and guessed objects H W, 0 where there is none."""
+        if self.of_counts is None:
+            return object_precision(instances, objects)
         if self.classes is not None:
             truth, guess = truth[list(self.classes)], guess[list(self.classes)]
-        return self.measure(truth, guess, instances, objects)
+        return self.of_counts(*counts(truth, guess))
 
 
-def counts(truth: Array, guess: Array, instances: Array | None = None, objects: Array | None = None) -> Array:
-    """Return the pixels of both, of the truth and of the guess, by class (3C)."""
+def counts(truth: Array, guess: Array) -> Array:
+    """Return the pixels of both, of the truth and of the guess (3 C) of masks C H W bool."""
     both = [np.count_nonzero(t & g) for t, g in zip(truth, guess, strict=True)]
-    return np.array(both + [np.count_nonzero(t) for t in truth] + [np.count_nonzero(g) for g in guess], np.float64)
+    return np.array([both, [np.count_nonzero(t) for t in truth], [np.count_nonzero(g) for g in guess]], np.float64)
+
+
+def side_by_side(both: Array, truth: Array, guess: Array) -> Array:
+    """Return the counts (... 3C) themselves, which are added up over images before they are scored."""
+    return np.concatenate([both, truth, guess], -1)
 
 
 def dice_of(both: Array, truth: Array, guess: Array) -> Array:
@@ -64,11 +76,13 @@ def iou_of(both: Array, truth: Array, guess: Array) -> Array:
 
 def precision_of(both: Array, truth: Array, guess: Array) -> Array:
     """Return the share of the thresholds .5, .55 ... .95 that the IoU exceeds, 1 where nothing is on either side."""
-    either = truth + guess - both
-    return np.where(either > 0, _passed(both, either).mean(-1), 1.0)
+    either = np.asarray(truth + guess - both, np.int64)
+    # The thresholds k / 20 below both / either are as many as its twentieths, rounded up, lie over 10.
+    passed = -(-20 * np.asarray(both, np.int64) // np.maximum(either, 1)) - STEPS[0]
+    return np.where(either > 0, passed.clip(0, len(STEPS)) / len(STEPS), 1.0)
 
 
-def object_precision(truth: Array, guess: Array, instances: Array | None, objects: Array | None) -> Array:
+def object_precision(instances: Array | None, objects: Array | None) -> Array:
     """Return the mean over thresholds of TP / (TP + FP + FN) of objects (1), as DSB 2018: a hit has IoU > t."""
     assert instances is not None
     assert objects is not None
@@ -91,13 +105,6 @@ def _passed(both: Array, either: Array) -> Array:
     return np.asarray(20 * both[..., None] > STEPS * either[..., None])
 
 
-def _by_class(score: Callable[[Array, Array, Array], Array]) -> Stats:
-    def measure(truth: Array, guess: Array, instances: Array | None, objects: Array | None) -> Array:
-        return score(*counts(truth, guess).reshape(3, -1))
-
-    return measure
-
-
 def mean(stats: Array, weight: Array) -> float:
     """Return the mean over images of the mean of their numbers."""
     return float(np.average(stats.mean(1), weights=weight))
@@ -118,12 +125,12 @@ def mean_iou(stats: Array, weight: Array) -> float:
 MASK_METRICS = {
     metric.name: metric
     for metric in (
-        MaskMetric("dice", _by_class(dice_of), mean, rows=True),
-        MaskMetric("iou", _by_class(iou_of), mean, rows=True),
-        MaskMetric("dice_pooled", counts, lambda stats, weight: pooled(dice_of, stats, weight)),
-        MaskMetric("iou_pooled", counts, lambda stats, weight: pooled(iou_of, stats, weight)),
-        MaskMetric("mean_iou", counts, mean_iou),
-        MaskMetric("tgs_precision", _by_class(precision_of), mean, rows=True),
-        MaskMetric("dsb_precision", object_precision, mean, objects=True, rows=True),
+        MaskMetric("dice", dice_of, mean, rows=True),
+        MaskMetric("iou", iou_of, mean, rows=True),
+        MaskMetric("dice_pooled", side_by_side, lambda stats, weight: pooled(dice_of, stats, weight)),
+        MaskMetric("iou_pooled", side_by_side, lambda stats, weight: pooled(iou_of, stats, weight)),
+        MaskMetric("mean_iou", side_by_side, mean_iou),
+        MaskMetric("tgs_precision", precision_of, mean, rows=True),
+        MaskMetric("dsb_precision", None, mean, rows=True),
     )
 }

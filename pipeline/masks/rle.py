@@ -35,7 +35,9 @@ def decode(cell: str, height: int, width: int, order: Order = "column") -> Array
     gaps[0::2] = np.append(starts, height * width)
     gaps[2::2] -= ends
     gaps[1::2] = ends - starts
-    flat = np.repeat(np.arange(len(gaps)) % 2 == 1, gaps)
+    inside = np.zeros(len(gaps), bool)
+    inside[1::2] = True
+    flat = np.repeat(inside, gaps)
     return flat.reshape(height, width) if order == "row" else flat.reshape(width, height).T
 
 

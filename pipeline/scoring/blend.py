@@ -15,38 +15,13 @@ import numpy as np
 from pipeline.scoring.bootstrap import adopt, resamples
 from pipeline.scoring.classification import EPS
 from pipeline.scoring.convex import convex
+from pipeline.scoring.greedy import greedy
 from pipeline.scoring.problem import Problem
+from pipeline.scoring.trials import quick
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array
 from pipeline.store.shelves import read_stage
 from pipeline.tasks import Task
-
-
-def greedy(
-    members: Sequence[Array],
-    score: Callable[[Array, Array], float],
-    resamples: Sequence[Array],
-    steps: int,
-) -> Array:
-    """Select with replacement (Caruana 2004), bagged: `score(prediction, row weight)` is maximised.
-
-    Each bag is one row weighting of `resamples`; it starts from its best member, adds the member that helps most, and
-    keeps its best prefix. Return the mean weights (M,) of the bags.
-    """
-    totals = np.zeros(len(members))
-    for weight in resamples:
-        first = int(np.argmax([score(p, weight) for p in members]))
-        counts, running = np.bincount([first], minlength=len(members)), members[first].astype(np.float64)
-        best_score, best = score(running, weight), counts / counts.sum()
-        for size in range(2, steps + 1):
-            scores = [score((running + p) / size, weight) for p in members]
-            pick = int(np.argmax(scores))
-            running = running + members[pick]
-            counts[pick] += 1
-            if scores[pick] > best_score:
-                best_score, best = scores[pick], counts / counts.sum()
-        totals += best
-    return np.asarray(totals / totals.sum())
 
 
 @dataclass(frozen=True)
@@ -133,7 +108,10 @@ class Blend:
             value = part.score(from_space(part.task, prediction, self.space), part.cuts, draws)
             return float(np.nan_to_num(part.metric.gain(value, 0.0), nan=-np.inf))
 
-        return greedy(members, score, list(resamples(len(part.y), part.group, self.bags, self.seed)), self.steps)
+        bags = list(resamples(len(part.y), part.group, self.bags, self.seed))
+        # Logits are carried back before they are scored: such means are scored in full.
+        fast = {} if self.space == "logit" else {"quick": quick(part, members)}
+        return greedy(members, score, bags, self.steps, **fast)
 
 
 def to_space(task: Task, prediction: Array, space: str, blocks: Array | None = None) -> Array:

@@ -16,6 +16,8 @@ from pipeline.store.files import Array
 from pipeline.tasks import Task
 
 TOLERANCE = 1e-10
+# So many rows are looked at at once: this is all that the solver needs beside its input.
+BLOCK = 1024
 
 
 def convex_log_loss(true: Array, weight: Array | None = None) -> tuple[Array, float]:
@@ -25,25 +27,46 @@ def convex_log_loss(true: Array, weight: Array | None = None) -> tuple[Array, fl
     has its optimum on the simplex (Kim, Carbonetto, Stephens and Anitescu 2020, mixSQP), so every Newton step is a
     non-negative least squares problem. The gap is that of Frank and Wolfe, max_m(-gradient_m) - 1 >= f(w) - f(optimum).
     """
-    n, m = true.shape
-    share = np.full(n, 1 / n) if weight is None else weight / weight.sum()
-    used = share > 0
-    true, share = np.maximum(true[used].astype(np.float64), EPS), share[used]
-    w, root_share = np.full(m, 1 / m), np.sqrt(share)
+    m = true.shape[1]
+    share, w = None if weight is None else weight / weight.sum(), np.full(m, 1 / m)
+    if true.min() < EPS:
+        true = np.maximum(true, EPS)
+    loss, slope, hessian = _derivatives(true, share, w)
     for _ in range(100):
-        scaled = true * (root_share / (true @ w))[:, None]
-        slope = root_share @ scaled
         gap = float(slope.max() - 1)
         if gap <= TOLERANCE:
             break
-        hessian = scaled.T @ scaled
         root = np.linalg.cholesky(hessian + 1e-12 * np.trace(hessian) * np.eye(m)).T
         # Gradient of f + sum(w) is 1 - slope; the Newton point minimises |root v - root^-T (H w - gradient)|.
-        target = np.linalg.solve(root.T, hessian @ w - (1 - slope))
-        step = nnls(root, target)[0] - w
-        w = _line_search(true, share, w, step, float(step @ (1 - slope)))
-        w = w / w.sum()
+        step = nnls(root, np.linalg.solve(root.T, hessian @ w - (1 - slope)))[0] - w
+        length = 1.0
+        while length > 1e-10:
+            point = w + length * step
+            total = float(point.sum())
+            found = _derivatives(true, share, point) if total > 0 else (np.inf, slope, hessian)
+            if found[0] + total <= loss + w.sum() + 1e-4 * length * float(step @ (1 - slope)) + 1e-15:
+                # On the simplex again: the loss of w / c is that of w plus log c.
+                w, loss, slope, hessian = point / total, found[0] + np.log(total), found[1] * total, found[2] * total**2
+                break
+            length /= 2
+        else:
+            break
     return w, max(gap, 0.0)
+
+
+def _derivatives(true: Array, share: Array | None, w: Array) -> tuple[float, Array, Array]:
+    """Return -mean log(true @ w), minus its gradient (M,) and its Hessian (M M), a block of rows at a time."""
+    n, m = true.shape
+    loss, slope, hessian, buffer = 0.0, np.zeros(m), np.zeros((m, m)), np.empty((m, min(n, BLOCK))).T
+    for at in range(0, n, BLOCK):
+        block = true[at : at + BLOCK]
+        mixed = block @ w
+        weight = np.full(len(block), 1 / n) if share is None else share[at : at + BLOCK]
+        loss -= float(weight @ np.log(mixed))
+        scaled = np.multiply(block, (np.sqrt(weight) / mixed)[:, None], out=buffer[: len(block)])
+        slope += np.sqrt(weight) @ scaled
+        hessian += scaled.T @ scaled
+    return loss, slope, hessian
 
 
 def convex_squared(residuals: Array) -> tuple[Array, float]:
@@ -61,12 +84,17 @@ def convex_squared(residuals: Array) -> tuple[Array, float]:
     return w, float(max(slope @ w - slope.min(), 0.0) * scale)
 
 
-def true_probability(task: Task, y: Array, member: Array) -> Array:
-    """Return the probability (N,) that a member gave to what happened; N*L for labels, where each entry is an event."""
+def true_probability(task: Task, y: Array, members: Sequence[Array]) -> Array:
+    """Return the probability (M N) that members gave to what happened; of labels, each an event, M N*L."""
+    true = np.empty((len(members), y.size), members[0].dtype)
     if task.name == "multiclass":
-        return member[np.arange(len(y)), y]
-    y = y.reshape(len(y), -1)
-    return np.where(y == 1, member, 1 - member).ravel()
+        place = np.arange(0, members[0].size, members[0].shape[1]) + y
+        for row, p in zip(true, members, strict=True):
+            np.take(p.reshape(-1), place, out=row, mode="clip")  # other modes make a copy
+        return true
+    for row, p in zip(true, members, strict=True):
+        row[:] = np.where(y.reshape(p.shape) == 1, p, 1 - p).ravel()
+    return true
 
 
 def events(task: Task, y: Array, member: Array) -> Array:
@@ -92,23 +120,11 @@ def convex(task: Task, y: Array, members: Sequence[Array], weight: Array | None 
     if task.probabilities and counted:
         return convex_log_loss(np.column_stack([events(task, y, p) for p in members]), event_weights(task, y, even))
     if task.probabilities:
-        true = np.column_stack([true_probability(task, y, p) for p in members])
-        return convex_log_loss(true, None if weight is None else weight.repeat(len(true) // len(y)))
+        true = true_probability(task, y, members)
+        return convex_log_loss(true.T, None if weight is None else weight.repeat(y.size // len(y)))
     errors = np.column_stack([(p.astype(np.float64) - y.reshape(len(y), -1)).ravel() for p in members])
     if weight is None and not np.isnan(errors).any():
         return convex_squared(errors.T @ errors / len(errors))
     mass = even.repeat(len(errors) // len(y)) * np.isfinite(errors[:, 0])
     errors = np.nan_to_num(errors)
     return convex_squared((errors.T * mass) @ errors / mass.sum())
-
-
-def _line_search(true: Array, share: Array, w: Array, step: Array, slope: float) -> Array:
-    """Return the point along a Newton step with a sufficient decrease; `slope` is the derivative along the step."""
-    before, length = -(share @ np.log(true @ w)) + w.sum(), 1.0
-    while length > 1e-10:
-        point = w + length * step
-        mixed = true @ point
-        if mixed.min() > 0 and -(share @ np.log(mixed)) + point.sum() <= before + 1e-4 * length * slope + 1e-15:
-            return np.asarray(point)
-        length /= 2
-    return w

@@ -14,9 +14,8 @@ from functools import partial
 import numpy as np
 
 from pipeline.scoring.bootstrap import adopt
-from pipeline.scoring.classification import f_score
-from pipeline.scoring.metrics import Metric
 from pipeline.scoring.problem import Problem
+from pipeline.scoring.thresholds import best_threshold, counts_of, kappa_cuts, match_shares
 from pipeline.store.files import Array
 from pipeline.tasks import Several, Task
 
@@ -37,141 +36,32 @@ class Decision:
     method: str
 
 
-def match_shares(above: float, p: Array, weight: Array | None = None) -> float:
-    """Return the cut on `p` (N,) that leaves a share of the rows nearest to `above` over it; ties stay together."""
-    order = np.argsort(p, kind="stable")
-    values = p[order].astype(np.float64)
-    mass = np.r_[0.0, np.cumsum(np.ones(len(p)) if weight is None else weight[order])]
-    borders = np.r_[0, np.flatnonzero(np.diff(p[order])) + 1, len(p)]
-    place = int(borders[np.argmin(np.abs(mass[-1] - mass[borders] - above * mass[-1]))])
-    padded = np.r_[values[0] - 1, values, values[-1] + 1]
-    return float(_between(padded[place], padded[place + 1]))
-
-
 def ratio_cuts(problem: Problem, p: Array) -> Array:
     """Return cuts on predictions (N P) with as many rows above them as the targets have."""
     y = problem.y
     if problem.task.name == "ordinal":
         shares = [_share(y > c, problem.weight) for c in range(problem.classes - 1)]
-        return np.array([match_shares(share, p[:, 0], problem.weight) for share in shares])
-    return np.array([match_shares(_share(y, w), p, w) for y, p, w in _labels(problem, p)])
+        return match_shares(shares, p[:, 0], problem.weight)
+    return np.array([_ratio(*label) for label in _labels(problem, p)])
 
 
 def optimal_cuts(problem: Problem, p: Array) -> Array:
     """Return the cuts on predictions (N P) that are best for the metric."""
     metric = problem.metric
-    ratio = ratio_cuts(problem, p)
     if problem.task.name == "ordinal":
-        starts = (problem.cuts, ratio)
+        starts = (problem.cuts, ratio_cuts(problem, p))
         if metric.name == "quadratic_kappa" and metric.built_in and problem.blocks is None:
             return kappa_cuts(problem.y, p[:, 0], starts, problem.weight)
         return _coordinate_search(problem, p, starts)
-    if _counts(metric, problem.task) is not None and problem.blocks is None:
-        labels = _labels(problem, p)
-        exact = np.array([best_threshold(metric, problem.task, *label) for label in labels])
-        return np.where([y.sum() < RARE for y, _, _ in labels], ratio, exact)
+    if counts_of(metric, problem.task) is not None and problem.blocks is None:
+        exact, labels = partial(best_threshold, metric, problem.task), _labels(problem, p)
+        return np.array([(_ratio if label[0].sum() < RARE else exact)(*label) for label in labels])
     # Metrics that mix labels (micro, samples, whole rows) and the user's own: one threshold, over pooled quantiles.
     grid = np.unique(np.r_[0.5, np.quantile(p, np.linspace(0.005, 0.995, 199))])
     gains = [metric.gain(problem.score(p, np.full(p.shape[1], cut)), 0.0) for cut in grid]
     if not np.isfinite(gains).any():
         return problem.cuts
     return np.full(p.shape[1], grid[int(np.nanargmax(gains))])
-
-
-def best_threshold(metric: Metric, task: Task, y: Array, p: Array, weight: Array | None = None) -> float:
-    """Return the exact best threshold of one label (y and p are N) by sorting."""
-    order = np.argsort(-p, kind="stable")
-    weight = np.ones(len(y)) if weight is None else weight[order]
-    p, y = p[order].astype(np.float64), y[order]
-    hit, predicted = np.r_[0.0, np.cumsum(weight * y)], np.r_[0.0, np.cumsum(weight)]
-    possible = np.r_[True, p[1:] != p[:-1], True]
-    from_counts = _counts(metric, task)
-    assert from_counts is not None, f"{metric.name} is not a function of the counts of one label"
-    values = from_counts(hit, predicted, float(hit[-1]), float(predicted[-1]))
-    cut = int(np.argmax(np.where(possible, values, -np.inf)))
-    padded = np.r_[p[0] + 1, p, p[-1] - 1]
-    return float(_between(padded[cut + 1], padded[cut]))
-
-
-Counts = Callable[[Array, Array, float, float], Array]
-
-
-def _counts(metric: Metric, task: Task) -> Counts | None:
-    """Return the metric of one label as a function of (hits, predicted, actual, rows), None where it is none."""
-
-    def right(hit: Array, predicted: Array, actual: float, n: float) -> Array:
-        return np.asarray((n - actual - predicted + 2 * hit) / n)
-
-    def recalls(hit: Array, predicted: Array, actual: float, n: float) -> Array:
-        return hit / (actual or 1.0) + (n - actual - predicted + hit) / ((n - actual) or 1.0)
-
-    def f_positive(hit: Array, predicted: Array, actual: float, n: float) -> Array:
-        return f_score(hit, predicted, np.full(len(hit), actual), beta)
-
-    def f_both(hit: Array, predicted: Array, actual: float, n: float) -> Array:
-        rest = f_score(n - actual - predicted + hit, n - predicted, np.full(len(hit), n - actual), beta)
-        return f_positive(hit, predicted, actual, n) + rest
-
-    name, _, average = metric.name.partition("_")
-    if not metric.built_in:
-        return None
-    if task.name == "binary" and metric.name == "balanced_accuracy":
-        return recalls
-    if task.name == "binary" and (metric.name == "accuracy" or average == "micro"):
-        return right
-    if not name.startswith("f") or average not in ("", "macro"):
-        return None
-    beta = float(name[1:])
-    return f_both if task.name == "binary" and average == "macro" else f_positive
-
-
-def kappa_cuts(y: Array, p: Array, starts: tuple[Array, ...], weight: Array | None = None) -> Array:
-    """Return cuts that no move of a single cut improves (quadratic kappa), the best over the starts.
-
-    With prefix sums of the sorted rows the kappa of every position of one cut costs one vector operation, so each move
-    is to the exact optimum given the other cuts.
-    """
-    order = np.argsort(p, kind="stable")
-    p, y = p[order].astype(np.float64), y[order].astype(np.float64)
-    weight = np.ones(len(y)) if weight is None else weight[order]
-    mass, total, squares = weight.sum(), weight @ y, weight @ y**2
-    prefix, rows = np.r_[0.0, np.cumsum(weight * y)], np.r_[0.0, np.cumsum(weight)]
-    possible = np.r_[True, p[1:] != p[:-1], True]
-
-    def kappa(grade: Array, grade2: Array, product: Array) -> Array:
-        expected = squares + grade2 - 2 * total * grade / mass
-        observed = squares - 2 * product + grade2
-        return np.asarray(1 - np.divide(observed, expected, out=np.ones_like(expected), where=expected > 1e-12))
-
-    best_score, best = -np.inf, np.asarray(starts[0])
-    for start in starts:
-        # A cut as a position: rows from that position on lie above it.
-        position = np.searchsorted(p, start, side="right")
-        score = -np.inf
-        while True:
-            for j in range(len(start)):
-                low = position[j - 1] if j else 0
-                high = position[j + 1] if j + 1 < len(start) else len(y)
-                at = np.arange(low, high + 1)
-                at = at[possible[at]]
-                bounds = np.r_[0, np.delete(position, j), len(y)]
-                rest = np.repeat(np.arange(len(start)), np.diff(bounds))  # grades with cut j taken out
-                above, sums = rows[high] - rows[at], prefix[high] - prefix[at]
-                # Rows over cut j get one more than `rest`, up to the next cut and beyond it.
-                beyond, beyond_sum = mass - rows[high], prefix[-1] - prefix[high]
-                grade = weight @ rest + above + beyond
-                grade2 = weight @ rest**2 + (2 * j + 1) * above + weight[high:] @ (2 * rest[high:] + 1)
-                product = (weight * rest) @ y + sums + beyond_sum
-                values = kappa(grade, grade2, product)
-                position[j] = at[int(np.argmax(values))]
-                newest = float(values.max())
-            if newest <= score + 1e-12:
-                break
-            score = newest
-        if score > best_score:
-            edges = np.r_[p[0] - 1, p, p[-1] + 1]
-            best_score, best = score, _between(edges[position], edges[position + 1])
-    return best
 
 
 def fit(problem: Problem, method: str, rows: Array, view: Array) -> tuple[Array, str]:
@@ -232,13 +122,7 @@ def match_ensemble(task: Task, cuts: Array, models: list[Array], mean: Array) ->
         return cuts
     columns = task.cut_columns(len(cuts))
     shares = [np.mean([(m[:, c] > cut).mean() for m in models]) for c, cut in zip(columns, cuts, strict=True)]
-    return np.array([match_shares(float(share), mean[:, c]) for c, share in zip(columns, shares, strict=True)])
-
-
-def _between(low: Array, high: Array) -> Array:
-    """Return the cut halfway, or `low` where rounding would put the cut on `high`, which must stay over it."""
-    middle = (low + high) / 2
-    return np.where(middle < high, middle, low)
+    return np.concatenate([match_shares([float(share)], mean[:, c]) for c, share in zip(columns, shares, strict=True)])
 
 
 def _choose(problem: Problem, rows: Array, view: Array) -> str:
@@ -281,6 +165,11 @@ def _labels(problem: Problem, p: Array) -> list[tuple[Array, Array, Array | None
         known = ~np.isnan(y[:, c]) if y.dtype.kind == "f" else np.ones(len(y), bool)
         found.append((y[known, c], p[known, c], None if problem.weight is None else problem.weight[known]))
     return found
+
+
+def _ratio(y: Array, p: Array, weight: Array | None) -> float:
+    """Return the cut of one label that leaves as many rows above it as are true."""
+    return float(match_shares([_share(y, weight)], p, weight)[0])
 
 
 def _share(above: Array, weight: Array | None) -> float:

@@ -193,7 +193,7 @@ def table(task, n=240, m=3, seed=0, quality=None):
 def test_true_probability_is_all_that_log_loss_needs(task):
     problem, members = table(task)
     for p in members:
-        true = true_probability(problem.task, problem.y, p)
+        (true,) = true_probability(problem.task, problem.y, [p])
         assert -np.log(true).mean() == pytest.approx(problem.metric(problem.task, problem.y, p, np.zeros(3)))
 
 

@@ -1,5 +1,6 @@
 """A grid of decisions measured at once is the same as decision by decision."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,7 @@ from salt import Truth, faint, packed, smooth
 
 from pipeline.masks.decide import Decision, decide, objects_of
 from pipeline.masks.metrics import MASK_METRICS
-from pipeline.scoring.mask_variants import default_grid, measure, stream, variants
+from pipeline.scoring.mask_variants import default_grid, measure, stream, thresholds_alone, variants
 
 FIELDS = {
     "threshold": st.sampled_from([0.2, 0.5, 0.7]),
@@ -78,6 +79,27 @@ def test_the_grid_leaves_classes_alone_that_are_not_scored():
     assert all(each[:2] == (Decision(),) * 2 for each in some)
     assert [each[2] for each in some] == [each for (each,) in default_grid(1, False, False, False)]
     assert default_grid(3, True, False, False, (2,)) == default_grid(3, True, False, False), "they share each pixel"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from([name for name, metric in MASK_METRICS.items() if not metric.objects]),
+    st.lists(st.tuples(*[st.sampled_from([0.0, 0.2, 0.3, 0.5, 0.9])] * 2), min_size=1, max_size=6),
+    st.sampled_from([None, (0,), (1,)]),
+    st.integers(0, 50),
+)
+def test_thresholds_alone_are_counted_at_once(name, levels, some, seed):
+    rng, metric = np.random.default_rng(seed), MASK_METRICS[name].of(some)
+    fields = maps_of(rng, 2, 1)
+    # The last image is larger than its maps: it takes the long way.
+    truth = Truth([rng.random((2, m.shape[1] + 3 * (m is fields[-1]), m.shape[2])) < 0.5 for m in fields])
+    maps, rows = packed(fields, None, 2, 1), np.arange(3)
+    grid = [tuple(Decision(threshold=t) for t in each) for each in levels]
+    assert thresholds_alone(grid)
+    found = measure(maps, truth, rows, grid, metric)
+    gated = [(replace(each[0], present=-1.0), each[1]) for each in grid]
+    assert not thresholds_alone(gated)
+    assert (found == measure(maps, truth, rows, gated, metric)).all()
 
 
 def test_the_grid_tries_what_there_is():

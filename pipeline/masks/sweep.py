@@ -1,0 +1,61 @@
+"""What many thresholds make of stored maps: one histogram an image instead of a mask a threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from pipeline.store.files import Array
+
+# A bin is a byte: how many thresholds a pixel exceeds, and a bit for the truth.
+BYTE = 256
+MOST = BYTE // 2 - 1
+# OpenCV counts in float32, which is exact up to here.
+PIXELS = 1 << 24
+# From version 5 on OpenCV looks up 16 bits, twice as fast as numpy.
+WIDE = int(cv2.__version__.split(".")[0]) >= 5
+
+
+def sweep(maps: Iterable[Array], truths: Iterable[Array], thresholds: Sequence[float]) -> Array:
+    """Return the pixels of both, of the truth and of the guess `p > t` (N T 3) of the images of one class.
+
+    `maps` (h w each) are float16, as on the shelf; `truths` (h w each) bool; thresholds ascend, `MOST` of them at most.
+    They are exceeded as by the float32 of the map.
+    """
+    assert len(thresholds) <= MOST
+    table, bins, found = _exceeded(tuple(thresholds)), 2 * len(thresholds) + 2, []
+    lanes = BYTE // bins
+    for p, truth in zip(maps, truths, strict=True):
+        bits = np.ascontiguousarray(p).view(np.uint16)
+        levels: Array = cv2.LUT(bits, table) if WIDE else table.take(bits, mode="clip")
+        levels |= np.ascontiguousarray(truth).view(np.uint8)
+        levels += _lanes(levels.shape, lanes, bins)
+        found.append(_histogram(levels, lanes * bins))
+    counted = np.concatenate(found).reshape(-1, lanes, len(thresholds) + 1, 2).sum(1, dtype=np.float64)
+    # A pixel exceeds a threshold where it exceeds more of them than lie before that one.
+    beyond = counted[:, ::-1].cumsum(1)[:, ::-1][:, 1:]
+    truth = np.broadcast_to(counted[..., 1].sum(1, keepdims=True), beyond.shape[:2])
+    return np.stack([beyond[..., 1], truth, beyond.sum(-1)], -1)
+
+
+@lru_cache(maxsize=16)
+def _exceeded(thresholds: tuple[float, ...]) -> Array:
+    """Return for the bits of every float16 twice the number of thresholds that it exceeds (65536, uint8)."""
+    values = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    return np.asarray(2 * sum((values > t).astype(np.uint8) for t in thresholds), np.uint8).reshape(1 << 16)
+
+
+@lru_cache(maxsize=16)
+def _lanes(shape: tuple[int, int], lanes: int, bins: int) -> Array:
+    """Return what sends neighbours (H W, uint8) to other bins: to count one bin again and again takes twice as long."""
+    return np.broadcast_to((np.arange(shape[1]) % lanes * bins).astype(np.uint8), shape).copy()
+
+
+def _histogram(values: Array, bins: int) -> Array:
+    """Return how often each of 0 .. bins - 1 stands in an image (H W, uint8)."""
+    if values.size > PIXELS:
+        return np.bincount(values.ravel(), minlength=bins)
+    return np.asarray(cv2.calcHist([values], [0], None, [bins], [0, bins])).ravel()
