@@ -171,7 +171,7 @@ def against_timm(machine, name, side=SIDE, batch=BATCH, steps=30, n=N):
     targets, stream = targets_of(batch, machine), [(still, rows)] * steps
     net, step = timm_step(name, machine, side, batch)
     for compiled in (False, True):
-        trainer = Trainer(name, replace(machine, fused=True), compiled, side)
+        trainer = Trainer(name, replace(machine, quick=True), compiled, side)
         learner = torch.compile(net) if compiled else net
         ours, theirs = [], []
         for turn in range(n + 1):
@@ -245,7 +245,7 @@ def rows():
     yield from fed(machine)
     for name in MODELS:
         yield from against_timm(machine, name)
-    quick = replace(machine, fused=True)
+    quick = replace(machine, quick=True)
     print(whole(quick, "digits, five folds", 1797, 24, 20, 5, "cnn", 256), file=sys.stderr)
     print(whole(quick, "as large as CIFAR, five folds", 50_000, 32, 8, 5, "resnet18"), file=sys.stderr)
 

@@ -82,7 +82,7 @@ def ready(network: Network, way: str, side: list[int]) -> Network:
     """Return a network that predicts in a way (`same`: as it trained), for images of height and width `side`."""
     if way == "same":
         return network
-    twin = copy.deepcopy(network).to(memory_format=torch.channels_last).eval()
+    twin = Machine("cpu", "fp32", 1).place(copy.deepcopy(network)).eval()
     twin.backbone = Seer(twin.backbone, WAYS[way](twin.backbone, side, twin.mean.shape[1]))
     return twin
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.store.command import setting
 from pipeline.store.errors import UserError
+from pipeline.training.small_maps import as_products
 
 N = TypeVar("N", bound=nn.Module)
 LAYOUTS = {"channels_last": torch.channels_last, "channels_first": torch.contiguous_format}
@@ -24,9 +25,9 @@ LAYOUTS = {"channels_last": torch.channels_last, "channels_first": torch.contigu
 class Machine:
     """What the machine chose: device, precision, threads, and the batch size where it is asked for (else 0).
 
-    Where `fastest` is asked for also the layout of tensors, whether the optimiser is fused, and the `gain` that this
-    promised in images per second (0: nobody asked); where `predict.fastest` is, a way to predict (see `inference`).
-    It is stored with the run and reused on resume.
+    Where `fastest` is asked for also the layout of tensors, whether kernels are `quick` (a fused optimiser, products on
+    small maps), and the `gain` that this promised in images per second (0: nobody asked); where `predict.fastest` is, a
+    way to predict (see `inference`). It is stored with the run and reused on resume.
     """
 
     device: str
@@ -34,7 +35,7 @@ class Machine:
     threads: int
     batch_size: int = 0
     layout: str = "channels_last"
-    fused: bool = False
+    quick: bool = False
     gain: float = 0.0
     inference: str = ""
 
@@ -44,13 +45,14 @@ class Machine:
         return torch.autocast(self.device, dtype=dtype) if dtype else contextlib.nullcontext()
 
     def place(self, network: N) -> N:
-        """Move a network to the device, its weights laid out as chosen."""
+        """Move a network to the device, its weights laid out and its filters applied as chosen."""
+        as_products(network, self.quick)
         network.to(self.device, memory_format=LAYOUTS[self.layout])  # type: ignore[call-overload]
         return network
 
     def fuse(self, optim: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Let an optimiser that can do so update all weights in one pass, if that was chosen."""
-        for group in optim.param_groups if self.fused else []:
+        for group in optim.param_groups if self.quick else []:
             if "fused" in group:
                 group |= {"fused": True, "foreach": False}
         return optim
@@ -60,6 +62,8 @@ class Machine:
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(0)
         torch.use_deterministic_algorithms(self.device == "cpu")
+        # What it fills helps to debug only, and costs 6 % of a step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = self.device == "cuda"
         if sys.platform == "linux" and self.device == "cpu":
             _keep_memory()

@@ -58,12 +58,12 @@ def with_fastest(job: Job) -> Job:
     asked = job.config.batch_size
     size = min(asked, 32) if isinstance(asked, int) else 32
     kinds = ["fp32", "bf16"] if (job.config.precision, usual.device) == ("auto", "cpu") else [usual.precision]
-    others = [replace(usual, precision=p, layout=m, fused=True) for p, m in product(kinds, LAYOUTS)]
+    others = [replace(usual, precision=p, layout=m, quick=True) for p, m in product(kinds, LAYOUTS)]
     started = time.monotonic()
     chosen = best_of(lambda machine: images_per_second(network, machine, job.seen, size), usual, others)
     log.info(
-        "%s: fastest = true is %s, %s, %s optimiser: %.2f times the images per second (probed in %.1f s)",
-        job.files.run, chosen.precision, chosen.layout, "fused" if chosen.fused else "usual", chosen.gain,
+        "%s: fastest = true is %s, %s, %s kernels: %.2f times the images per second (probed in %.1f s)",
+        job.files.run, chosen.precision, chosen.layout, "quick" if chosen.quick else "usual", chosen.gain,
         time.monotonic() - started,
     )  # fmt: skip
     return replace(job, machine=chosen)

@@ -375,9 +375,9 @@ def test_half_precision_on_a_cpu(run_fit, toy):
 
 
 @pytest.mark.parametrize("optimizer, machine, near", [
-    ("adamw", Machine("cpu", "fp32", 1, fused=True), 1e-4), ("sgd", Machine("cpu", "fp32", 1, fused=True), 1e-4),
+    ("adamw", Machine("cpu", "fp32", 1, quick=True), 1e-4), ("sgd", Machine("cpu", "fp32", 1, quick=True), 1e-4),
     ("sgd", Machine("cpu", "fp32", 1, layout="channels_first"), 1e-4),
-    ("sgd", Machine("cpu", "bf16", 1, layout="channels_first", fused=True), 0.05),
+    ("sgd", Machine("cpu", "bf16", 1, layout="channels_first", quick=True), 0.05),
 ])  # fmt: skip
 def test_what_a_probe_may_choose_rounds_elsewhere_only(run_fit, toy, optimizer, machine, near):
     plain = run_fit(toy(norm=True), "plain", optimizer=optimizer)

@@ -23,7 +23,7 @@ def test_what_is_chosen(monkeypatch):
 
 def test_placed_and_fused():
     usual = Machine("cpu", "fp32", 1)
-    changed = Machine("cpu", "fp32", 1, layout="channels_first", fused=True)
+    changed = Machine("cpu", "fp32", 1, layout="channels_first", quick=True)
     net = torch.nn.Conv2d(4, 4, 3)
     assert usual.place(net).weight.is_contiguous(memory_format=torch.channels_last)
     assert changed.place(net).weight.is_contiguous()

@@ -113,7 +113,7 @@ def test_a_toy_is_really_probed(school):
 
 
 USUAL = Machine("cpu", "fp32", 1)
-HALF, FUSED = dataclasses.replace(USUAL, precision="bf16", fused=True), dataclasses.replace(USUAL, fused=True)
+HALF, FUSED = dataclasses.replace(USUAL, precision="bf16", quick=True), dataclasses.replace(USUAL, quick=True)
 
 
 @pytest.mark.parametrize("first, again, chosen, gain", [
@@ -136,7 +136,7 @@ def test_the_fastest_is_chosen_once_stored_and_told(school, monkeypatch):
     asked = []
 
     def speed(network, machine, side, size):
-        asked.append((machine.precision, machine.layout, machine.fused, size))
+        asked.append((machine.precision, machine.layout, machine.quick, size))
         return 3.0 if (machine.precision, machine.layout) == ("bf16", "channels_last") else 2.0
 
     monkeypatch.setattr(probe, "images_per_second", speed)
@@ -147,9 +147,9 @@ def test_the_fastest_is_chosen_once_stored_and_told(school, monkeypatch):
     state = json.loads((school / "runs/toy/quick/state.json").read_text())["machine"]
     run = json.loads((school / "runs/toy/quick/cv.json").read_text())["machine"]
     assert run == state
-    assert state | {"precision": "bf16", "fused": True, "gain": 1.5, "layout": "channels_last"} == state
+    assert state | {"precision": "bf16", "quick": True, "gain": 1.5, "layout": "channels_last"} == state
     told = (school / "runs/toy/quick/run.log").read_text()
-    assert "fastest = true is bf16, channels_last, fused optimiser: 1.50 times" in told
+    assert "fastest = true is bf16, channels_last, quick kernels: 1.50 times" in told
     # A run that goes on does not ask again, and gives the same bytes.
     whole = (school / "runs/toy/quick/fold2/oof.npy").read_bytes()
     assert whole != (school / "runs/toy/a/fold2/oof.npy").read_bytes()
