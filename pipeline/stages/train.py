@@ -82,15 +82,17 @@ def pose(
 ) -> Job:
     """Return what the models of a run share, with the choices of the machine."""
     from pipeline.store.table import read_table
+    from pipeline.training.inference import with_inference
     from pipeline.training.job import Job
-    from pipeline.training.probe import with_batch_size
+    from pipeline.training.probe import with_batch_size, with_fastest
 
     metric, table = metric_of(competition, files.competition), read_table(files.competition, facts)
     fitted, predicted, _ = train_keys(config, competition, facts)
     machine = machine_of(files, config.precision, fitted)
     halves = bool(config.pseudo and parents["pseudo"]["config"]["halves"])
     named = tuple(as_parent(role, receipt) for role, receipt in parents.items())
-    return with_batch_size(Job(files, config, competition, table, metric, machine, fitted, predicted, halves, named))
+    job = Job(files, config, competition, table, metric, machine, fitted, predicted, halves, named)
+    return with_inference(with_batch_size(with_fastest(job)))
 
 
 def read_parents(config: Train, files: RunFiles, table: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -138,7 +138,7 @@ class Average(Section):
 
 
 class Predict(Section):
-    """How predictions are made; changing it never trains again.
+    """How predictions are made; changing it never trains again. `fastest` lets a CPU round as that pays (bf16).
 
     `hard_tta` is for the `hard_share` of rows, of each model's own and of the test set, that `tta` leaves least sure.
     Of masks: maps are kept at `shelf_scale` of the image's size; tiles overlap by a share of their side or more and are
@@ -149,6 +149,7 @@ class Predict(Section):
     hard_tta: str = "none"
     hard_share: Annotated[float, Field(gt=0, le=1)] = 0.33
     batch_size: Count = 256
+    fastest: bool = False
     shelf_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     window: Literal["hann", "flat"] = "hann"

@@ -24,13 +24,19 @@ from pipeline.store.settings import (
 
 
 class Train(Section):
-    """A run that trains K models."""
+    """A run that trains K models.
+
+    With `fastest` a short probe, once a run, chooses the precision (where that is `auto`), the layout of tensors and
+    the kernels of the optimiser; `compile` trains by torch.compile.
+    """
 
     stage: Literal["train"] = "train"
     seed: Seed = 0
     epochs: Count = 20
     batch_size: Count | Literal["auto"] = 32
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    fastest: bool = False
+    compile: bool = False
     fit: Literal["network", "linear", "boosted"] = "network"
     select: Literal["last", "best"] = "last"
     on_bad_image: Literal["error", "skip-train"] = "error"
@@ -74,6 +80,7 @@ class Train(Section):
         odd += ['select = "best"'] if self.select == "best" else []
         odd += ['image.normalize = "train"'] if self.image.normalize == "train" else []
         odd += ["predict.hard_tta"] if self.predict.hard_tta != "none" else []
+        odd += [name for name in ("fastest", "compile") if getattr(self, name)]
         if self.fit != "network" and odd:
             raise ValueError(f'fit = "{self.fit}" is a head on features that nobody trains: it takes no {odd[0]}')
         return self

@@ -1,6 +1,7 @@
 """Augmentation: albumentations behind one function, and mixup / cutmix on batches.
 
 `augmenter(recipe, crop)` gives `(image uint8 or uint16 H W C, seed) -> image`; nothing else here is used outside.
+Recipes of whole pixels (`none`, `shift`) need no library and are cut by the batch (`pixels.py`).
 The last channels may be masks: geometry moves them with the image, by the nearest pixel, and nothing else touches them.
 """
 
@@ -22,13 +23,9 @@ import torch
 
 from pipeline.store.errors import resolve
 from pipeline.store.files import Array
+from pipeline.training.pixels import Shifted, Still
 
 Augmenter = Callable[[Array, int], Array]
-
-
-def none() -> list[Any]:
-    """Change nothing."""
-    return []
 
 
 def light() -> list[Any]:
@@ -79,8 +76,9 @@ def inception(size: tuple[int, int], channels: int) -> list[Any]:
 
 
 # A recipe that asks for `size` (of what comes out) and `channels` crops; the others leave the size as it is.
-RECIPES: dict[str, Callable[..., list[Any]]] = {
-    "none": none,
+RECIPES: dict[str, Callable[..., list[Any]] | type[Still]] = {
+    "none": Still,
+    "shift": Shifted,
     "light": light,
     "medium": medium,
     "heavy": heavy,
@@ -97,10 +95,11 @@ def augmenter(recipe: str, crop: int = 0, masks: int = 0) -> Augmenter:
     The last `masks` channels are masks.
     """
     make = resolve(RECIPES, recipe, "augmentation recipe")
+    if isinstance(make, type):
+        whole: Still = make(crop)
+        return whole
     sized = "size" in signature(make).parameters
     plain = [] if sized else make()
-    if not sized and not plain:
-        return lambda image, seed: _centre(image, crop)
 
     @functools.cache
     def composed(height: int, width: int, channels: int) -> Any:
@@ -132,14 +131,6 @@ def augmenter(recipe: str, crop: int = 0, masks: int = 0) -> Augmenter:
         return changed if crop or changed.shape[:2] == image.shape[:2] else np.rot90(changed)
 
     return augment
-
-
-def _centre(image: Array, side: int) -> Array:
-    """Return the centre of an image that `models.central` sees."""
-    if not side:
-        return image
-    top, left = ((whole - side) // 2 for whole in image.shape[:2])
-    return image[top : top + side, left : left + side]
 
 
 def mix_batch(

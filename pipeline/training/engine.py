@@ -21,6 +21,7 @@ from pipeline.store.errors import UserError, resolve
 from pipeline.store.files import Array, atomic
 from pipeline.training.alarm import Alarm
 from pipeline.training.augment import Augmenter, mix_batch
+from pipeline.training.feed import feed
 from pipeline.training.images import Images, metadata
 from pipeline.training.layers import free_stages, stages_of, thaw
 from pipeline.training.machine import Machine, memory_advice
@@ -29,7 +30,7 @@ from pipeline.training.normalize import on_device
 from pipeline.training.objective import Objective
 from pipeline.training.optim import OPTIMIZERS, averaged, factor, parameter_groups
 from pipeline.training.ragged import Ragged
-from pipeline.training.sampling import Batches, Lessons, Views, loader
+from pipeline.training.sampling import Batches, Lessons, Views
 from pipeline.training.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -77,25 +78,28 @@ def fit(
     soup: int,
     dense: Dataset[tuple[Array, int]] | None = None,
     masks: int = 0,
+    compiled: bool = False,
 ) -> nn.Module:
     """Train on some rows and return the network to predict with; a killed call continues from `checkpoint`.
 
     `images` N H W C, `targets` N D and loss `weights` N are of all rows, `lessons` say which of them to train on.
     `evaluate` scores a network on the held-out rows after each epoch, `record` gets each epoch's numbers, `keep` each
     epoch's network, `watch` every row's scores. A step sees `batch_size` rows, in `accumulate` pieces.
-    `dense` gives views whose last `masks` channels are targets too, the first ones.
+    `dense` gives views whose last `masks` channels are targets too, the first ones. `compiled`: by torch.compile.
     """
-    network.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    machine.place(network)
     groups = parameter_groups(network, weight_decay, layer_decay)
-    optim = resolve(OPTIMIZERS, optimizer, "optimizer")(groups, lr, momentum)
+    optim = machine.fuse(resolve(OPTIMIZERS, optimizer, "optimizer")(groups, lr, momentum))
     scaler = torch.amp.GradScaler(machine.device, enabled=machine.precision == "fp16")
     average = averaged(network, ema, swa, soup)
     stages = stages_of(network) if freeze != "none" else []
     batches = Batches(lessons, batch_size, seed, epochs, masks > 0)
-    views_of = loader(dense or Views(images, augment, seed), batches, machine)
+    views_of = feed(dense or Views(images, augment, seed), batches, machine)
     # Weight and metadata are further targets, so that they mix as they do.
     meta = torch.from_numpy(metadata(images))
-    targets = torch.cat([targets, weights[:, None], meta], 1)
+    targets = torch.cat([targets, weights[:, None], meta], 1).to(machine.device)
+    raw = getattr(network, "reads_bytes", False)
+    learner: Any = torch.compile(network) if compiled else network
     parts: dict[str, Any] = {"network": network, "optimizer": optim, "scaler": scaler, "watch": watch}
     parts |= {"average": average} if average else {}
     begin = _resume(checkpoint, key, parts, log_file)
@@ -116,11 +120,12 @@ def fit(
                 group["lr"] = rate * group["lr_scale"]
             with memory_advice(batch_size, accumulate, views):
                 mixing = np.random.default_rng([seed, epoch, step])
-                x, y = on_device(views, images, picked, machine), targets[picked].to(machine.device)
+                x = on_device(views, images, picked, machine, raw and not mixup)
+                y = targets[picked.to(machine.device, non_blocking=True)]
                 x, y = mix_batch(x, y, mixup, cutmix, mixing)
                 if masks:
                     x, y = x[:, :-masks], torch.cat([x[:, -masks:].flatten(1), y], 1)
-                loss, scores = _step(network, objective, x, y, meta.shape[1], machine, optim, scaler, accumulate, clip)
+                loss, scores = _step(learner, objective, x, y, meta.shape[1], machine, optim, scaler, accumulate, clip)
             watch.see(picked, scores)
             losses.append(loss)
             seen.append(picked)
@@ -149,14 +154,13 @@ def fit(
     final: nn.Module = average.module
     if (swa or soup) and freeze != "head":
         batches.epoch = epochs
-        again = (on_device(views, images, picked, machine) for views, picked in views_of)
-        seen_again = (x[:, : -masks or None] for x in again)
-        update_bn(seen_again, final, device=torch.device(machine.device))
+        again = (on_device(views, images, picked, machine, raw)[:, : -masks or None] for views, picked in views_of)
+        update_bn(again, final, device=torch.device(machine.device))
     return final
 
 
 def _step(
-    network: nn.Module,
+    network: Any,
     objective: Objective | MaskObjective,
     x: Tensor,
     y: Tensor,

@@ -84,7 +84,7 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
         augment=augmenter(config.augment.recipe, config.image.crop), machine=job.machine, evaluate=evaluate,
         record=tracker.log, keep=keep if config.select == "best" else None, checkpoint=files.last, key=job.fit_key,
         log_file=files.log, title=f"{job.files.run} {which.title}", seed=seed, epochs=config.epochs,
-        batch_size=job.batch_size, optimizer=config.optim.name, freeze=freeze,
+        batch_size=job.batch_size, compiled=config.compile, optimizer=config.optim.name, freeze=freeze,
         **config.augment.model_dump(exclude={"recipe"}), **config.optim.model_dump(exclude={"name", "freeze"}),
         **config.average.model_dump(),
     )  # fmt: skip

@@ -18,6 +18,7 @@ from pipeline.store.files import Array, digest, digest_bytes, digest_file, diges
 from pipeline.store.keys import own_code
 from pipeline.store.tracking import Tracker
 from pipeline.training.images import Rows
+from pipeline.training.inference import ready
 from pipeline.training.job import Job, Which, every_image, labelled_images, new_network
 from pipeline.training.lessons import training_rows
 from pipeline.training.predict import embed, views_of
@@ -75,6 +76,7 @@ def features(job: Job, images: Rows, rows: Array) -> Array:
     """Return pooled features (N F, float32), mean over the views of `predict.tta`, computed once for folds and runs."""
     config, files = job.config, job.files.competition
     how = [config.model.model_dump(), config.image.model_dump(), config.predict.tta, job.machine.precision]
+    how += [] if job.inference == "same" else [job.inference]
     seed = config.seed if config.model.weights == "none" or config.model.aggregate != "mean" else None
     contract = job.competition.images.model_dump()
     weights, stats = Path(config.model.weights), images.stats
@@ -86,7 +88,7 @@ def features(job: Job, images: Rows, rows: Array) -> Array:
         if not target.exists():
             started = time.monotonic()
             torch.manual_seed(config.seed)
-            network = new_network(job)
+            network = ready(job.machine.place(new_network(job)), job.inference, job.seen)
             see = partial(embed, network, images, machine=job.machine, batch_size=config.predict.batch_size)
             views = views_of(config.predict.tta, config.image.crop)
             found = [np.concatenate([part.float().numpy() for part, _ in see(view=view)]) for view in views]

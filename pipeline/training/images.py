@@ -41,8 +41,10 @@ class Rows:
     """
 
     def __init__(self, parts: Sequence[Array], meta: Array, stats: Array | None = None) -> None:
-        self.parts, self.meta, self.stats = list(parts), meta.astype(np.float32), stats
+        # A memory map indexes slowly; the array that it also is does not.
+        self.parts, self.meta, self.stats = [np.asarray(part) for part in parts], meta.astype(np.float32), stats
         self.starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.shape, self.dtype = (int(self.starts[-1]), *self.parts[0].shape[1:]), self.parts[0].dtype
 
     def __len__(self) -> int:
         return int(self.starts[-1])

@@ -150,6 +150,11 @@ class Job:
         asked = self.config.batch_size
         return asked if isinstance(asked, int) else self.machine.batch_size
 
+    @property
+    def inference(self) -> str:
+        """Return the way to predict (see `inference`): as in training, or what the machine chose."""
+        return (self.config.predict.fastest and self.machine.inference) or "same"
+
     def images(self, rows: Array) -> tuple[Rows, dict[int, str]]:
         """Return decoded images of some rows of the table, and what is wrong with the unreadable ones."""
         table, files, how = self.table, self.files.competition, self.competition.images

@@ -77,7 +77,7 @@ def fit_masks(job: Job, which: Which, tracker: Tracker) -> None:
         augment=views.augment, machine=job.machine, evaluate=evaluate, record=tracker.log,
         keep=keep if config.select == "best" else None, checkpoint=files.last, key=job.fit_key, log_file=files.log,
         title=title, seed=seed, epochs=config.epochs, batch_size=job.batch_size, optimizer=config.optim.name,
-        dense=views, masks=dense.masks,
+        dense=views, masks=dense.masks, compiled=config.compile,
         **config.augment.model_dump(exclude={"recipe"}), **config.optim.model_dump(exclude={"name"}),
         **config.average.model_dump(),
     )  # fmt: skip

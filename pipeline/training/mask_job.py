@@ -102,6 +102,7 @@ def check_masks(job: Job) -> None:
         "image.crop": config.image.crop > 0,
         'image.normalize = "group"': config.image.normalize == "group",
         "predict.hard_tta": config.predict.hard_tta != "none",
+        "predict.fastest": config.predict.fastest,
         "loss.name": config.loss.name != "auto",
         "loss.smoothing": config.loss.smoothing > 0,
         "loss.class_weight": config.loss.class_weight != "none",

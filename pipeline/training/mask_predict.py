@@ -89,7 +89,7 @@ def predicted(
     network: MaskNetwork, images: Ragged, rows: Array, sizes: Array, look: Look, machine: Machine
 ) -> Iterator[tuple[Array, Array]]:
     """Yield of each of some rows its maps (C+E h w) at `sizes` (n 2) and the presence of its classes (C)."""
-    network.to(machine.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    machine.place(network).eval()
     if look.fit == "tiles":
         for row, size in zip(rows.tolist(), sizes.tolist(), strict=True):
             yield _tiled(network, images[row], tuple(size), look, machine)

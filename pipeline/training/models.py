@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.store.errors import UserError, nearest, resolve
 from pipeline.tasks import Several, Task
-from pipeline.training.normalize import by_image, fixed
+from pipeline.training.normalize import by_image, fixed, standard
 from pipeline.training.pooling import AGGREGATES, POOLS, Beside
 
 
@@ -52,9 +52,9 @@ def central(x: Tensor, side: int) -> Tensor:
 class Network(nn.Module):
     """Crop, normalise, backbone, pool, dropout, head; the normalisation of pixels happens here, on the device.
 
-    Input N C H W in 0..1 (several views: N VC H W), of which only the central `crop` is seen (0: all), and metadata N
-    M; output N D raw scores. `center` and `spread` undo the standardisation of `values` targets; `extra` last scores
-    are of no real class.
+    Input N C H W in 0..1, or bytes where it `reads_bytes` (several views: N VC H W), of which only the central `crop`
+    is seen (0: all), and metadata N M; output N D raw scores. `center` and `spread` undo the standardisation of
+    `values` targets; `extra` last scores are of no real class.
     """
 
     center: Tensor
@@ -80,6 +80,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.extra, self.views, self.crop, self.normalize = extra, views, crop, normalize
+        self.reads_bytes = normalize not in ("image", "group")
         self.backbone = backbone
         self.pool = POOLS[pool]()
         self.dropout = nn.Dropout(dropout)
@@ -107,7 +108,7 @@ class Network(nn.Module):
 
     def look(self, x: Tensor) -> Tensor:
         """Return pooled features of single views."""
-        x = by_image(x) if self.normalize == "image" else (x - self.mean) / self.std
+        x = by_image(x) if self.normalize == "image" else standard(x, self.mean, self.std)
         maps = self.backbone.forward_features(x)
         if maps.ndim == 3:  # tokens N T F, the first ones not of the image
             maps = maps[:, getattr(self.backbone, "num_prefix_tokens", 0) :].transpose(1, 2)

@@ -14,7 +14,7 @@ from pipeline.store.errors import resolve
 from pipeline.store.files import Array
 from pipeline.tasks import Task
 from pipeline.training.images import Images, metadata
-from pipeline.training.machine import Machine
+from pipeline.training.machine import Machine, unit
 from pipeline.training.models import Network, central, to_prediction
 from pipeline.training.normalize import on_device
 
@@ -59,6 +59,7 @@ def scaled(scale: float, side: int) -> View:
     def resize(x: Tensor) -> Tensor:
         seen = (side, side) if side else (x.shape[2], x.shape[3])
         if scale != 1:
+            x = unit(x)
             size = [round(scale * whole) for whole in x.shape[2:]]
             x = functional.interpolate(x, size, mode="bilinear", antialias=True)
         # Half of what lacks above, half below; a negative margin cuts, as `central` does.
@@ -95,10 +96,10 @@ def scores(
     network: nn.Module, images: Images, rows: Array, *, machine: Machine, batch_size: int, view: View = identity
 ) -> Tensor:
     """Return the raw scores (N D, float32, on the CPU) of some rows of `images` (H W C each) seen through a view."""
-    network.to(machine.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    machine.place(network).eval()
     parts, meta = [], torch.from_numpy(metadata(images))
     for batch in np.split(rows, range(batch_size, len(rows), batch_size)):
-        x = on_device(torch.from_numpy(images[batch]), images, batch, machine)
+        x = on_device(torch.from_numpy(images[batch]), images, batch, machine, getattr(network, "reads_bytes", False))
         beside = [meta[batch].to(machine.device)] if meta.shape[1] else []
         with machine.autocast():
             parts.append(network(view(x), *beside).float().cpu())
@@ -129,11 +130,11 @@ def embed(
     network: Network, images: Images, *, machine: Machine, batch_size: int, view: View = identity
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield pooled features (n F, float16) and raw scores (n D, float32) of all images, batch by batch, on the CPU."""
-    network.to(machine.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    machine.place(network).eval()
     meta = torch.from_numpy(metadata(images))
     for start in range(0, len(images), batch_size):
         rows = np.arange(start, min(start + batch_size, len(images)))
-        x = on_device(torch.from_numpy(images[rows]), images, rows, machine)
+        x = on_device(torch.from_numpy(images[rows]), images, rows, machine, network.reads_bytes)
         with machine.autocast():
             features = network.features(view(x))
             scored = network.classify(features, meta[rows].to(machine.device))

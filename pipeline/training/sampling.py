@@ -16,6 +16,7 @@ from pipeline.store.files import Array
 from pipeline.training.augment import Augmenter
 from pipeline.training.images import Images
 from pipeline.training.machine import Machine
+from pipeline.training.pixels import Still, seeds_of
 from pipeline.training.ragged import Ragged
 
 
@@ -55,8 +56,18 @@ class Views(Dataset[tuple[Array, int]]):
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[Array, int]:
         epoch, row = place
-        seed = int(np.random.SeedSequence([self.seed, epoch, row]).generate_state(1)[0])
+        if isinstance(self.augment, Still):
+            seed = int(seeds_of(self.seed, epoch, np.array([row]))[0])
+        else:
+            seed = int(np.random.SeedSequence([self.seed, epoch, row]).generate_state(1)[0])
         return self.augment(self.images[row], seed), row
+
+    def __getitems__(self, places: list[tuple[int, int]]) -> list[tuple[Array, int]] | tuple[Array, Array]:
+        """Return a batch: where views are of whole pixels as two arrays, at once."""
+        if not isinstance(self.augment, Still) or isinstance(self.images, Ragged):
+            return [self[place] for place in places]
+        rows = np.array([row for _, row in places])
+        return self.augment.batch(self.images, rows, seeds_of(self.seed, places[0][0], rows)), rows
 
 
 class Batches:
@@ -150,8 +161,10 @@ class Batches:
         return np.concatenate([rows[:0], *turns])[:count]
 
 
-def collate(items: list[tuple[Array, int]]) -> tuple[Tensor, Tensor]:
-    """Stack views to N H W C as they are (uint8); they become floats on the device."""
+def collate(items: list[tuple[Array, int]] | tuple[Array, Array]) -> tuple[Tensor, Tensor]:
+    """Stack views to N H W C as they are (uint8), where they are not a batch yet; they become floats on the device."""
+    if isinstance(items, tuple):
+        return torch.from_numpy(items[0]), torch.from_numpy(items[1])
     return torch.from_numpy(np.stack([image for image, _ in items])), torch.tensor([row for _, row in items])
 
 

@@ -17,6 +17,7 @@ from pipeline.store.receipts import write_receipt
 from pipeline.store.table import half_of
 from pipeline.store.tracking import Tracker
 from pipeline.training.images import Rows
+from pipeline.training.inference import ready
 from pipeline.training.job import Job, Which, every_image
 from pipeline.training.lessons import sources
 from pipeline.training.mask_job import NAME
@@ -33,7 +34,8 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
     job = job.within(which)
     table, files = job.table, which.files(job.files)
     started = time.monotonic()
-    network = fitted_network(job, files.model)
+    trained = fitted_network(job, files.model)
+    network = ready(trained, job.inference, job.seen)
     scored, test = table.scored, table.test
     held_out = np.flatnonzero(np.isin(table.folds[scored], which.held_out))
     look = partial(look_twice, job, network)
@@ -51,6 +53,8 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
     write_npy(files.embeddings, features)
     write_npy(files.spread, np.concatenate([spreads, test_spread]))
     facts = facts_of(job, which, bad, started)
+    if network is not trained:
+        facts["inference"] = {"way": job.inference, "moved": moved(job, trained, network, images, held_out[:64])}
     outputs = [
         files.model,
         files.rows,
@@ -89,6 +93,13 @@ def facts_of(job: Job, which: Which, bad: dict[int, str], started: float) -> dic
     if "indicators" in header:
         facts["indicators"] = {"threshold": header["indicators"]}
     return facts
+
+
+def moved(job: Job, trained: Network, network: Network, images: Rows, rows: Array) -> float:
+    """Return how far (mean absolute difference) a way to predict moves the predictions of some rows."""
+    how: dict[str, Any] = {"machine": job.machine, "tta": "none", "batch_size": job.config.predict.batch_size}
+    first, second = (predict(net, job.task, job.head, images, rows, **how)[0] for net in (trained, network))
+    return round(float(np.abs(first - second).mean()), 6)
 
 
 def look_twice(job: Job, network: Network, images: Rows, rows: Array) -> tuple[Array, Array]:

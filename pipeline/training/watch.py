@@ -41,7 +41,9 @@ class Watch:
         if not known.any():
             return
         device = scores.device
-        rows, scores = rows[known].to(device), scores[known.to(device)].float()
+        if not known.all():  # a choice on the device would make the processor wait for it
+            rows, scores = rows[known], scores[known.to(device)]
+        rows, scores = rows.to(device, non_blocking=True), scores.float()
         if self.sums.device != device:
             self.sums, self.y = self.sums.to(device), self.y.to(device)
             self.center, self.spread = self.center.to(device), self.spread.to(device)

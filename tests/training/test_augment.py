@@ -98,6 +98,7 @@ GOLDEN = {
     "light": "cd8db880e58f3c59",
     "medium": "8f22efb98021c9e7",
     "resnet": "a2ba311e05a72b56",
+    "shift": "25f2298a273df9c8",
     "upright": "4e3906712f430c2f",
 }
 

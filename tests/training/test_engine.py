@@ -374,6 +374,49 @@ def test_half_precision_on_a_cpu(run_fit, toy):
     assert not same(rough, run_fit(toy(), "again"), atol=0)
 
 
+@pytest.mark.parametrize("optimizer, machine, near", [
+    ("adamw", Machine("cpu", "fp32", 1, quick=True), 1e-4), ("sgd", Machine("cpu", "fp32", 1, quick=True), 1e-4),
+    ("sgd", Machine("cpu", "fp32", 1, layout="channels_first"), 1e-4),
+    ("sgd", Machine("cpu", "bf16", 1, layout="channels_first", quick=True), 0.05),
+])  # fmt: skip
+def test_what_a_probe_may_choose_rounds_elsewhere_only(run_fit, toy, optimizer, machine, near):
+    plain = run_fit(toy(norm=True), "plain", optimizer=optimizer)
+    chosen = run_fit(toy(norm=True), "chosen", optimizer=optimizer, machine=machine)
+    assert same(plain, chosen, atol=near)
+
+
+def test_compiled_steps_are_those_of_the_compiler(run_fit, toy, monkeypatch):
+    """Only steps: predictions and weights are those of the network itself, under its own names."""
+    steps = []
+
+    def compiler(network):
+        return lambda *given: steps.append(network.training) or network(*given)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    seen = []
+    compiled = run_fit(toy(), "a", compiled=True, evaluate=lambda net: seen.append(type(net)) or {})
+    assert steps == [True] * 12
+    assert set(seen) == {nn.Sequential}
+    plain = run_fit(toy(), "b")
+    assert len(steps) == 12
+    assert same(plain, compiled, atol=0)
+
+
+@pytest.mark.parametrize("way", [{}, {"cutmix": 1.0}, {"mixup": 1.0}, {"soup": 2}])
+def test_bytes_train_as_floats_do(run_fit, way):
+    from pipeline.training.models import build
+
+    runs = []
+    for reads in (True, False):
+        torch.manual_seed(0)
+        net = build("cnn", weights="none", options={"widths": [4, 8]}, channels=1, size=(8, 8), outputs=3, pool="avg",
+                    dropout=0.0, normalize="half")  # fmt: skip
+        assert net.reads_bytes
+        net.reads_bytes = reads
+        runs.append(run_fit(net, str(reads), **way))
+    assert same(*runs, atol=0)
+
+
 def test_prepare():
     threads = cv2.getNumThreads()
     Machine("cpu", "fp32", 1).prepare()

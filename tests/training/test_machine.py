@@ -21,6 +21,18 @@ def test_what_is_chosen(monkeypatch):
         choose_machine("auto")
 
 
+def test_placed_and_fused():
+    usual = Machine("cpu", "fp32", 1)
+    changed = Machine("cpu", "fp32", 1, layout="channels_first", quick=True)
+    net = torch.nn.Conv2d(4, 4, 3)
+    assert usual.place(net).weight.is_contiguous(memory_format=torch.channels_last)
+    assert changed.place(net).weight.is_contiguous()
+    for make in (torch.optim.AdamW, torch.optim.SGD):
+        assert not usual.fuse(make(net.parameters(), lr=0.1)).param_groups[0]["fused"]
+        assert changed.fuse(make(net.parameters(), lr=0.1)).param_groups[0]["fused"]
+    changed.fuse(torch.optim.Rprop(net.parameters()))  # has no such kernel
+
+
 @pytest.mark.parametrize("kind, full", [(torch.uint8, 255), (torch.uint16, 65535)])
 def test_to_device_scales_to_one(kind, full):
     images = torch.tensor([0, full // 5, full] * 4).reshape(1, 2, 2, 3).to(kind)

@@ -6,7 +6,8 @@ import torch
 from files import grouped
 
 from pipeline.training.machine import Machine, to_device
-from pipeline.training.normalize import CHUNK, FLAT, by_image, fixed, of_rows, on_device
+from pipeline.training.normalize import CHUNK, FLAT, by_image, fixed, of_rows, on_device, standard
+from pipeline.training.predict import part, scaled, turned
 
 CPU = Machine("cpu", "fp32", 1)
 
@@ -124,3 +125,33 @@ def test_fixed(name, channels):
         assert (std == 1).all()
     if name == "imagenet" and channels == 5:  # which of five are red, green and blue nobody knows
         assert mean.flatten().tolist() == pytest.approx([(0.485 + 0.456 + 0.406) / 3] * 5)
+
+
+VIEWS = [turned(quarter, flip) for flip in (False, True) for quarter in range(4)]
+VIEWS += [part(0.5, 1, 7), part(0, 0, 7, True), scaled(0.9, 8), scaled(1.0, 8), lambda x: x]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_bytes_are_scaled_to_the_bit(view, channels):
+    """And laid out alike, or convolutions would round elsewhere."""
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (3, 12, 12, channels), dtype=torch.uint8)
+    mean, std = torch.rand(1, channels, 1, 1), torch.rand(1, channels, 1, 1) + 0.1
+    wanted = (view(to_device(images, CPU)) - mean) / std
+    found = standard(view(on_device(images, images, np.arange(3), CPU, raw=True)), mean, std)
+    assert torch.equal(found, wanted)
+    assert found.stride() == wanted.stride()
+
+
+def test_only_bytes_without_groups_stay_raw():
+    images = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 3)).astype(np.uint8)
+    there = on_device(torch.from_numpy(images), images, np.arange(4), CPU, raw=True)
+    assert (there.dtype, there.shape) == (torch.uint8, (4, 3, 5, 5))
+    first = Machine("cpu", "fp32", 1, layout="channels_first")
+    for given, machine in ((images.astype(np.uint16), CPU), (images, first)):
+        floats = on_device(torch.from_numpy(given), given, np.arange(4), machine, raw=True)
+        assert torch.equal(floats, to_device(torch.from_numpy(given), machine))
+        assert floats.is_contiguous() == (machine is first)
+    some = grouped(images, np.array(list("aabb")), 3, ())
+    assert on_device(torch.from_numpy(images), some, np.arange(4), CPU, raw=True).dtype == torch.float32

@@ -1,4 +1,4 @@
-"""The batch size that a machine chooses."""
+"""What a machine chooses by trying: the batch size; precision, layout and the optimiser's kernels."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from school import job_of, stage, write
 from pipeline.store.errors import UserError
 from pipeline.training import probe
 from pipeline.training.machine import Machine
-from pipeline.training.probe import fastest, images_per_second, with_batch_size
+from pipeline.training.probe import best_of, fastest, images_per_second, with_batch_size, with_fastest
 
 
 @pytest.mark.parametrize("speeds, most, chosen", [
@@ -110,3 +110,69 @@ def test_what_is_said_is_not_probed(school, monkeypatch):
 def test_a_toy_is_really_probed(school):
     write("auto", 'base = "a"\nbatch_size = "auto"\n')
     assert with_batch_size(job_of("toy/auto")).batch_size == 16  # 60 rows allow no more
+
+
+USUAL = Machine("cpu", "fp32", 1)
+HALF, FUSED = dataclasses.replace(USUAL, precision="bf16", quick=True), dataclasses.replace(USUAL, quick=True)
+
+
+@pytest.mark.parametrize("first, again, chosen, gain", [
+    ((100, 150, 110), (100, 150), HALF, 1.5),
+    ((100, 90, 110), (100, 112), FUSED, 1.12),
+    ((100, 104, 90), (), USUAL, 1.0),  # not by enough
+    ((100, 150, 90), (149, 140), USUAL, 1.0),  # the second time it was not: something else ran the first time
+    ((100, 99, 98), (), USUAL, 1.0),
+])  # fmt: skip
+def test_what_is_usual_stays_unless_clearly_beaten(first, again, chosen, gain):
+    asked, speeds = [], iter([*first, *again])
+    best = best_of(lambda machine: asked.append(machine) or next(speeds), USUAL, [HALF, FUSED])
+    assert best == dataclasses.replace(chosen, gain=gain)
+    assert asked == [USUAL, HALF, FUSED, *((USUAL, chosen if chosen != USUAL else HALF) if again else ())]
+    assert next(speeds, None) is None
+
+
+def test_the_fastest_is_chosen_once_stored_and_told(school, monkeypatch):
+    write("quick", 'base = "a"\nfastest = true\n')
+    asked = []
+
+    def speed(network, machine, side, size):
+        asked.append((machine.precision, machine.layout, machine.quick, size))
+        return 3.0 if (machine.precision, machine.layout) == ("bf16", "channels_last") else 2.0
+
+    monkeypatch.setattr(probe, "images_per_second", speed)
+    stage("train", "toy/quick")
+    assert asked[:5] == [("fp32", "channels_last", False, 16), *((p, m, True, 16) for p in ("fp32", "bf16")
+                                                                 for m in ("channels_last", "channels_first"))]  # fmt: skip
+    assert len(asked) == 7
+    state = json.loads((school / "runs/toy/quick/state.json").read_text())["machine"]
+    run = json.loads((school / "runs/toy/quick/cv.json").read_text())["machine"]
+    assert run == state
+    assert state | {"precision": "bf16", "quick": True, "gain": 1.5, "layout": "channels_last"} == state
+    told = (school / "runs/toy/quick/run.log").read_text()
+    assert "fastest = true is bf16, channels_last, quick kernels: 1.50 times" in told
+    # A run that goes on does not ask again, and gives the same bytes.
+    whole = (school / "runs/toy/quick/fold2/oof.npy").read_bytes()
+    assert whole != (school / "runs/toy/a/fold2/oof.npy").read_bytes()
+    (school / "runs/toy/quick/cv.json").unlink()
+    for path in (school / "runs/toy/quick/fold2").iterdir():
+        path.unlink()
+    monkeypatch.setattr(probe, "images_per_second", lambda *given: pytest.fail("probed"))
+    stage("train", "toy/quick")
+    assert (school / "runs/toy/quick/fold2/oof.npy").read_bytes() == whole
+
+
+def test_a_precision_that_is_said_stays(school, monkeypatch):
+    write("said", 'base = "a"\nfastest = true\nprecision = "fp32"\n')
+    asked = []
+    monkeypatch.setattr(probe, "images_per_second", lambda n, machine, *_: asked.append(machine.precision) or 1.0)
+    assert with_fastest(job_of("toy/said")).machine == dataclasses.replace(USUAL, gain=1.0)
+    assert asked == ["fp32"] * 3
+    job = job_of("toy/a")
+    assert with_fastest(job) is job
+
+
+def test_a_toy_is_really_raced(school):
+    write("quick", 'base = "a"\nfastest = true\n')
+    machine = with_fastest(job_of("toy/quick")).machine
+    assert machine.gain >= 1
+    assert (machine.gain == 1) == (machine == dataclasses.replace(USUAL, gain=1.0))

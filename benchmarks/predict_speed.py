@@ -1,0 +1,99 @@
+"""Inference of resnet18 at 224 px on a CPU: `predict.fastest` against eager PyTorch, and what it does to the score."""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bench import main, race
+
+from pipeline.tasks import TASKS
+from pipeline.training.inference import WAYS, ready
+from pipeline.training.machine import Machine
+from pipeline.training.models import build
+from pipeline.training.predict import predict
+
+SIDE, TILE, RACED = 224, 56, 96
+
+
+def digits():
+    """scikit-learn's scanned digits of 56 px, each side by side with itself four times either way; and labels."""
+    import cv2
+    from sklearn.datasets import load_digits
+
+    small, y = load_digits(return_X_y=True)
+    tiles = [cv2.resize(i.reshape(8, 8), (TILE, TILE), interpolation=cv2.INTER_CUBIC) for i in small / 16 * 255]
+    tiles = np.repeat(np.clip(tiles, 0, 255).astype(np.uint8)[..., None], 3, 3)
+    return np.tile(tiles, (1, SIDE // TILE, SIDE // TILE, 1)), y
+
+
+def trained(images, y, steps=60, size=16):
+    """A resnet18 that has learnt a little on quarters of the images: predictions of all grades of sureness."""
+    torch.manual_seed(0)
+    net = build("resnet18", weights="none", options={}, channels=3, size=[SIDE, SIDE], outputs=10, pool="avg",
+                dropout=0.0, normalize="imagenet").to(memory_format=torch.channels_last)  # fmt: skip
+    optim = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
+    for step in range(steps):
+        part = slice(step * size, (step + 1) * size)
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = net(torch.from_numpy(images[part, : 2 * TILE, : 2 * TILE]).permute(0, 3, 1, 2))
+        nn.functional.cross_entropy(scores.float(), torch.from_numpy(y[part])).backward()
+        optim.step()
+        optim.zero_grad(set_to_none=True)
+    return net.eval(), steps * size
+
+
+def eager(net, images):
+    """What one writes: float32, NCHW, normalised, in batches of 32."""
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(images), 32):
+            x = torch.from_numpy(images[start : start + 32]).permute(0, 3, 1, 2).contiguous()
+            x = (x.float() / 255 - mean) / std
+            found.append(net.head(net.backbone.forward_features(x).mean((2, 3))).softmax(1))
+    return torch.cat(found).numpy()
+
+
+def rows():
+    from sklearn.metrics import log_loss, roc_auc_score
+
+    machine = Machine("cpu", "fp32", 1)
+    machine.prepare()
+    images, y = digits()
+    net, seen = trained(images, y)
+    plain = ready(net, "bf16", [SIDE, SIDE])  # a copy
+    plain.backbone = net.backbone
+    plain = plain.to(memory_format=torch.contiguous_format)
+    net, left, truth = plain, images[seen:], y[seen:]
+    net.to(memory_format=torch.contiguous_format)
+    wanted = eager(net, left)
+    for way in WAYS:
+        started = time.perf_counter()
+        twin = ready(net, way, [SIDE, SIDE])
+        prepared = time.perf_counter() - started
+
+        def ours(part, twin=twin):
+            return predict(twin, TASKS["multiclass"], "classification", left, np.arange(len(left))[:part],
+                           machine=machine, tta="none", batch_size=64)[0]  # fmt: skip
+
+        found = ours(len(left))
+        scores = {
+            "accuracy": lambda p: (p.argmax(1) == truth).mean(),
+            "AUC": lambda p: roc_auc_score(truth, p, multi_class="ovr"),
+            "log loss": lambda p: -log_loss(truth, p.astype(np.float64)),
+        }
+        drops = {name: float(score(wanted) - score(found)) for name, score in scores.items()}
+        row, _, _ = race(f"inference of resnet18 at {SIDE} px, way {way!r}, {RACED} images", "eager PyTorch",
+                         lambda: ours(RACED), lambda: eager(net, left[:RACED]), 2.5, clock=time.process_time)  # fmt: skip
+        told = ", ".join(f"{name} {drop:+.5f}" for name, drop in drops.items())
+        note = f"prepared in {prepared:.1f} s; lost on {len(left)} rows (accuracy {scores['accuracy'](wanted):.3f}): {told}; probabilities move by {np.abs(found - wanted).mean():.5f}"
+        yield type(row)(**{**vars(row), "note": note, "good": max(drops.values()) <= 1e-3})
+
+
+if __name__ == "__main__":
+    main(rows)
