@@ -13,6 +13,7 @@ from pipeline.preflight.findings import BROKEN, Finding, in_lines, worse
 from pipeline.preflight.labels import alignment
 from pipeline.preflight.learner import ignorant, scores_of
 from pipeline.preflight.material import Material, material_of
+from pipeline.preflight.overfit import STEPS as BY_HEART
 from pipeline.preflight.overfit import overfit
 from pipeline.preflight.page import write_page
 from pipeline.preflight.pictures import write_pictures
@@ -48,12 +49,12 @@ def look(material: Material) -> tuple[list[Finding], list[Layer]]:
     batch = material.batch(material.sample(ROWS))
     found = [content(material), twins(material), alignment(material), normalisation(material), facts(material)[0]]
     signs, layers = flow(material, batch)
-    losses, seconds, network = trial(material)
-    steps = int(np.clip(SECONDS / seconds, FEWEST, STEPS))
-    ranged = range_test(material, steps)
+    tried = trial(material)
+    steps = SECONDS / tried.seconds
+    ranged = range_test(material, int(np.clip(steps, FEWEST, STEPS)))
     found += [signs, first_loss(material, batch), head_is_open(material, batch)]
-    blank = ignorant(material.objective, batch, scores_of(material, network, batch).shape[1])
-    found.append(learning_rate(material, ranged, losses, blank))
-    found.append(overfit(material, int(np.clip(SECONDS / seconds, FEWEST, 200))))
-    found.append(expense(cost_of(material, seconds, network), slots()))
+    blank = ignorant(material.objective, batch, scores_of(material, tried.network, batch).shape[1])
+    found.append(learning_rate(material, ranged, tried, blank))
+    found.append(overfit(material, int(np.clip(steps, FEWEST, BY_HEART))))
+    found.append(expense(cost_of(material, tried.seconds, tried.network), slots()))
     return found, layers

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from pipeline.preflight.findings import OK, Finding
 from pipeline.preflight.learner import Learner
@@ -19,7 +20,7 @@ from pipeline.training.mask_predict import MASK_TTA, predicted
 from pipeline.training.predict import scores, views_of
 from pipeline.training.ragged import Ragged
 
-TRIAL, WARM, LOOKED_AT = 24, 2, 64
+TRIAL, WARM, LOOKED_AT = 24, 3, 64
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,45 @@ class Cost:
     memory: int
 
 
-def trial(material: Material, steps: int = TRIAL) -> tuple[list[float], float, Net]:
-    """Take some steps at the rate of the config, on batches as a training sees them.
+@dataclass(frozen=True)
+class Trial:
+    """The first steps at the rate of the config: their losses, the median seconds of one, how far weights moved.
 
-    Return their losses, the median seconds of a step with its share of waiting for data, and the network.
+    `moved` is by what share of its size the median layer moves in a step; `network` is the one that took them.
     """
-    rate = material.job.config.optim.lr
-    learner, losses, seconds, started = Learner(material, rate), list[float](), list[float](), time.perf_counter()
+
+    losses: list[float]
+    seconds: float
+    moved: float
+    network: Net
+
+
+def trial(material: Material, steps: int = TRIAL) -> Trial:
+    """Take some steps at the rate of the config, on batches as a training sees them, waiting for data included."""
+    learner, moved = Learner(material, material.job.config.optim.lr), 0.0
+    losses, seconds = list[float](), list[float]()
+    started = time.perf_counter()
     for _, batch in zip(range(steps), material.stream(), strict=False):
-        losses.append(learner.step(batch))
-        seconds.append(time.perf_counter() - started)
+        # In half precision the first steps may be left out, until gradients fit.
+        before = matrices(learner.network) if len(losses) < WARM else []
+        waited = time.perf_counter() - started
         started = time.perf_counter()
-    return losses, float(np.median(seconds[WARM:] or seconds)), learner.network
+        losses.append(learner.step(batch))
+        seconds.append(time.perf_counter() - started + waited)
+        moved = max(moved, distance(before, matrices(learner.network))) if before else moved
+        started = time.perf_counter()
+    return Trial(losses, float(np.median(seconds[WARM:] or seconds)), moved, learner.network)
+
+
+def matrices(network: nn.Module) -> list[Tensor]:
+    """Return copies of the weight matrices and filters that train."""
+    return [p.detach().clone() for p in network.parameters() if p.requires_grad and p.ndim > 1]
+
+
+def distance(before: list[Tensor], after: list[Tensor]) -> float:
+    """Return the median of |difference| / |weight| over layers; those that are 0 have no size to compare with."""
+    each = [float((b - a).norm() / a.norm()) for a, b in zip(before, after, strict=True) if a.any()]
+    return float(np.median(each)) if each else 0.0
 
 
 def cost_of(material: Material, step: float, network: Net) -> Cost:

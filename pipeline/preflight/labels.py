@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
+from scipy.ndimage import gaussian_filter
 from sklearn.neighbors import NearestNeighbors
 
 from pipeline.preflight.findings import BROKEN, LOOK, OK, Finding
@@ -81,11 +82,17 @@ def cheap(images: Sequence[Array]) -> Array:
     small, moments, edges = [], [], []
     for image in images:
         x = scaled(image)
-        small.append(cv2.resize(x, (CELLS, CELLS), interpolation=cv2.INTER_AREA).ravel())
+        small.append(shrunk(x, CELLS).ravel())
         moments.append(np.concatenate([x.mean((0, 1)), x.std((0, 1))]))
-        edges.append(directions(cv2.resize(x.mean(2), (GRID, GRID), interpolation=cv2.INTER_AREA)))
+        edges.append(directions(shrunk(x.mean(2, keepdims=True), GRID)[:, :, 0]))
     blocks = [np.stack(block) for block in (small, moments, edges)]
     return np.concatenate([standard(block) / np.sqrt(block.shape[1]) for block in blocks], 1)
+
+
+def shrunk(image: Array, side: int) -> Array:
+    """Return an image (H W C) of any number of channels at side x side, by area."""
+    each = [np.ascontiguousarray(image[:, :, c]) for c in range(image.shape[2])]
+    return np.stack([cv2.resize(one, (side, side), interpolation=cv2.INTER_AREA) for one in each], 2)
 
 
 def standard(block: Array) -> Array:
@@ -115,8 +122,7 @@ def masks_fit(material: Material) -> Finding:
     x = np.stack([local(scaled(view[:, :, : -material.masks])) for view in views])
     classes = len(material.job.table.classes)
     parts = [scaled(view[:, :, view.shape[2] - material.masks :][:, :, :classes]) for view in views]
-    small = [cv2.resize(part, (GRID, GRID), interpolation=cv2.INTER_AREA) for part in parts]
-    masks = np.stack([part.reshape(GRID, GRID, classes).transpose(2, 0, 1) for part in small])
+    masks = np.stack([shrunk(part, GRID).transpose(2, 0, 1) for part in parts])
     told = teller(x)
     real, shuffled = shuffle_test(lambda order: told(masks[order]), len(rows), material.seed)
     words = f"pixels tell {real:.3f} of their masks, of those of other images {shuffled.mean():.3f}"
@@ -132,9 +138,9 @@ def masks_fit(material: Material) -> Finding:
 
 def local(image: Array) -> Array:
     """Return features of pixels (GRID^2 F): value, surroundings, spread and edge of each channel, and a 1."""
-    x = cv2.resize(image, (GRID, GRID), interpolation=cv2.INTER_AREA).reshape(GRID, GRID, -1)
-    around = cv2.GaussianBlur(x, (0, 0), 2).reshape(x.shape)
-    spread = np.sqrt(np.maximum(cv2.GaussianBlur(x**2, (0, 0), 2).reshape(x.shape) - around**2, 0))
+    x = shrunk(image, GRID)
+    around = gaussian_filter(x, (2, 2, 0))
+    spread = np.sqrt(np.maximum(gaussian_filter(x**2, (2, 2, 0)) - around**2, 0))
     down, across = np.gradient(x, axis=(0, 1))
     parts = [x, x**2, around, spread, np.hypot(down, across), np.ones_like(x[:, :, :1])]
     return np.concatenate(parts, 2).reshape(GRID * GRID, -1)

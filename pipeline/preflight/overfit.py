@@ -84,7 +84,7 @@ def known(task: Task, y: Array, prediction: Array) -> float:
         return min(known(piece.task, piece.of(y), prediction[:, piece.p]) for piece in task.pieces)
     if task.name == "regression":
         error, spread = np.nanmean((prediction - y) ** 2, 0), np.nanvar(y, 0)
-        return float(1 - (error / np.maximum(spread, 1e-12)).max())
+        return float(1 - np.nanmax(error / np.maximum(spread, 1e-12)))
     classes = prediction.shape[1] if task.name != "ordinal" else int(y.max()) + 1
     said, truth = task.decide(prediction, task.default_cuts(classes)), task.harden(y)
     said = said.reshape(truth.shape)

@@ -14,8 +14,8 @@ from pipeline.preflight.material import Batch, Material, Net
 from pipeline.store.files import Array, digest
 
 ROWS, TWINS = 256, 4096
-# With the numbers of ImageNet means were -1.3 to .6, deviations .31 to 1.4 on digits, blobs, seedlings, radiographs, nuclei;
-# 8 bits in files of 16 give -2 and .005, pixels of 0..255 with numbers of 0..1 hundreds.
+# With the numbers of ImageNet means were -1.3 to .6, deviations .31 to 1.4 on digits, blobs, seedlings, radiographs and
+# nuclei; 8 bits in files of 16 give -2 and .005, pixels of 0..255 with numbers of 0..1 hundreds.
 MEAN, SPREAD = (4, 10), (5, 25)
 # Of the same sets no image was of one colour and no copy had another label; augmentation left 6 % of the nuclei black.
 FLAT, ODD = (0.0, 0.2), (0.0, 0.1)
@@ -27,7 +27,8 @@ def normalisation(material: Material) -> Finding:
     mean, std = (part.tolist() for part in (seen.mean((0, 2, 3)), seen.std((0, 2, 3))))
     at = max(range(len(std)), key=lambda c: abs(np.log(max(std[c], 1e-9))) + abs(mean[c]))
     verdict = worse(*(judged_moments(m, s) for m, s in zip(mean, std, strict=True)))
-    how, other = material.job.config.image.normalize, published(material.first)
+    how = material.job.config.image.normalize
+    other = published(material.first) if material.job.config.model.weights != "none" else None
     words = f"normalize = {how!r}: channel {at} has mean {mean[at]:.2g}, sd {std[at]:.2g} at the first layer"
     if verdict != OK:
         advice = 'look at images.depth and the files; image.normalize = "train" measures the training rows'

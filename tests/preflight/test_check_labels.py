@@ -79,6 +79,15 @@ def test_the_regression_on_pixels_is_that_of_scikit_learn():
     assert teller(x)(masks) == pytest.approx(1 - error / ((y - y.mean(0)) ** 2).sum(), abs=1e-6)
 
 
+def test_any_number_of_channels_and_any_depth():
+    rng = np.random.default_rng(5)
+    for channels, kind in ((1, np.uint8), (3, np.uint16), (12, np.float32)):
+        full = 1 if kind is np.float32 else np.iinfo(kind).max
+        images = [(rng.random((20, 14, channels)) * full).astype(kind) for _ in range(3)]
+        assert cheap(images).shape == (3, channels * 64 + 2 * channels + 128)
+        assert local(images[0] / np.float32(full)).shape == (32 * 32, 5 * channels + 1)
+
+
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
 def test_labels_that_fit_pass_and_shuffled_ones_do_not(task, material):
     one = material(task)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from pipeline.preflight import checks
@@ -8,7 +10,7 @@ from pipeline.preflight.findings import OK, Finding
 def test_a_slow_network_takes_fewer_steps_but_not_too_few(seconds, ranged, learnt, material, monkeypatch):
     one, taken = material(), []
     trial, tested = checks.trial, checks.range_test
-    monkeypatch.setattr(checks, "trial", lambda material: (trial(material, 2)[0], seconds, material.network()))
+    monkeypatch.setattr(checks, "trial", lambda material: replace(trial(material, 2), seconds=seconds))
     monkeypatch.setattr(checks, "range_test", lambda material, steps: taken.append(steps) or tested(material, 2))
     monkeypatch.setattr(checks, "overfit", lambda material, steps: taken.append(steps) or Finding("overfit", OK, ""))
     findings, layers = checks.look(one)

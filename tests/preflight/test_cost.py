@@ -1,9 +1,11 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 from pipeline.preflight import cost
-from pipeline.preflight.cost import cost_of, expense, in_time, trial, views
+from pipeline.preflight.cost import cost_of, distance, expense, in_time, matrices, trial, views
 
 
 def test_a_run_is_its_models_epochs_and_predictions(material, monkeypatch):
@@ -23,12 +25,27 @@ def test_a_run_is_its_models_epochs_and_predictions(material, monkeypatch):
 @pytest.mark.parametrize("task", ["multiclass", "segmentation"])
 def test_steps_and_predictions_are_measured(task, material):
     one = material(task)
-    losses, seconds, network = trial(one, 4)
-    assert len(losses) == 4
-    assert seconds > 0
-    found = cost_of(one, seconds, network)
+    tried = trial(one, 4)
+    assert len(tried.losses) == 4
+    assert tried.seconds > 0
+    found = cost_of(one, tried.seconds, tried.network)
     assert found.row > 0
     assert found.memory > 1e7
+
+
+def test_how_far_weights_move():
+    one = [torch.ones(2, 2), torch.full((3, 1), 2.0), torch.zeros(4, 4), torch.ones(1, 5)]
+    assert distance(one, [part + 0.1 for part in one]) == pytest.approx(0.1)
+    assert distance([torch.zeros(2, 2)], [torch.ones(2, 2)]) == 0
+    net = torch.nn.Linear(3, 2)
+    net.weight.requires_grad_(False)
+    assert matrices(net) == []
+
+
+def test_a_step_of_adam_moves_each_weight_by_its_rate(material):
+    one = material()
+    first = [float(p.detach().square().mean().sqrt()) for p in one.first.parameters() if p.ndim > 1]
+    assert trial(one, 1).moved == pytest.approx(1e-2 / np.median(first), rel=0.05)
 
 
 def test_time_for_a_person():
