@@ -21,7 +21,7 @@ include .graph.mk
 	@$(PYTHON) -m pipeline.store.graph > $@.$$$$ && mv $@.$$$$ $@ || { rm -f $@.$$$$; exit 2; }
 
 # A wrong or missing argument is one line, before anything runs.
-OF_RUN := train ensemble pseudo tag lb full submit audit
+OF_RUN := check train ensemble pseudo tag lb full submit audit
 GOAL := $(filter data folds vary $(OF_RUN),$(MAKECMDGOALS))
 ifneq ($(GOAL),)
 $(if $(COMP),,$(error make $(GOAL) needs COMP=<competition>; choices: $(COMPS)))
@@ -58,6 +58,8 @@ data: cache/$(COMP)/data.json ## COMP= | make or confirm the raw data
 folds: cache/$(COMP)/table.csv ## COMP= | split once: folds/<comp>.csv and the table of record
 vary: | $(SETUP) ## COMP= FROM= NAME= SET='optim.lr=3e-4' | write the three-line config of a variation
 	@$(PY) -m pipeline.stages.vary "$(COMP)/$(FROM)" "$(NAME)"
+check: cache/$(COMP)/table.csv ## COMP= NAME= | before a night of training: is anything broken, and what will it cost?
+	@$(PY) -m pipeline.stages.check $(RUN)
 train: runs/$(RUN)/cv.json ## COMP= NAME= | train every fold, predict, score; continues where it was killed
 ensemble: runs/$(RUN)/cv.json ## COMP= NAME= | blend runs with cross-fitted weights
 pseudo: runs/$(RUN)/cv.json ## COMP= NAME= | labels for test rows, by models blind to the fold whose student they train

@@ -291,6 +291,21 @@ class RunFiles:
         return self.folder / "postprocess.json"
 
     @property
+    def check_page(self) -> Path:
+        """Return the page of what was looked at before training."""
+        return self.folder / "check" / "index.html"
+
+    @property
+    def check_sheet(self) -> Path:
+        """Return the contact sheet of what the model sees, beside that page."""
+        return self.folder / "check" / "seen.png"
+
+    @property
+    def check_facts(self) -> Path:
+        """Return the verdicts of that page, for a program."""
+        return self.folder / "check" / "check.json"
+
+    @property
     def submission(self) -> Path:
         """Return the file for Kaggle."""
         return SUBMISSIONS / f"{self.run}.csv"

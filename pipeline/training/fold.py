@@ -17,10 +17,10 @@ from pipeline.training.augment import augmenter
 from pipeline.training.engine import fit
 from pipeline.training.job import Job, Which, labelled_images, new_network
 from pipeline.training.layers import freeze_for
-from pipeline.training.lessons import plan
+from pipeline.training.lessons import Course, plan
 from pipeline.training.mask_fold import fit_masks
 from pipeline.training.mask_job import NAME
-from pipeline.training.models import to_prediction
+from pipeline.training.models import Network, to_prediction
 from pipeline.training.normalize import of_rows
 from pipeline.training.predict import scores
 from pipeline.training.watch import Watch
@@ -44,21 +44,12 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     everything = Problem.of(table, job.task, job.metric)
     y, problem = everything.hard, everything.part(held_out)
     seed = which.seed(config.seed)
-    torch.manual_seed(seed)
-    network, objective = new_network(job), course.objective
-    if job.head != "classification":
-        network.center, network.spread = objective.center, objective.spread
-    if network.beside is not None:
-        network.beside.measure(torch.as_tensor(table.meta[course.rows[course.lessons.gold]]))
-    if config.image.normalize == "train":
-        network.mean, network.std = of_rows(course.images, course.lessons.gold, network.mean.shape[1])
+    network, objective = fresh_network(job, which, course), course.objective
     freeze: str = config.optim.freeze
     if freeze == "auto":
         labels = job.task.harden(job.task.targets(table.y[course.rows[course.lessons.gold]]))
         freeze = freeze_for(labels, len(table.classes))
         log.info("%s %s: optim.freeze = auto is %r", job.files.run, which.title, freeze)
-    if config.init:
-        start_from(job, which, network)
     width = job.task.width(len(table.classes))
     # Indicators among the extra rows are watched by nobody: only scored rows have a place on the shelf.
     marked = np.isin(np.arange(len(y)), course.indicators)
@@ -101,3 +92,18 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     files.last.unlink(missing_ok=True)
     took = time.monotonic() - started
     log.info("%s %s: trained on %d rows in %.1f s", job.files.run, which.title, len(learnt), took)
+
+
+def fresh_network(job: Job, which: Which, course: Course) -> Network:
+    """Return the network of a model before its first step: seeded, measured on its training rows."""
+    torch.manual_seed(which.seed(job.config.seed))
+    network, gold = new_network(job), course.lessons.gold
+    if job.head != "classification":
+        network.center, network.spread = course.objective.center, course.objective.spread
+    if network.beside is not None:
+        network.beside.measure(torch.as_tensor(job.table.meta[course.rows[gold]]))
+    if job.config.image.normalize == "train":
+        network.mean, network.std = of_rows(course.images, gold, network.mean.shape[1])
+    if job.config.init:
+        start_from(job, which, network)
+    return network

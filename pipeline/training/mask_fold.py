@@ -21,8 +21,9 @@ from pipeline.training.engine import fit
 from pipeline.training.job import Job, Which, labelled
 from pipeline.training.lessons import training_rows
 from pipeline.training.mask_job import look_of, mask_objective, new_mask_network, size_of, truth_of
-from pipeline.training.mask_lessons import mask_course
+from pipeline.training.mask_lessons import MaskCourse, mask_course
 from pipeline.training.mask_nets import MaskNetwork
+from pipeline.training.mask_objective import MaskObjective
 from pipeline.training.mask_predict import predicted
 from pipeline.training.mask_score import Scores
 from pipeline.training.normalize import of_images
@@ -40,27 +41,14 @@ def fit_masks(job: Job, which: Which, tracker: Tracker) -> None:
     started = time.monotonic()
     for stale in (files.rows, files.epochs):  # of another config: with them a fit that is killed would look done
         stale.unlink(missing_ok=True)
-    images, bad = labelled(job, job.ragged)
-    rows, truth = table.labelled, truth_of(job)
-    gold = training_rows(job, which, bad)
-    seed = which.seed(config.seed)
-    torch.manual_seed(seed)
-    network = new_mask_network(job)
-    objective = mask_objective(job, network.heads, rows[gold])
-    if config.image.normalize == "train":
-        network.mean, network.std = of_images((images[int(row)] for row in gold), images.channels)
-    if config.init:
-        start_from(job, which, network)
-    depth = distances(job.files.competition, truth, rows, table.sizes[rows]) if config.loss.distance else None
-    lessons, show = lessons_of(job, gold)
-    course = mask_course(job, which, images, lessons)
-    dense = Dense(course.images, truth, rows, depth, course.soft)
-    views = DenseViews(
-        dense, augmenter(config.augment.recipe, masks=dense.masks), seed, config.image.fit, size_of(job), show
-    )
+    images, course, views = mask_views(job, which)
+    network, objective = fresh_mask_network(job, which, course)
+    rows, seed, dense = table.labelled, which.seed(config.seed), views.dense
     title = f"{job.files.run} {which.title}"
     coverage: Array = np.where(shown(job, rows), table.y[rows], 0).max(1)
-    watch = Alarm(network.heads, size_of(job), job.competition.masks.exclusive, coverage, len(gold), title)
+    watch = Alarm(
+        network.heads, size_of(job), job.competition.masks.exclusive, coverage, len(course.lessons.gold), title
+    )
 
     def evaluate(current: nn.Module) -> dict[str, float]:
         assert isinstance(current, MaskNetwork)
@@ -87,6 +75,31 @@ def fit_masks(job: Job, which: Which, tracker: Tracker) -> None:
         save_weights(files.model, fitted, key=job.fit_key, epoch=config.epochs - 1)
     files.last.unlink(missing_ok=True)
     log.info("%s: trained on %d rows in %.1f s", title, len(course.learnt), time.monotonic() - started)
+
+
+def mask_views(job: Job, which: Which) -> tuple[Ragged, MaskCourse, DenseViews]:
+    """Return the labelled images, what a model learns from, and the views of it."""
+    config, table = job.config, job.table
+    images, bad = labelled(job, job.ragged)
+    rows, truth = table.labelled, truth_of(job)
+    depth = distances(job.files.competition, truth, rows, table.sizes[rows]) if config.loss.distance else None
+    lessons, show = lessons_of(job, training_rows(job, which, bad))
+    course = mask_course(job, which, images, lessons)
+    dense = Dense(course.images, truth, rows, depth, course.soft)
+    augment = augmenter(config.augment.recipe, masks=dense.masks)
+    views = DenseViews(dense, augment, which.seed(config.seed), config.image.fit, size_of(job), show)
+    return images, course, views
+
+
+def fresh_mask_network(job: Job, which: Which, course: MaskCourse) -> tuple[MaskNetwork, MaskObjective]:
+    """Return the network of a model before its first step, seeded and measured on its training rows; its objective."""
+    torch.manual_seed(which.seed(job.config.seed))
+    network, gold = new_mask_network(job), course.lessons.gold
+    if job.config.image.normalize == "train":
+        network.mean, network.std = of_images((course.images[int(row)] for row in gold), course.images.channels)
+    if job.config.init:
+        start_from(job, which, network)
+    return network, mask_objective(job, network.heads, course.rows[gold])
 
 
 def shown(job: Job, rows: Array) -> Array:

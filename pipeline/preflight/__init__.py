@@ -1,0 +1,1 @@
+"""What a careful engineer looks at before a night of training."""
