@@ -65,15 +65,18 @@ def invent_rows(n: int) -> None:
             handle.write(name)
 
 
-def shelve(run: str, table: Table, outputs: list[Path], repeats: int = 1, **facts) -> None:
+def shelve(files: RunFiles, table: Table, **facts) -> None:
     """Write the receipt of a run that was never trained."""
-    files, known = RunFiles(run), read_table_facts(CompetitionFiles(COMP))
-    metrics = {"score": 0.5, "se": 0.1, "n": len(table.scored), "fold_sd": 0.1}
+    known, run = read_table_facts(CompetitionFiles(COMP)), files.run
+    models = [files.fold(k) for k in range(FOLDS)]
+    outputs = [files.oof, files.test, *(path for model in models for path in (model.receipt, model.test))]
+    metric = load_competition(COMP).metric
+    metrics = {"metric": metric, "score": 0.5, "se": 0.1, "n": len(table.scored), "fold_sd": 0.1}
     write_receipt(
         files.receipt, stage="train", key="k", outputs=outputs, run=run, config=load_run(run).model_dump(),
         fold_map=table.fold_map(), rows=known["scored"], test=known["test"], classes=table.classes,
-        folds=list(range(FOLDS)), repeats=repeats, parents=[], level={str(k): "blind" for k in range(FOLDS)},
-        **facts, metrics=metrics | facts.pop("metrics", {}),
+        folds=list(range(FOLDS)), repeats=1, parents=[], level={str(k): "blind" for k in range(FOLDS)},
+        metrics=metrics, **facts,
     )  # fmt: skip
 
 
@@ -112,8 +115,7 @@ def lay_rows() -> None:
             lay_model(run.fold(k), said, n, folds == k, rng)
         write_npy(run.oof, oof)
         write_npy(run.test, np.mean(tests, 0))
-        outputs = [run.oof, run.test, *(p for k in range(FOLDS) for p in (run.fold(k).receipt, run.fold(k).test))]
-        shelve(run.run, table, outputs, decision=decision, metrics={"metric": "quadratic_kappa"})
+        shelve(run, table, decision=decision)
 
 
 def lay_model(shelf: FoldFiles, said: np.ndarray, n: int, mine: np.ndarray, rng: np.random.Generator) -> None:
@@ -160,9 +162,8 @@ def lay_maps() -> None:
             write_receipt(shelf.receipt, stage="train", key="k", outputs=[shelf.oof, shelf.test])
         put_together(run, scene)
         write_mean(run.test, [read_npy(run.fold(k).test) for k in range(FOLDS)])
-        report, decision = score_maps(scene, scene.maps(run.oof, table.scored), "fixed")
-        outputs = [run.oof, run.test, *(p for k in range(FOLDS) for p in (run.fold(k).receipt, run.fold(k).test))]
-        shelve(run.run, table, outputs, decision=decision, maps=scene.shown, metrics=report)
+        decision = score_maps(scene, scene.maps(run.oof, table.scored), "fixed")[1]
+        shelve(run, table, decision=decision, maps=scene.shown)
 
 
 def map_of(scene: Scene, row: int, rng: np.random.Generator) -> np.ndarray:
