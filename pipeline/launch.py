@@ -10,22 +10,17 @@ import signal
 import sys
 from collections.abc import Callable
 
-from pipeline.store.command import setting
-from pipeline.store.errors import UserError, nearest
+from pipeline.store.command import check_environment, setting, word
 
 
 def slots() -> int:
     """Return how many models are fitted at a time: JOBS, or one a GPU; 1 without a launcher."""
-    name, jobs = os.environ.get("LAUNCHER", ""), setting("JOBS", 0)
-    if name not in ("", "local"):
-        raise UserError(f"unknown LAUNCHER {name!r}; {nearest(name, ['local'])}")
-    if not name:
-        if jobs > 1:
-            raise UserError(f"JOBS={jobs} needs LAUNCHER=local")
+    check_environment()
+    if not word("LAUNCHER"):
         return 1
     import torch
 
-    return jobs or max(torch.cuda.device_count(), 1)
+    return setting("JOBS", 0) or max(torch.cuda.device_count(), 1)
 
 
 def side_by_side(work: Callable[[int, int], None], count: int) -> None:

@@ -11,21 +11,33 @@ import numpy as np
 from pipeline.difficulty.difficulty import TAGS
 from pipeline.scoring.bootstrap import REPLICATES, replicate
 from pipeline.scoring.problem import Problem
-from pipeline.scoring.ranking import binary_roc_auc
 from pipeline.store.files import Array
 
 COVERAGES = (0.5, 0.8, 0.9)
 
 
-def auroc_inside(happened: Array, p: Array, weight: Array, blocks: Array) -> float:
-    """Return the AUROC over comparisons inside blocks: scores of different models do not share a scale."""
-    total = area = 0.0
+def auroc_inside(happened: Array, p: Array, blocks: Array) -> Callable[[Array], float]:
+    """Return what gives the AUROC under row weights (N,) over comparisons inside blocks, sorted once.
+
+    Scores of different models do not share a scale.
+    """
+    sorted_blocks = []
     for block in np.unique(blocks):
-        rows = blocks == block
-        pairs = float((weight[rows] @ happened[rows]) * (weight[rows] @ ~happened[rows]))
-        if pairs > 0:
-            total, area = total + pairs, area + pairs * binary_roc_auc(happened[rows], p[rows], weight[rows])
-    return area / total if total else float("nan")
+        rows = np.flatnonzero(blocks == block)
+        rows = rows[np.argsort(-p[rows], kind="stable")]
+        # Where each distinct score ends.
+        sorted_blocks.append((rows, happened[rows], np.r_[np.flatnonzero(np.diff(p[rows])), len(rows) - 1]))
+
+    def area(weight: Array) -> float:
+        total = won = 0.0
+        for rows, yes, last in sorted_blocks:
+            mine = weight[rows]
+            positive, negative = np.cumsum(mine * yes)[last], np.cumsum(mine * ~yes)[last]
+            total += float(positive[-1] * negative[-1])
+            won += float((np.diff(negative, prepend=0.0) * (positive + np.r_[0.0, positive[:-1]])).sum()) / 2
+        return won / total if total else float("nan")
+
+    return area
 
 
 def risk(problem: Problem, p: Array, wrong: Array, believed: Array, tags: Array) -> dict[str, Any]:
@@ -39,8 +51,10 @@ def risk(problem: Problem, p: Array, wrong: Array, believed: Array, tags: Array)
     sets = {f"{c:g}": np.isin(np.arange(len(p)), order[: round(c * len(p))]) for c in COVERAGES}
     sets |= {tag: tags == tag for tag in TAGS}
 
+    inside_folds = auroc_inside(wrong, p, problem.folds)
+
     def area(weight: Array, among: Array | float = 1.0) -> float:
-        return auroc_inside(wrong, p, weight * among, problem.folds)
+        return inside_folds(weight * among)
 
     def error(inside: Array, weight: Array) -> float:
         rows = weight * believed * inside

@@ -86,8 +86,10 @@ def separability(problem: Problem, a: int, b: int, tied: Array, readers: Sequenc
     rows, scores = (np.concatenate(part) for part in zip(*judged, strict=True))
     blocks = np.repeat(np.arange(len(judged)), [len(found) for found, _ in judged])
 
+    inside = auroc_inside(problem.y[rows] == b, scores, blocks)
+
     def area(weight: Array) -> float:
-        return auroc_inside(problem.y[rows] == b, scores, weight[rows], blocks)
+        return inside(weight[rows])
 
     auc = area(np.ones(len(tied)))
     verdict = "separable: model problem" if auc > SEPARABLE else "overlap"

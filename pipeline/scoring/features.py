@@ -18,6 +18,8 @@ Features = tuple[Array, list[str]]
 # Beyond as many columns the single ones are left out: sorted they say as much, and a learner of few rows drowns.
 WIDE = 16
 BINS = 32
+# Rows whose neighbours are looked for at a time.
+CHUNK = 8192
 
 
 def label_free(
@@ -55,9 +57,21 @@ def in_model(query: Array, reference: Array, k: int, values: Array | None = None
     """
     from sklearn.neighbors import NearestNeighbors
 
-    nearest = NearestNeighbors(n_neighbors=min(k, len(reference)), metric="cosine", algorithm="brute")
-    distance, index = nearest.fit(reference.astype(np.float32)).kneighbors(query.astype(np.float32))
-    return distance.mean(1, dtype=np.float64), None if values is None else values[index]
+    # Between vectors of length 1 the cosine distance is half of the squared Euclidean one, which needs no table of all.
+    nearest = NearestNeighbors(n_neighbors=min(k, len(reference)), algorithm="brute").fit(_unit(reference, 0))
+    chunks = [nearest.kneighbors(_unit(query[at : at + CHUNK], 1)) for at in range(0, len(query), CHUNK)]
+    if not chunks:
+        return np.zeros(0), None if values is None else values[np.zeros((0, nearest.n_neighbors), int)]
+    away, index = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+    return (away.astype(np.float64) ** 2 / 2).mean(1), None if values is None else values[index]
+
+
+def _unit(x: Array, side: int) -> Array:
+    """Return vectors (N F) at length 1 (N F+2); those of length 0 lie at right angles to all of the other side."""
+    x = x.astype(np.float32)
+    length, alone = np.linalg.norm(x, axis=1, keepdims=True), np.zeros((len(x), 2), np.float32)
+    alone[:, side] = length[:, 0] == 0
+    return np.column_stack([x / np.where(length > 0, length, 1), alone])
 
 
 def statistic_names(channels: int) -> list[str]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
+from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import main
+from pipeline.store.shelves import require_shelf
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the lineage of a run with proved levels and the verdict; exit with 1 and the chains where it leaks."""
+    if not RunFiles(args.run).receipt.exists():
+        require_shelf(args.run, "run")  # says so, before pandas and scipy are imported
     from pipeline.audit.refit import refit
     from pipeline.audit.report import audit
 

@@ -22,6 +22,7 @@ from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import lock, read_json, require_space, write_json
 from pipeline.store.keys import read_table_facts, train_keys
+from pipeline.store.plugs import refuse_unknown_names
 from pipeline.store.receipts import damaged, fresh, touch, write_receipt
 from pipeline.store.runs import load_run
 from pipeline.store.shelves import (
@@ -33,7 +34,7 @@ from pipeline.store.shelves import (
     refuse_strangers,
 )
 from pipeline.store.train import Train
-from pipeline.tasks import refuse_several, task_of
+from pipeline.tasks import TASKS, refuse_several, task_of
 
 if TYPE_CHECKING:  # both import torch, which a run with nothing to do must not pay for
     from pipeline.training.job import Job, Which
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
         key = train_keys(config, competition, facts)[2]
         if fresh(files.receipt, key):
             return touch(files.receipt)
+        refuse_unknown_names(config, TASKS[competition.task].dense)
         with log_to(files.log):
             for run in filter(None, (config.teacher, config.init)):
                 refuse_damaged(run)

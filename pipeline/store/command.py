@@ -10,7 +10,11 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pipeline.store.errors import UserError
+from pipeline.store.errors import UserError, nearest
+
+# Where to run is environment: words that a variable may be, and the least that a number may be.
+WORDS = {"WANDB_MODE": ("online", "offline", "disabled"), "LAUNCHER": ("local",)}
+LEAST = {"PODIUM_THREADS": 1, "PODIUM_WORKERS": 0, "PODIUM_CACHE_GB": 0, "PODIUM_CHECKPOINT_SECONDS": 0, "JOBS": 0}
 
 
 def main(stage: Callable[[argparse.Namespace], None], description: str, *arguments: str) -> None:
@@ -22,7 +26,12 @@ def main(stage: Callable[[argparse.Namespace], None], description: str, *argumen
     for name in arguments:
         parser.add_argument(name.removesuffix("?"), nargs="?" if name.endswith("?") else None)
     parsed = parser.parse_args()
-    sys.exit(told(lambda: stage(parsed)))
+
+    def work() -> None:
+        check_environment()
+        stage(parsed)
+
+    sys.exit(told(work))
 
 
 def told(work: Callable[[], None]) -> int:
@@ -66,3 +75,21 @@ def setting(name: str, default: int, least: int = 0) -> int:
         above = " above 0" if least else ""
         raise UserError(f"environment variable {name} must be a whole number{above}, got {value!r}")
     return int(value) if value else default
+
+
+def word(name: str) -> str:
+    """Read one of the words that an environment variable may be, "" where it is not set."""
+    value = os.environ.get(name, "")
+    if value not in ("", *WORDS[name]):
+        raise UserError(f"environment variable {name}={value}; {nearest(value, WORDS[name])}")
+    return value
+
+
+def check_environment() -> None:
+    """Refuse what the environment says wrongly before anything is imported or computed."""
+    for name in WORDS:
+        word(name)
+    for name, least in LEAST.items():
+        setting(name, least, least)
+    if setting("JOBS", 0) > 1 and not word("LAUNCHER"):
+        raise UserError(f"JOBS={os.environ['JOBS']} needs LAUNCHER=local")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -28,8 +29,9 @@ def worst(*levels: str) -> str:
     return max(levels, key=LEVELS.index)
 
 
+@functools.cache
 def environment() -> dict[str, Any]:
-    """Return what a number may depend on beside its inputs: versions, commit, platform."""
+    """Return what a number may depend on beside its inputs: versions, commit, platform; of when a stage began."""
     git = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()

@@ -18,13 +18,19 @@ if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not p
 PREDICTING = ("train", "ensemble", "lb")
 
 
-def read_shelf(run: str, role: str = "member") -> dict[str, Any]:
-    """Return the receipt of a run that another builds on as its `role`; its files must be what the receipt says."""
+def require_shelf(run: str, role: str) -> RunFiles:
+    """Return the files of a run that is wanted as a `role`; where nothing lies on its shelf it is refused."""
     files = RunFiles(run)
     if not files.config.exists():
         read_toml(files.config)  # says so, with the nearest name
     if not files.receipt.exists():
         raise UserError(f"{role} {run!r} has no {files.receipt}: run make for it first")
+    return files
+
+
+def read_shelf(run: str, role: str = "member") -> dict[str, Any]:
+    """Return the receipt of a run that another builds on as its `role`; its files must be what the receipt says."""
+    files = require_shelf(run, role)
     receipt: dict[str, Any] = read_json(files.receipt)
     broken = damaged(receipt)
     if broken:

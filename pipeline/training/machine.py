@@ -61,7 +61,8 @@ class Machine:
         """Set threads and, on a CPU, determinism."""
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(0)
-        torch.use_deterministic_algorithms(self.device == "cpu")
+        # use_deterministic_algorithms says the same, and spends a second on importing what compiles networks.
+        torch.set_deterministic_debug_mode("error" if self.device == "cpu" else "default")
         # What it fills helps to debug only, and costs 6 % of a step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = self.device == "cuda"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline.scoring.problem import Problem
 from pipeline.scoring.pseudo import sureness
@@ -41,16 +42,17 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
     look = partial(look_twice, job, network)
     images, bad = job.images(scored)
     test_images = every_image(job, test)
+    train, train_features = embedded(job, network, images)
+    once, test_features = embedded(job, network, test_images)
     oof, spread = look(images, held_out)
-    on_test, test_spread = look(test_images, np.arange(len(test)))
+    on_test, test_spread = look(test_images, np.arange(len(test)), once)
     spreads = np.full(len(scored), np.nan, np.float32)
     spreads[held_out] = spread
-    train, features = everything(job, network, images, test_images)
     train[held_out] = oof
     write_npy(files.oof, oof)
     write_npy(files.test, on_test)
     write_npy(files.train, train)
-    write_npy(files.embeddings, features)
+    write_npy(files.embeddings, np.concatenate([train_features, test_features]))
     write_npy(files.spread, np.concatenate([spreads, test_spread]))
     facts = facts_of(job, which, bad, started)
     if network is not trained:
@@ -102,11 +104,17 @@ def moved(job: Job, trained: Network, network: Network, images: Rows, rows: Arra
     return round(float(np.abs(first - second).mean()), 6)
 
 
-def look_twice(job: Job, network: Network, images: Rows, rows: Array) -> tuple[Array, Array]:
-    """Return predictions (N P) and spread (N) of some rows; those left least sure are seen through more views."""
+def look_twice(job: Job, network: Network, images: Rows, rows: Array, once: Array | None = None) -> tuple[Array, Array]:
+    """Return predictions (N P) and spread (N) of some rows; those left least sure are seen through more views.
+
+    `once`: what the network said of these rows, in batches like these, by the view that is the only one without TTA.
+    """
     how, machine, task = job.config.predict, job.machine, job.task
     see = partial(predict, network, task, job.head, images, machine=machine, batch_size=how.batch_size)
-    prediction, spread = see(rows, tta=how.tta)
+    if once is None or how.tta != "none":
+        prediction, spread = see(rows, tta=how.tta)
+    else:
+        prediction, spread = once, np.zeros(len(rows), np.float32)
     if how.hard_tta != "none":
         cuts = task.default_cuts(len(job.table.classes))
         sure = sureness(task, prediction[None], cuts, "confidence").mean(1)
@@ -116,17 +124,13 @@ def look_twice(job: Job, network: Network, images: Rows, rows: Array) -> tuple[A
     return prediction, spread
 
 
-def everything(job: Job, network: Network, images: Rows, test_images: Rows) -> tuple[Array, Array]:
-    """Return the scored rows' predictions (N P) from one view, and embeddings (N F) of the scored and the test rows."""
-    predictions, features = [], []
-    for part, into in ((images, True), (test_images, False)):
-        for embedded, raw in embed(network, part, machine=job.machine, batch_size=job.config.predict.batch_size):
-            features.append(embedded.numpy())
-            if into:
-                real = raw[:, : raw.shape[1] - network.extra]
-                center, spread = network.center.cpu(), network.spread.cpu()
-                predictions.append(to_prediction(job.task, job.head, real, center, spread).numpy())
-    return np.concatenate(predictions), np.concatenate(features)
+def embedded(job: Job, network: Network, images: Rows) -> tuple[Array, Array]:
+    """Return predictions (N P) of all images from one view, and their embeddings (N F)."""
+    batches = list(embed(network, images, machine=job.machine, batch_size=job.config.predict.batch_size))
+    raw = torch.cat([scored for _, scored in batches])
+    center, spread = network.center.cpu(), network.spread.cpu()
+    prediction = to_prediction(job.task, job.head, raw[:, : raw.shape[1] - network.extra], center, spread)
+    return prediction.numpy(), np.concatenate([pooled.numpy() for pooled, _ in batches])
 
 
 def join_halves(job: Job, which: Which) -> None:

@@ -54,6 +54,26 @@ def test_a_value_is_wrong_by_the_errors_of_other_folds():
     assert not wrong_rows(problem("regression", y), y, y).any()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_binned_trees_are_those_of_scikit_learn(seed):
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    rng = np.random.default_rng(seed)
+    x = np.column_stack(
+        [rng.normal(size=900), rng.normal(size=900).round(1), rng.integers(0, 3, 900), rng.normal(size=900).round(2)]
+    )
+    weight = [np.ones(900), rng.random(900), rng.integers(0, 3, 900).astype(float), rng.random(900).round(1)][seed]
+    wrong, new = rng.random(900) < sigmoid(2 * x[:, 0] + x[:, 1]), rng.normal(size=(500, 4)).round(1)
+    new[:, 0] += rng.normal(size=500)
+    scorer = trees(x, wrong, weight)
+    settings = {"max_iter": 60, "max_leaf_nodes": 8, "min_samples_leaf": 20, "l2_regularization": 1.0}
+    theirs = HistGradientBoostingClassifier(**settings, early_stopping=False, random_state=0)
+    theirs.fit(x, wrong, sample_weight=weight)
+    middle = np.average(theirs.decision_function(x), weights=weight)
+    np.testing.assert_allclose(scorer(new), theirs.decision_function(new) - middle, atol=1e-9)
+    np.testing.assert_allclose(scorer(x), theirs.decision_function(x) - middle, atol=1e-9)
+
+
 def errors(n, seed, signal=1.0, columns=6):
     """Features, first the stated doubt, of which the second knows of errors too."""
     rng = np.random.default_rng(seed)

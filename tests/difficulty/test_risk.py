@@ -29,16 +29,16 @@ def test_comparisons_are_made_inside_blocks():
             if blocks[i] == blocks[j]:
                 total += weight[i] * weight[j]
                 better += weight[i] * weight[j] * ((p[i] > p[j]) + (p[i] == p[j]) / 2)
-    assert auroc_inside(happened, p, weight, blocks) == pytest.approx(better / total)
-    assert auroc_inside(happened, p, np.ones(80), np.zeros(80)) == pytest.approx(roc_auc_score(happened, p))
-    assert np.isnan(auroc_inside(np.zeros(80, bool), p, weight, blocks))
+    assert auroc_inside(happened, p, blocks)(weight) == pytest.approx(better / total)
+    assert auroc_inside(happened, p, np.zeros(80))(np.ones(80)) == pytest.approx(roc_auc_score(happened, p))
+    assert np.isnan(auroc_inside(np.zeros(80, bool), p, blocks)(weight))
 
 
 def test_the_scale_of_a_fold_does_not_matter():
     p, happened, _ = sample(200)
     folds = np.arange(200) % 4
     shifted = p - 5.0 * folds
-    assert auroc_inside(happened, p, np.ones(200), folds) == auroc_inside(happened, shifted, np.ones(200), folds)
+    assert auroc_inside(happened, p, folds)(np.ones(200)) == auroc_inside(happened, shifted, folds)(np.ones(200))
 
 
 def test_the_report_is_of_the_rows():
@@ -46,8 +46,8 @@ def test_the_report_is_of_the_rows():
     believed = np.random.default_rng(2).random(400)
     report = risk(problem(400), p, wrong, believed, tags)
     folds = np.arange(400) % 4
-    assert report["score"] == pytest.approx(auroc_inside(wrong, p, believed, folds))
-    assert report["given"]["score"] == pytest.approx(auroc_inside(wrong, p, np.ones(400), folds))
+    assert report["score"] == pytest.approx(auroc_inside(wrong, p, folds)(believed))
+    assert report["given"]["score"] == pytest.approx(auroc_inside(wrong, p, folds)(np.ones(400)))
     assert report["low"] < report["score"] < report["high"]
     assert report["per_fold"][1] == pytest.approx(
         roc_auc_score(wrong[folds == 1], p[folds == 1], sample_weight=believed[folds == 1])

@@ -112,6 +112,16 @@ def test_neighbours_are_those_of_brute_force():
     found, nothing = in_model(query, reference[:2], 4)
     assert nothing is None
     np.testing.assert_allclose(found, distances[:, :2].mean(1), atol=1e-5)
+    assert in_model(query[:0], reference, 4, labels)[1].shape == (0, 4)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100])
+def test_neighbours_in_chunks_and_beside_nothing(chunk, monkeypatch):
+    monkeypatch.setattr("pipeline.scoring.features.CHUNK", chunk)
+    query, reference = np.eye(5)[:, :4].astype(np.float16), np.eye(6)[2:, :4].astype(np.float16)
+    # The last query and the last two references are of length 0, as far from everything as a right angle.
+    away = in_model(np.repeat(query, 4, 0), reference, 1)[0]
+    np.testing.assert_allclose(away, np.repeat([1, 1, 0, 0, 1], 4), atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
