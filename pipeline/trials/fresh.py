@@ -23,8 +23,9 @@ def why_not(files: CompetitionFiles, *runs: Train) -> str | None:
     method = read_json(files.folds_receipt)["method"] if files.folds_receipt.exists() else "given by hand"
     if method not in DRAWN:
         return f"folds that are {method} cannot be drawn anew"
-    roles = [role for run in runs for role in ("pseudo", "tags", "teacher", "init") if getattr(run, role)]
-    # Those of other folds have seen the labels of these.
+    named = [(role, getattr(run, role)) for run in runs for role in ("pseudo", "tags", "teacher", "init")]
+    # A model of the committed fold k has seen labels of the fresh one; that of another competition has seen none.
+    roles = [role for role, parent in named if parent and parent.split("/")[0] == files.name]
     return f"{roles[0]} = ... is blind to the committed folds only" if roles else None
 
 

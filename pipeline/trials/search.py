@@ -41,7 +41,7 @@ def load_optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise UserError("a search needs optuna: pip install -e '.[tune]' (make tune does it)") from None
+        raise UserError("a search needs optuna: pip install -e '.[tune]' (make setup does it)") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

@@ -92,13 +92,18 @@ def lines(rows: Sequence[Row], winner: Winner | None) -> list[str]:
         gain, between, p = "", "", ""
         if shown is not None:
             gain, between = f"{shown.gain:+.4f}", f"[{shown.low:+.4f}, {shown.high:+.4f}]"
-            p = "" if math.isnan(row.p_holm) else f"{row.p_holm:.3f}"
+            p = _number(row.p_holm, ".3f")
         told = "; ".join(filter(None, (row.verdict, row.note)))
         found.append(
-            f"{row.name + ('*' if mark else ''):<{wide}} {row.score:7.4f} {row.se:6.4f} {gain:>8}  {between:<18} "
-            f"{p:>6}  {row.seconds / base.seconds:4.2f}x {row.memory / 2**20:6.0f}  {told}"
+            f"{row.name + ('*' if mark else ''):<{wide}} {_number(row.score, '.4f'):>7} {_number(row.se, '.4f'):>6} "
+            f"{gain:>8}  {between:<18} {p:>6}  {_number(row.seconds / base.seconds, '.2f'):>5} "
+            f"{_number(row.memory / 2**20, '.0f'):>6}  {told}"
         )
     return found
+
+
+def _number(value: float, how: str) -> str:
+    return "" if math.isnan(value) else f"{value:{how}}"
 
 
 def notes(rows: Sequence[Row], winner: Winner | None, steps: int, smallest: float) -> list[str]:
@@ -113,8 +118,8 @@ def notes(rows: Sequence[Row], winner: Winner | None, steps: int, smallest: floa
     ]
     if any(STOPPED in row.note for row in rows):
         found.append(
-            f"{STOPPED}: p < {HOPELESS:g} (one-sided, as noisy as the base) that it is no worse than the base: of "
-            f"variants as good as the base one in {1 / HOPELESS:,.0f} is"
+            f"{STOPPED}: it lies so far below the base that of variants as good as the base, and as noisy, one in "
+            f"{1 / HOPELESS:,.0f} would be stopped"
         )
     if winner is None:
         found.append("no variant is above the base: nothing to measure again")

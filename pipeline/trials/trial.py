@@ -60,8 +60,8 @@ def check(bench: Bench, trial: Trial) -> None:
     try:
         check_names(job)
     except UserError as error:
-        told = str(error).replace(str(job.files.config), f"{bench.files.config}: {trial.name}")
-        raise UserError(told) from None
+        told = str(error).removeprefix(f"{job.files.config}: ")
+        raise UserError(f"{bench.files.config}: {trial.name}: {told}") from None
 
 
 def shared_fit(bench: Bench, trial: Trial) -> str:
