@@ -43,7 +43,7 @@ def test_what_was_tried_is_not_tried_again(search, monkeypatch):
 
 
 def test_the_bar_of_a_round_is_of_the_rounds_before(search):
-    search.known += [Tried(n, {"optim.lr": 0.3 + n}, 0.5, (0.1 * n, 0.2 * n)) for n in range(5)]
+    search.known.extend(Tried(n, {"optim.lr": 0.3 + n}, 0.5, (0.1 * n, 0.2 * n)) for n in range(5))
     search.known.append(Tried(9, {"optim.lr": 0.9}, 0.5, (9.0,), "pruned"))
     (unit, *_) = search.round(0)
     assert unit.bars == pytest.approx((0.2, 0.4))
