@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline.competitions.look_words import literal
 
-# A verdict after fewer steps says little of a long training; after more it takes a night.
-STEPS, SEEDS, FOLDS = 800, 3, 5
+# A verdict after fewer steps says little of a long training; after more, or on all five folds, it takes a night.
+STEPS, SEEDS, FOLDS, TRIED = 800, 3, 5, 3
 HEAVIER = {"medium": "heavy", "light": "inception"}
 OF_LABELS = {
     "focal": {"loss.name": "focal"},
@@ -35,7 +35,7 @@ def variants(task: str, base: dict[str, Any], exclusive: bool = False) -> dict[s
         found["heavier"] = {"augment.recipe": "heavy"}
     found |= {
         "lr_up": {"optim.lr": 3 * lr},
-        "lr_down": {"optim.lr": lr / 3},
+        "lr_down": {"optim.lr": float(f"{lr / 3:.2g}")},
         "weight_decay": {"optim.weight_decay": 0.1},
         "clip": {"optim.clip": 1.0},
         "batch_double": {"batch_size": 2 * batch},
@@ -77,12 +77,12 @@ def steps_of(rows: int, base: dict[str, Any]) -> int:
 def hours(rows: int, base: dict[str, Any], count: int, minutes_an_epoch: float) -> float:
     """Return how long an ablation of so many variants takes, by the minutes of an epoch of all folds."""
     epochs = steps_of(rows, base) * int(base["batch_size"]) / (rows * (FOLDS - 1) / FOLDS)
-    return (count + 3) * SEEDS * epochs * minutes_an_epoch / 60
+    return (count + 3) * SEEDS * epochs * minutes_an_epoch * TRIED / FOLDS / 60
 
 
 def text(title: list[str], task: str, rows: int, base: dict[str, Any], exclusive: bool) -> str:
     """Return the config, under a title."""
     lines = [*title, 'stage = "ablate"', 'base = "baseline"', f"seeds = {SEEDS}", f"steps = {steps_of(rows, base)}"]
-    lines += ["", "[variants]"]
+    lines += [f"folds = {list(range(TRIED))}", "", "[variants]"]
     lines += [f"{name} = {literal(change)}" for name, change in variants(task, base, exclusive).items()]
     return "\n".join(lines) + "\n"

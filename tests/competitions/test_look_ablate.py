@@ -31,7 +31,7 @@ def test_every_variant_can_be_trained(task, house):
         Path(f"configs/toy/{name}.toml").write_text(texts[name])
     config = load_run("toy/ablate")
     assert len(config.variants) >= 12
-    assert config.seeds == 3
+    assert (config.seeds, config.folds) == (3, [0, 1, 2])
     # Posed and checked as the stage does, networks built.
     assert sum(map(len, Ablation.of(Bench.of("toy/ablate"), config).groups)) == len(config.variants) + 1
 
