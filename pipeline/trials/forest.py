@@ -69,7 +69,12 @@ def _axis(low: float, high: float, x: object, bottom: float) -> Iterator[str]:
         yield _text(
             x(at), bottom + 18, f"{at:+.{max(0, -math.floor(math.log10(step)))}f}" if n else "0", anchor="middle"
         )
-    yield _text(x((low + high) / 2), bottom + 36, "gain over the base", anchor="middle")
+    yield _text(
+        x((low + high) / 2),
+        bottom + 36,
+        "gain over the base, 95 % intervals; grey: too small to be shown",
+        anchor="middle",
+    )
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str, wide: float) -> str:
