@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.scoring.cuts import crossfit
 from pipeline.scoring.mask_shelf import Scene, choose_masks, put_together
+from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest_json, read_json, read_npy, write_npy
 from pipeline.store.keys import trial_keys
@@ -99,7 +100,8 @@ def attempt(bench: Bench, unit: Unit) -> None:
         for trial in unit.trials:
             log.warning("%s failed: %s", trial.files(bench.files).run, error)
             sign(bench, trial, pose(bench, trial)[1], float("nan"), failed=str(error))
-    clear(home)
+    for trial in unit.trials:
+        clear(trial.files(bench.files))
 
 
 def fit_models(job: Job, folds: tuple[int, ...], bars: tuple[float, ...]) -> None:
@@ -182,11 +184,11 @@ def sign(bench: Bench, trial: Trial, key: str, score: float, outputs: Sequence[P
         log.info("%s: %s %.4f", job.files.run, job.metric.name, score)
 
 
-def clear(job: Job) -> None:
+def clear(files: RunFiles) -> None:
     """Delete all but the logs and what was judged: of a hundred trials nobody needs the weights."""
-    for path in sorted(job.files.folder.rglob("*")):
-        kept = (job.files.receipt, job.files.judged, job.files.lock)
-        if path.is_file() and path not in kept and path.name != job.files.fold(0).log.name:
+    kept = (files.receipt, files.judged, files.lock)
+    for path in sorted(files.folder.rglob("*")):
+        if path.is_file() and path not in kept and path.name != files.fold(0).log.name:
             path.unlink()
 
 

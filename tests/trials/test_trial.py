@@ -54,6 +54,8 @@ def test_models_that_only_predict_otherwise_are_fitted_once(bench, config):
     attempt(bench, Unit((alone,)))
     np.testing.assert_array_equal(guess_of(bench, pair[1]), guess_of(bench, alone))
     assert not pair[1].files(bench.files).fold(0).log.exists()
+    left = {path.name for path in bench.files.folder.rglob("*") if path.is_file()}
+    assert left == {"cv.json", "judged.npy", "log.jsonl", "state.json"}
 
 
 def test_a_kill_costs_no_more_than_an_epoch(bench, config, monkeypatch):

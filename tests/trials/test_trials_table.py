@@ -1,15 +1,11 @@
-"""The table of an ablation and its plot."""
+"""The table of an ablation."""
 
 import csv
-from xml.etree import ElementTree
 
 import pytest
 
 from pipeline.scoring.ablation import Effect
-from pipeline.trials.forest import forest
 from pipeline.trials.table import STOPPED, Row, Winner, lines, notes, ordered, to_csv
-
-SVG = "{http://www.w3.org/2000/svg}"
 
 
 def row(name, gain=None, verdict="", note="", seconds=10.0):
@@ -53,18 +49,3 @@ def test_the_winner_is_shown_with_what_was_measured_again():
 def test_a_gain_that_does_not_come_again_is_told():
     assert WINNER.verdict == "confirmed"
     assert Winner("x", Effect(0.01, 0.01, 9.0, -0.01, 0.03, 0.3), 0.05, "").verdict == "not confirmed"
-
-
-def test_the_plot_has_a_line_a_variant_and_one_more_for_the_winner():
-    root = ElementTree.fromstring(forest(ROWS, WINNER, "toy & co", 0.02))
-    circles = root.findall(f"{SVG}circle")
-    assert len(circles) == 4
-    at = [float(c.get("cx")) for c in circles]
-    assert at[0] > at[1] > at[2] > at[3]  # .05, .03 again, .01, -.06
-    width = float(root.get("width"))
-    for line in root.findall(f"{SVG}line"):
-        assert 0 <= float(line.get("x1")) <= float(line.get("x2")) <= width
-    words = [text.text for text in root.findall(f"{SVG}text")]
-    assert "toy & co" in words
-    assert "a<b" in words
-    assert ElementTree.fromstring(forest(ROWS[:1], None, "", float("nan"))).findall(f"{SVG}circle") == []
