@@ -21,7 +21,7 @@ include .graph.mk
 	@$(PYTHON) -m pipeline.store.graph > $@.$$$$ && mv $@.$$$$ $@ || { rm -f $@.$$$$; exit 2; }
 
 # A wrong or missing argument is one line, before anything runs.
-OF_RUN := check train ensemble pseudo tag lb full submit audit
+OF_RUN := check train ensemble pseudo tag lb full ablate tune submit audit
 GOAL := $(filter data folds vary $(OF_RUN),$(MAKECMDGOALS))
 ifneq ($(GOAL),)
 $(if $(COMP),,$(error make $(GOAL) needs COMP=<competition>; choices: $(COMPS)))
@@ -66,6 +66,8 @@ pseudo: runs/$(RUN)/cv.json ## COMP= NAME= | labels for test rows, by models bli
 tag: runs/$(RUN)/cv.json ## COMP= NAME= | difficulty: easy, ambiguous, hard, suspect; a list to review
 lb: runs/$(RUN)/cv.json ## COMP= NAME= | predicted score of every row and of the submission; post-processing by it
 full: runs/$(RUN)/cv.json ## COMP= NAME= | the same models on all labelled rows, for the test set only
+ablate: runs/$(RUN)/cv.json ## COMP= NAME= | which changes to a run help, each alone, over folds and seeds
+tune: runs/$(RUN)/cv.json ## COMP= NAME= | search for better settings; the best is confirmed, and written as a config
 audit: runs/$(RUN)/cv.json ## COMP= NAME= | prove from row ids and hashes that nothing saw its own fold
 	@$(PY) -m pipeline.stages.audit $(RUN)
 submit: submissions/$(RUN).csv ## COMP= NAME= | the file for Kaggle, checked, with a ledger row; builds all it needs

@@ -12,7 +12,7 @@ from house import ROOT
 
 FILES = sorted((ROOT / "pipeline").rglob("*.py"))
 # A room may import itself and what stands to the right of it.
-ORDER = ["stages", "preflight", "launch", "competitions", "audit", "difficulty", "forecast", "training"]
+ORDER = ["stages", "trials", "preflight", "launch", "competitions", "audit", "difficulty", "forecast", "training"]
 ORDER += ["scoring", "masks", "tasks", "store"]
 HEAVY = {"torch", "timm", "albumentations", "torchvision"}
 
@@ -89,7 +89,7 @@ def test_readme_names_every_file_of_the_pipeline():
 
 
 def test_tests_mirror_the_pipeline():
-    for room_name in ("difficulty", "forecast", "masks", "preflight", "scoring", "training"):
+    for room_name in ("difficulty", "forecast", "masks", "preflight", "scoring", "training", "trials"):
         for path in (ROOT / "pipeline" / room_name).glob("[a-z]*.py"):
             # Test files of different rooms need different names: test_mask_metrics.py.
             assert list((ROOT / "tests" / room_name).glob(f"test_*{path.name}")), path

@@ -39,6 +39,7 @@ REPORT = {"A5", "E3", "F1", "L2"}
 CONTRACT = {"task": "multiclass", "metric": "accuracy", "id": "id", "target": "label"}
 BASE = {"contract": CONTRACT, "train": {}, "ensemble": {"members": ["a"]}, "full": {"run": "a"}}
 BASE |= {stage: {"run": "a"} for stage in ("pseudo", "tag", "lb")}
+BASE |= {"ablate": {"base": {}, "variants": {"a": {}}}, "tune": {"base": {}, "search": {"seed": [1]}}}
 LOSSES = losses.EXCLUSIVE | losses.INDEPENDENT | losses.REAL
 MASK_LOSSES = mask_losses.EXCLUSIVE | mask_losses.INDEPENDENT
 # What a schema cannot know: the names in plug tables.

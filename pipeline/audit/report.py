@@ -63,6 +63,8 @@ def audit(run: str, refit: Refit) -> Report:
     """Audit a run and all that it rests on; `refit` fits again what was fitted (`pipeline.audit.refit.refit`)."""
     lineage = Lineage(refit)
     nodes = list(walk(lineage, run))
+    if (stage := nodes[0].shelf.receipt["stage"]) in ("ablate", "tune"):
+        raise UserError(f"{run} is of stage {stage}: it predicts nothing that could be audited or submitted")
     once = [node for node in nodes if not node.again]
     found = [Finding((*node.chain, *wrong)) for node in nodes for wrong in papers(lineage, node)]
     sound = not found

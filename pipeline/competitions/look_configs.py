@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from pipeline.competitions import look_ablate
 from pipeline.competitions.look import Look
 from pipeline.competitions.look_words import WIDTH, literal, value_of
 
@@ -124,13 +125,13 @@ def has_bf16() -> bool:
 
 
 def starters(name: str, found: Look, weights: str) -> dict[str, str]:
-    """Return the text of baseline.toml, second.toml and blend.toml."""
+    """Return the text of baseline.toml, second.toml, blend.toml and ablate.toml."""
     task = value_of(found.findings, "task")
     first, second = (WEIGHTS_OF_MASKS if task == "segmentation" else WEIGHTS)[weights](found)
     size = first["image"]["size"]
     what, took = f"{first['model']['name']} with published weights", "wants a GPU"
-    if weights == "none":
-        each = minutes(found.rows, size, first["precision"])
+    each = minutes(found.rows, size, first["precision"]) if weights == "none" else None
+    if each is not None:
         what = "A small U-Net from scratch" if task == "segmentation" else "A small CNN from scratch"
         took = f"up to about {first['epochs'] * each / 0.6:.0f} minutes on 2 cores"
     recipe = f'"{first["augment"]["recipe"]}": {RECIPE[found.symmetry][2]} ({found.why}; uncertain: look at some).'
@@ -149,7 +150,21 @@ def starters(name: str, found: Look, weights: str) -> dict[str, str]:
              f"make submit COMP={name} NAME=blend"],
             {"stage": "ensemble", "members": ["baseline", "second"]},
         ),
+        "ablate": ablation(name, found, task, first, each),
     }  # fmt: skip
+
+
+def ablation(name: str, found: Look, task: str, first: dict[str, Any], minutes_an_epoch: float | None) -> str:
+    """Return the text of ablate.toml: changes to the baseline, and how long they take where that is known."""
+    exclusive = any(f.key == "masks.exclusive" and bool(f.value) for f in found.findings)
+    count = len(look_ablate.variants(task, first, exclusive))
+    took = "wants a GPU"
+    if minutes_an_epoch is not None:
+        took = f"up to about {look_ablate.hours(found.rows, first, count, minutes_an_epoch) / 0.6:.1f} h on 2 cores"
+    title = f"Which of {count} changes to baseline help, each alone, on the same folds, seeds and steps; {took}."
+    title += " A short schedule flatters weak augmentation and punishes mixup: raise steps where there is time."
+    lines = [f"# {line}" for line in textwrap.wrap(title, WIDTH)]
+    return look_ablate.text([*lines, f"# make ablate COMP={name} NAME=ablate"], task, found.rows, first, exclusive)
 
 
 def _text(title: list[str], settings: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Look at a competition folder and write its contract, a baseline, a second member and a blend."""
+"""Look at a competition folder and write its contract, a baseline, a second member, a blend and an ablation."""
 
 from __future__ import annotations
 
@@ -87,6 +87,7 @@ def say_next(name: str, files: CompetitionFiles, written: list[Path]) -> None:
         (f"make folds  COMP={name}", "split once; look at the balance table"),
         (f"make train  COMP={name} NAME=baseline", "every fold"),
         (f"make submit COMP={name} NAME=blend", "both members, their blend, the file for Kaggle"),
+        (f"make ablate COMP={name} NAME=ablate", "which changes to the baseline help"),
     ):
         print(f"  {command:<44} # {why}")
 

@@ -9,8 +9,6 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipeline.forecast.whole import whole_maps, whole_rows
 from pipeline.launch import side_by_side, slots
 from pipeline.scoring.metrics import metric_of
@@ -23,18 +21,12 @@ from pipeline.store.errors import UserError
 from pipeline.store.files import lock, read_json, require_space, write_json
 from pipeline.store.keys import read_table_facts, train_keys
 from pipeline.store.plugs import refuse_unknown_names
-from pipeline.store.receipts import damaged, fresh, touch, write_receipt
+from pipeline.store.receipts import fresh, touch, write_receipt
+from pipeline.store.roles import read_parents, refuse_damaged, refuse_misfit
 from pipeline.store.runs import load_run
-from pipeline.store.shelves import (
-    as_parent,
-    leaves,
-    read_shelf,
-    read_stage,
-    refuse_seen,
-    refuse_strangers,
-)
+from pipeline.store.shelves import as_parent
 from pipeline.store.train import Train
-from pipeline.tasks import TASKS, refuse_several, task_of
+from pipeline.tasks import TASKS, task_of
 
 if TYPE_CHECKING:  # both import torch, which a run with nothing to do must not pay for
     from pipeline.training.job import Job, Which
@@ -50,14 +42,7 @@ def run(args: argparse.Namespace) -> None:
     if not isinstance(config, Train):
         raise UserError(f'{files.config} has stage = "{config.stage}": run make {config.stage} instead of make train')
     metric = metric_of(competition, files.competition)
-    if config.teacher:
-        refuse_several(competition, files.config, "a teacher")
-    if config.fit != "network":
-        refuse_several(competition, files.config, f"fit = {config.fit!r}")
-    if config.tags and competition.task == "segmentation":
-        raise UserError(
-            f"{files.config}: tags: those of masks are for a person to read, not blind to a fold: take it out"
-        )
+    refuse_misfit(config, competition, files.config)
     with lock(files.lock, f"run {args.run}"):
         facts = read_table_facts(files.competition)
         refuse_other_folds(files, facts["fold_map"])
@@ -95,57 +80,6 @@ def pose(
     named = tuple(as_parent(role, receipt) for role, receipt in parents.items())
     job = Job(files, config, competition, table, metric, machine, fitted, predicted, halves, named)
     return with_inference(with_batch_size(with_fastest(job)))
-
-
-def read_parents(config: Train, files: RunFiles, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the receipts of the runs that this one learns from, by role; whatever is not blind is refused."""
-    stages = {"pseudo": ("pseudo",), "tags": ("tag",), "teacher": ("train", "ensemble"), "init": ("train",)}
-    receipts = {
-        role: read_stage(run, role, *stages[role]) for role in stages if (run := getattr(config, role)) is not None
-    }
-    for role, receipt in receipts.items():
-        if role == "teacher":
-            for leaf in leaves(receipt["run"]):
-                known = read_shelf(leaf, role)
-                refuse_seen(known, role)
-                if config.distill.nested == "pairs" and not known["config"].get("pairs"):
-                    raise UserError(
-                        f'{files.config}: distill.nested = "pairs" needs pairs = true in configs/{leaf}.toml'
-                    )
-        else:
-            refuse_seen(receipt, role)
-        if receipt["run"].split("/")[0] == files.competition.name:
-            refuse_strangers({receipt["run"]: receipt}, table | ({} if role != "init" else {"test": receipt["test"]}))
-        else:
-            refuse_overlap(receipt["run"], role, files)
-    return receipts
-
-
-def refuse_damaged(run: str) -> None:
-    """Refuse a run whose models' files, which are about to be learnt from, are not what their receipts say."""
-    for leaf in leaves(run):
-        for path in RunFiles(leaf).fold_receipts():
-            broken = damaged(read_json(path))
-            if broken:
-                raise UserError(f"{leaf}: {broken[0]} is not what {path} says: delete {path}, run it again")
-
-
-def refuse_overlap(other: str, role: str, files: RunFiles) -> None:
-    """Refuse a run of another competition that learnt from images which are scored here."""
-    from pipeline.store.table import EXTRA, HOLDOUT, read_table
-
-    if role != "init":
-        raise UserError(f"{role} = {other!r} is of another competition: only init may be")
-    theirs, ours = RunFiles(other).competition, files.competition
-    known = read_table(theirs, read_table_facts(theirs))
-    here = read_table(ours, read_table_facts(ours))
-    seen = np.isin(here.digests, known.digests[(known.folds >= 0) | (known.folds == EXTRA)])
-    seen &= (here.folds >= 0) | (here.folds == HOLDOUT)
-    if seen.any():
-        raise UserError(
-            f"init = {other!r} has trained on {seen.sum()} images that are scored here, for example that of id "
-            f"{str(here.ids[seen][0])!r}: its weights are not blind; start from another run"
-        )
 
 
 def refuse_other_folds(files: RunFiles, fold_map: str) -> None:

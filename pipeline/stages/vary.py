@@ -13,8 +13,7 @@ from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import main
 from pipeline.store.errors import UserError
 from pipeline.store.files import write_text
-from pipeline.store.runs import STAGES
-from pipeline.store.section import validate
+from pipeline.store.runs import STAGES, check
 from pipeline.store.toml import merge, read_run
 
 
@@ -50,9 +49,8 @@ def run(args: argparse.Namespace) -> None:
         changed: dict[str, Any] = tomllib.loads("\n".join(lines))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"SET={changes!r}: a key stands there twice or inside another ({error})") from error
-    schema = STAGES.get(settings.get("stage", "train"))
-    if schema is not None:
-        validate(schema, merge(settings, changed), files.config)
+    if settings.get("stage", "train") in STAGES:
+        check(base, merge(settings, changed), files.config)
     title = f"# {base.split('/')[1]} with {', '.join(lines)}"
     write_text(files.config, "\n".join([title, f'base = "{base.split("/")[1]}"', *lines, ""]))
     print(f"wrote {files.config}; run it: make train COMP={base.split('/')[0]} NAME={name}")

@@ -290,6 +290,30 @@ class RunFiles:
         """Return what post-processing was tried, what it was worth and what was adopted."""
         return self.folder / "postprocess.json"
 
+    def trial(self, name: str, place: str) -> RunFiles:
+        """Return the shelf of a trial: of a variant or setting, at a place of its own, `s<seed>`."""
+        return RunFiles(f"{self.run}/{name}/{place}")
+
+    @property
+    def judged(self) -> Path:
+        """Return what the metric judges of a trial's out-of-fold predictions: labels, values, counts of masks."""
+        return self.folder / "judged.npy"
+
+    @property
+    def trials(self) -> Path:
+        """Return the table of what was tried."""
+        return self.folder / "trials.csv"
+
+    @property
+    def forest(self) -> Path:
+        """Return the forest plot of an ablation."""
+        return self.folder / "forest.svg"
+
+    @property
+    def journal(self) -> Path:
+        """Return the journal of a search, as Optuna keeps it."""
+        return self.folder / "journal.log"
+
     @property
     def check_page(self) -> Path:
         """Return the page of what was looked at before training."""

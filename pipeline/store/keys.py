@@ -19,6 +19,7 @@ from pipeline.store.runs import Run, load_run
 from pipeline.store.shelves import leaves
 from pipeline.store.toml import ROLES
 from pipeline.store.train import Train
+from pipeline.store.trials import Trying, runs_of
 
 
 def folds_key(config: Competition, files: CompetitionFiles) -> str:
@@ -62,6 +63,20 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
         predicted,
         digest_json([predicted, config.decision, config.pairs, scored_by]),
     )
+
+
+def trial_keys(config: Train, competition: Competition, table: dict[str, Any]) -> tuple[str, str]:
+    """Return the hashes of the weights of a trial and of its score: of a run of which test rows are not predicted."""
+    fitted = train_keys(config, competition, table)[0]
+    groups = [table["outputs"]] if config.image.normalize == "group" else []
+    how = config.predict.model_dump()
+    return fitted, digest_json([fitted, how, own_code(how), config.decision, metric_facts(competition), *groups])
+
+
+def trying_key(config: Trying, competition: Competition, table: dict[str, Any]) -> str:
+    """Return the hash of an ablation or a search: of its settings, and of all that its trials depend on."""
+    keys = [trial_keys(run, competition, table)[1] for run in runs_of(config)]
+    return digest_json([config.model_dump(), keys])
 
 
 def metric_facts(competition: Competition) -> list[Any]:
@@ -122,6 +137,8 @@ def current_key(run: str) -> str:
     config, competition = load_run(run), load_competition(files.competition.name)
     if isinstance(config, Train):
         return train_keys(config, competition, read_table_facts(files.competition))[2]
+    if isinstance(config, Trying):
+        return trying_key(config, competition, read_table_facts(files.competition))
     return built_key(config, competition, {p: read_json(RunFiles(p).receipt) for p in builds_on(config)})
 
 

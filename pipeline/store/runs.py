@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -11,7 +12,9 @@ from pipeline.store.section import Count, Section, Seed, Share, validate
 from pipeline.store.settings import Decision
 from pipeline.store.toml import ROLES, RUN_STAGES, read_run, sibling
 from pipeline.store.train import Train
+from pipeline.store.trials import Ablate, Tune, read_trying
 
+R = TypeVar("R", bound=Section)
 STACKERS = ("ridge", "logistic", "boosted")
 
 
@@ -106,8 +109,10 @@ class Full(Section):
     seeds: Count = 3
 
 
-Run = Train | Ensemble | Pseudo | Tag | Lb | Full
-STAGES: dict[str, type[Run]] = dict(zip(RUN_STAGES, (Train, Ensemble, Pseudo, Tag, Lb, Full), strict=True))
+Run = Train | Ensemble | Pseudo | Tag | Lb | Full | Ablate | Tune
+STAGES: dict[str, type[Run]] = dict(
+    zip(RUN_STAGES, (Train, Ensemble, Pseudo, Tag, Lb, Full, Ablate, Tune), strict=True)
+)
 
 
 def load_run(run: str) -> Run:
@@ -116,8 +121,24 @@ def load_run(run: str) -> Run:
     stage = settings.get("stage", "train")
     if not isinstance(stage, str) or stage not in STAGES:
         raise UserError(f"{files[0]}: unknown stage {stage!r}; {nearest(str(stage), STAGES)}")
-    config = validate(STAGES[stage], settings, files[0])
+    config = check(run, settings, files[0])
     if isinstance(config, Ensemble):
         return config.model_copy(update={"members": [sibling(run, member) for member in config.members]})
+    if isinstance(config, Ablate):
+        variants = {name: with_siblings(run, variant) for name, variant in config.variants.items()}
+        return config.model_copy(update={"base": with_siblings(run, config.base), "variants": variants})
+    if isinstance(config, Tune):
+        return config.model_copy(update={"base": with_siblings(run, config.base)})
+    return with_siblings(run, config)
+
+
+def check(run: str, settings: dict[str, Any], path: Path) -> Run:
+    """Check the settings of a run, or of one that is laid on it and stands in `path`."""
+    stage = settings.get("stage", "train")
+    return read_trying(run, settings, path) if stage in ("ablate", "tune") else validate(STAGES[stage], settings, path)
+
+
+def with_siblings(run: str, config: R) -> R:
+    """Return a config whose parents are run ids."""
     named = {role: getattr(config, role, None) for role in ROLES}
     return config.model_copy(update={role: sibling(run, name) for role, name in named.items() if name is not None})

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.store.artifacts import CONFIGS, RunFiles
 from pipeline.store.errors import UserError, nearest
 
-RUN_STAGES = ["train", "ensemble", "pseudo", "tag", "lb", "full"]
+RUN_STAGES = ["train", "ensemble", "pseudo", "tag", "lb", "full", "ablate", "tune"]
 # The keys by which a run names what it builds on.
 ROLES = ("run", "pseudo", "teacher", "tags", "init")
 
@@ -58,5 +58,8 @@ def sibling(run: str, name: str) -> str:
 def parents(run: str, settings: dict[str, Any]) -> list[str]:
     """Return the run ids a run builds on."""
     members = settings.get("members", [])
-    named = [*(members if isinstance(members, list) else []), *(settings.get(role) for role in ROLES)]
+    variants = settings.get("variants", {})
+    every = [settings, *(variants.values() if isinstance(variants, dict) else [])]
+    roles = (part.get(role) for part in every if isinstance(part, dict) for role in ROLES)
+    named = [*(members if isinstance(members, list) else []), *roles]
     return [sibling(run, name) for name in named if isinstance(name, str)]

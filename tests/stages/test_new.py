@@ -13,7 +13,7 @@ from house import ROOT, stage
 from pipeline.store.errors import UserError
 
 AB = ["a", "b", "c"] * 20
-WRITTEN = ["baseline.toml", "blend.toml", "competition.toml", "second.toml"]
+WRITTEN = ["ablate.toml", "baseline.toml", "blend.toml", "competition.toml", "second.toml"]
 
 
 @pytest.fixture

@@ -1,0 +1,77 @@
+"""The runs that a training run learns from, checked: whatever saw a fold is refused before anything is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.store.artifacts import RunFiles
+from pipeline.store.config import Competition
+from pipeline.store.errors import UserError
+from pipeline.store.files import read_json
+from pipeline.store.keys import read_table_facts
+from pipeline.store.receipts import damaged
+from pipeline.store.shelves import leaves, read_shelf, read_stage, refuse_seen, refuse_strangers
+from pipeline.store.train import Train
+
+
+def refuse_misfit(config: Train, competition: Competition, where: object) -> None:
+    """Refuse what a run cannot learn from in a competition of this task."""
+    one_target = {"a teacher": config.teacher is not None, f"fit = {config.fit!r}": config.fit != "network"}
+    for what, asked in one_target.items():
+        if asked and competition.targets is not None:
+            raise UserError(f'{where}: {what} is for one target, not for task = "several"')
+    if config.tags and competition.task == "segmentation":
+        raise UserError(f"{where}: tags: those of masks are for a person to read, not blind to a fold: take it out")
+
+
+def read_parents(config: Train, files: RunFiles, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the receipts of the runs that this one learns from, by role; whatever is not blind is refused."""
+    stages = {"pseudo": ("pseudo",), "tags": ("tag",), "teacher": ("train", "ensemble"), "init": ("train",)}
+    receipts = {
+        role: read_stage(run, role, *stages[role]) for role in stages if (run := getattr(config, role)) is not None
+    }
+    for role, receipt in receipts.items():
+        if role == "teacher":
+            for leaf in leaves(receipt["run"]):
+                known = read_shelf(leaf, role)
+                refuse_seen(known, role)
+                if config.distill.nested == "pairs" and not known["config"].get("pairs"):
+                    raise UserError(
+                        f'{files.config}: distill.nested = "pairs" needs pairs = true in configs/{leaf}.toml'
+                    )
+        else:
+            refuse_seen(receipt, role)
+        if receipt["run"].split("/")[0] == files.competition.name:
+            refuse_strangers({receipt["run"]: receipt}, table | ({} if role != "init" else {"test": receipt["test"]}))
+        else:
+            refuse_overlap(receipt["run"], role, files)
+    return receipts
+
+
+def refuse_damaged(run: str) -> None:
+    """Refuse a run whose models' files, which are about to be learnt from, are not what their receipts say."""
+    for leaf in leaves(run):
+        for path in RunFiles(leaf).fold_receipts():
+            broken = damaged(read_json(path))
+            if broken:
+                raise UserError(f"{leaf}: {broken[0]} is not what {path} says: delete {path}, run it again")
+
+
+def refuse_overlap(other: str, role: str, files: RunFiles) -> None:
+    """Refuse a run of another competition that learnt from images which are scored here."""
+    from pipeline.store.table import EXTRA, HOLDOUT, read_table
+
+    if role != "init":
+        raise UserError(f"{role} = {other!r} is of another competition: only init may be")
+    theirs, ours = RunFiles(other).competition, files.competition
+    known = read_table(theirs, read_table_facts(theirs))
+    here = read_table(ours, read_table_facts(ours))
+    seen = np.isin(here.digests, known.digests[(known.folds >= 0) | (known.folds == EXTRA)])
+    seen &= (here.folds >= 0) | (here.folds == HOLDOUT)
+    if seen.any():
+        raise UserError(
+            f"init = {other!r} has trained on {seen.sum()} images that are scored here, for example that of id "
+            f"{str(here.ids[seen][0])!r}: its weights are not blind; start from another run"
+        )

@@ -1,0 +1,1 @@
+"""Changes to a run, tried out: many short trainings side by side, compared as pairs."""

@@ -1,0 +1,92 @@
+"""One trial, trained: what it leaves, after a kill and with other predictions of the same models."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from house import make_competition, prepare, stage
+from tries import table_of, write
+
+from pipeline.scoring.problem import Problem
+from pipeline.store.files import read_json
+from pipeline.store.runs import load_run
+from pipeline.store.tracking import Tracker
+from pipeline.trials.bench import Bench, Trial, Unit
+from pipeline.trials.trial import attempt, guess_of, is_done, receipt_of
+
+
+@pytest.fixture
+def bench(house):
+    make_competition(house, "binary", metric="f1")
+    prepare()
+    write("abl", 'stage = "ablate"\nbase = "a"\nvariants.views.predict.tta = "hflip"\n')
+    return Bench.of("toy/abl")
+
+
+@pytest.fixture
+def config():
+    return load_run("toy/abl")
+
+
+def test_a_trial_scores_as_the_run_does(bench, config):
+    """Same folds, seed and epochs: the out-of-fold score of a trial is that of make train, cuts and all."""
+    stage("train", "toy/a")
+    trial = Trial("base", config.base, bench.folds)
+    assert not is_done(bench, trial)
+    attempt(bench, Unit((trial,)))
+    assert is_done(bench, trial)
+    told, run = receipt_of(bench, trial), read_json(load_files("toy/a").receipt)
+    assert told["metrics"]["score"] == pytest.approx(run["metrics"]["score"], abs=1e-12)
+    assert told["level"] == "blind"
+    assert [len(curve) for curve in told["curves"]] == [3, 3, 3]
+
+
+def load_files(run):
+    from pipeline.store.artifacts import RunFiles
+
+    return RunFiles(run)
+
+
+def test_models_that_only_predict_otherwise_are_fitted_once(bench, config):
+    pair = (Trial("base", config.base, (0, 1)), Trial("views", config.variants["views"], (0, 1)))
+    attempt(bench, Unit(pair))
+    alone = Trial("alone", config.variants["views"], (0, 1))
+    attempt(bench, Unit((alone,)))
+    np.testing.assert_array_equal(guess_of(bench, pair[1]), guess_of(bench, alone))
+    assert not pair[1].files(bench.files).fold(0).log.exists()
+    left = {path.name for path in bench.files.folder.rglob("*") if path.is_file()}
+    assert left == {"cv.json", "judged.npy", "log.jsonl", "state.json"}
+
+
+def test_a_kill_costs_no_more_than_an_epoch(bench, config, monkeypatch):
+    monkeypatch.setenv("PODIUM_CHECKPOINT_SECONDS", "0")
+    whole, killed = Trial("whole", config.base, (0, 1)), Trial("killed", config.base, (0, 1))
+    attempt(bench, Unit((whole,)))
+
+    def stop(self, numbers):
+        if numbers["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            attempt(bench, Unit((killed,)))
+    assert killed.files(bench.files).fold(0).last.exists()
+    attempt(bench, Unit((killed,)))
+    np.testing.assert_array_equal(guess_of(bench, killed), guess_of(bench, whole))
+
+
+def test_a_changed_setting_metric_or_split_is_another_trial(bench, config):
+    trial = Trial("base", config.base, (0, 1))
+    attempt(bench, Unit((trial,)))
+    assert not is_done(bench, replace(trial, folds=(0, 2)))
+    assert not is_done(bench, replace(trial, config=config.base.model_copy(update={"decision": "fixed"})))
+    other = Trial("base", config.base, (0, 1), split=3)
+    assert other.files(bench.files) != trial.files(bench.files)
+    attempt(bench, Unit((other,)))
+    fresh, table = bench.table_of(3), table_of()
+    assert len(guess_of(bench, other)) == np.isin(fresh.folds, (0, 1)).sum()
+    problem = bench.problem(other)
+    assert isinstance(problem, Problem)
+    assert set(problem.folds.tolist()) == {0, 1}
+    assert (fresh.folds != table.folds).any()
