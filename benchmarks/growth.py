@@ -3,27 +3,31 @@
 Nothing is trained: what models would have said is invented and laid on the shelves of two runs (see growth_shelves.py).
 Rows are graded, a quarter as many are to be submitted; maps are of 96 x 96 pixels. Seconds are of the CPU, one thread;
 a stage that has taken `--cap` of them is stopped. `submit` goes without its audit, which would find that nobody trained.
-The tables go to the screen, the plot of both to growth.svg.
+What was measured is kept in cache/growth.json; the tables go to the screen, the plot of both to growth.svg.
 """
 
 import argparse
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from growth_plot import Line, draw, slope
 
 HERE = Path(__file__).resolve()
-sys.path.insert(0, str(HERE.parents[1]))
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
 os.environ |= {"WANDB_MODE": "disabled", "PODIUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 OF_ROWS = ("folds", "split", "ensemble", "cuts", "thresholds", "pseudo", "tag", "lb", "submit")
 OF_IMAGES = ("folds", "ensemble", "pseudo", "tag", "lb", "submit")
+Found = dict[int, list[float] | None]
 
 
 def prepare(kind: str, n: int, part: str) -> None:
@@ -98,46 +102,46 @@ def call(*arguments: object, cap: float | None = None) -> list[float] | None:
 
     command = [sys.executable, str(HERE), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
-    if done.returncode < 0:
+    if done.returncode == -signal.SIGXCPU:
         return None
     if done.returncode:
-        sys.exit(f"{arguments}: {done.stderr[-2000:]}")
+        sys.exit(f"{arguments} ended with {done.returncode}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1]) if done.stdout else []
 
 
-def grow(kind: str, sizes: list[int], names: list[str], cap: float) -> dict[str, dict[int, list[float] | None]]:
-    """Return seconds and MB by stage and size."""
-    found: dict[str, dict[int, list[float] | None]] = {name: {} for name in names}
+def grow(kind: str, sizes: list[int], names: Sequence[str], cap: float, known: Path) -> dict[str, Found]:
+    """Return seconds and MB by stage and size; those that a file knows are not measured again."""
+    kept: dict[str, list[float] | None] = json.loads(known.read_text()) if known.exists() else {}
     for n in sizes:
+        if all(f"{kind} {name} {n}" in kept for name in names):
+            continue
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
             call("--prepare", kind, n, "data")
-            call("--measure", "folds", n) if "folds" not in names else None
-            for name in names:
-                found[name][n] = call("--measure", name, n, cap=cap)
-                print(f"{kind} {n} {name}: {found[name][n]}", file=sys.stderr, flush=True)
+            for name in dict.fromkeys(("folds", *names)):
+                if name == "folds" or f"{kind} {name} {n}" not in kept:
+                    kept[f"{kind} {name} {n}"] = call("--measure", name, n, cap=cap)
+                    known.write_text(json.dumps(kept, indent=1))
+                    print(f"{kind} {n} {name}: {kept[f'{kind} {name} {n}']}", file=sys.stderr, flush=True)
                 if name == "folds":
                     call("--prepare", kind, n, "shelves")
-            os.chdir(HERE.parents[1])
-    return found
+            os.chdir(ROOT)
+    return {name: {n: kept[f"{kind} {name} {n}"] for n in sizes} for name in names}
 
 
-def slope(sizes: list[int], values: list[float]) -> float:
-    """Return the slope between the last two sizes on logarithmic axes."""
-    return float(np.log(values[-1] / values[-2]) / np.log(sizes[-1] / sizes[-2])) if len(values) > 1 else float("nan")
-
-
-def table(title: str, sizes: list[int], found: dict[str, dict[int, list[float] | None]], cap: float) -> None:
-    """Print seconds and MB of every stage, and the slopes over the last step."""
-    print(f"| {title} | " + " | ".join(f"{n:,}" for n in sizes) + " | slope | MB more a step |\n|---" * 1, end="")
-    print("|---" * (len(sizes) + 2) + "|")
+def table(title: str, sizes: list[int], found: dict[str, Found], cap: float) -> None:
+    """Print seconds and MB of every stage, with both slopes over the last step that it ended."""
+    print(f"\n| {title} | " + " | ".join(f"{n:,}" for n in sizes) + " | slope of time | of memory |")
+    print("|---" * (len(sizes) + 3) + "|")
     for name, by_size in found.items():
-        ended = {n: v for n, v in by_size.items() if v is not None}
-        cells = [f"{by_size[n][0]:.2f} s, {by_size[n][1]:.0f} MB" if n in ended else f"> {cap:.0f} s" for n in sizes]
-        seconds = slope(list(ended), [v[0] for v in ended.values()])
-        peaks = [v[1] for v in ended.values()]
-        more = f"{peaks[-1] - peaks[-2]:+.0f}" if len(peaks) > 1 else "-"
-        print(f"| {name} | " + " | ".join(cells) + f" | {seconds:.2f} | {more} |")
+        cells = [f"{v[0]:.2f} s, {v[1]:.0f} MB" if (v := by_size[n]) else f"> {cap:.0f} s" for n in sizes]
+        slopes = [f"{slope(line(by_size, i)):.2f}" for i in (0, 1)]
+        print(f"| {name} | " + " | ".join([*cells, *slopes]) + " |")
+
+
+def line(by_size: Found, i: int) -> Line:
+    """Return the points of what ended: seconds (0) or MB (1)."""
+    return [(float(n), max(v[i], 1e-3)) for n, v in by_size.items() if v is not None]
 
 
 def main() -> None:
@@ -146,6 +150,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="*", default=[50, 200, 800])
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--cap", type=float, default=180)
+    parser.add_argument("--keep", type=Path, default=ROOT / "cache" / "growth.json")
     parser.add_argument("--prepare", nargs=3)
     parser.add_argument("--measure", nargs=2)
     args = parser.parse_args()
@@ -153,10 +158,16 @@ def main() -> None:
         return prepare(args.prepare[0], int(args.prepare[1]), args.prepare[2])
     if args.measure:
         return measure(args.measure[0], int(args.measure[1]))
+    args.keep.parent.mkdir(exist_ok=True)
+    panels = {}
     for kind, sizes, names in (("rows", args.rows, OF_ROWS), ("images", args.images, OF_IMAGES)):
-        if sizes:
-            wanted = [name for name in names if not args.only or name in args.only]
-            table(kind, sizes, grow(kind, sizes, wanted, args.cap), args.cap)
+        wanted = [name for name in names if not args.only or name in args.only]
+        if sizes and wanted:
+            found = grow(kind, sizes, wanted, args.cap, args.keep)
+            table(kind, sizes, found, args.cap)
+            for i, unit in enumerate(("CPU seconds", "peak MB")):
+                panels[f"{unit} over {kind}"] = {k: points for k, v in found.items() if len(points := line(v, i)) > 1}
+    HERE.with_suffix(".svg").write_text(draw(panels))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from scipy.special import expit, log_expit, logit
 
 from pipeline.difficulty.labels import logistic, platt, splits
 from pipeline.scoring.problem import Problem
-from pipeline.scoring.stack import one_thread
+from pipeline.scoring.stack import one_thread, some
 from pipeline.store.files import Array
 from pipeline.tasks import Task
 
@@ -24,8 +24,8 @@ TINY = 1e-6
 RIDGE = 30.0
 # Fewer errors (or right rows) than this and no tree is grown: on 1,200 rows with 40 errors trees never helped.
 ENOUGH = 100
-# Into how many bins boosted trees divide a feature, and beyond how many rows they draw some to do so.
-BINS, DRAWN = 255, 200_000
+# Into how many bins boosted trees divide a feature.
+BINS = 255
 Scorer = Callable[[Array], Array]
 
 
@@ -67,11 +67,8 @@ def corrected_doubt(x: Array, wrong: Array, weight: Array) -> Scorer:
 def binning(x: Array, weight: Array) -> Scorer:
     """Return what puts values (N F) into the weighted quantiles that boosted trees would divide them into anyway.
 
-    scikit-learn sorts a column anew for each of its quantiles, which took most of the time of a fit; beyond `DRAWN`
-    rows it draws some, and is left to it.
+    scikit-learn sorts a column anew for each of its quantiles, which took most of the time of a fit.
     """
-    if len(x) > DRAWN:
-        return lambda new: new
     edges = [_edges(column, weight) for column in x.T]
 
     def put(new: Array) -> Array:
@@ -101,6 +98,8 @@ def trees(x: Array, wrong: Array, weight: Array) -> Scorer:
         return lambda new: np.zeros(len(new))
     from sklearn.ensemble import HistGradientBoostingClassifier
 
+    rows = some(len(x))
+    x, wrong, weight = x[rows], wrong[rows], weight[rows]
     model = HistGradientBoostingClassifier(
         max_iter=60, max_leaf_nodes=8, min_samples_leaf=20, l2_regularization=1.0, early_stopping=False, random_state=0
     )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.scoring.features import Features, schema
-from pipeline.scoring.stack import one_thread
+from pipeline.scoring.stack import one_thread, some
 from pipeline.store.files import Array
 
 # More distinct values than this are no levels; fewer units than this grow no trees.
@@ -54,7 +54,8 @@ def regressor(x: Array, target: Array) -> Model:
     """Predict by boosted trees."""
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    model: Model = HistGradientBoostingRegressor(**_trees()).fit(x, target).predict
+    rows = some(len(x))
+    model: Model = HistGradientBoostingRegressor(**_trees()).fit(x[rows], target[rows]).predict
     return model
 
 
@@ -62,10 +63,11 @@ def classifier(x: Array, target: Array) -> Model:
     """Predict the expected level by boosted trees over the levels of the metric."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    levels, index = np.unique(target, return_inverse=True)
+    rows = some(len(x))
+    levels, index = np.unique(target[rows], return_inverse=True)
     if len(levels) < 2:
         return constant(x, target)
-    fitted = HistGradientBoostingClassifier(**_trees()).fit(x, index)
+    fitted = HistGradientBoostingClassifier(**_trees()).fit(x[rows], index)
     return lambda q: fitted.predict_proba(q) @ levels
 
 

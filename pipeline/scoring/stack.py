@@ -17,6 +17,7 @@ from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 from pipeline.tasks import Task
 
+MOST = 100_000
 GRIDS: dict[str, dict[str, list[Any]]] = {
     "ridge": {"ridge__alpha": [0.1, 1.0, 10.0, 100.0, 1000.0]},
     "logistic": {"logisticregression__C": [0.001, 0.01, 0.1, 1.0, 10.0]},
@@ -30,6 +31,16 @@ def one_thread() -> AbstractContextManager[Any]:
 
     limits: AbstractContextManager[Any] = threadpool_limits(1)
     return limits
+
+
+def some(rows: int) -> Array:
+    """Return the positions of rows that small boosted trees are fitted on: all, or `MOST` at random, in order.
+
+    More rows would cost time in proportion and move no split that so few leaves can hold.
+    """
+    if rows <= MOST:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(0).choice(rows, MOST, replace=False))
 
 
 def inputs(task: Task, members: Sequence[Array], meta: Array) -> Array:

@@ -152,3 +152,15 @@ def test_a_fold_without_which_one_class_is_left_does_not_choose():
     rare = replace(problem, y=y)
     oof = Stack(rare, inputs(problem.task, members, meta), "logistic", 0).crossfit()[0]
     assert np.isfinite(oof).all()
+
+
+def test_trees_are_fitted_on_some_of_many_rows(monkeypatch):
+    from pipeline.scoring.stack import some
+
+    np.testing.assert_array_equal(some(10), np.arange(10))
+    monkeypatch.setattr("pipeline.scoring.stack.MOST", 40)
+    rows = some(1000)
+    assert len(np.unique(rows)) == 40
+    assert (np.diff(rows) > 0).all()
+    assert 0 <= rows[0] < 200 < 800 < rows[-1] < 1000
+    np.testing.assert_array_equal(rows, some(1000))
