@@ -38,8 +38,8 @@ def write_page(path: Path, run: str, findings: Sequence[Finding], layers: Sequen
         path,
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(run)}: check</title>'
         f"<style>{STYLE}</style><h1>{escape(run)}: before it trains</h1><table>{verdicts}</table>"
-        f'<h2>What the model sees</h2><p>Its first batch, after augmentation and mixing.</p><img src="{sheet}" '
-        f'alt="first batch">'
+        f"<h2>What the model sees</h2><p>Its first batch, after augmentation and mixing (masks are outlined, and the "
+        f'faint images below them brightened).</p><img src="{sheet}" alt="first batch">'
         f"<h2>Curves</h2>{curves}<h2>Layers before the first step</h2><table><tr><th>layer</th><th>kind</th>"
         f"<th>shape</th><th>rms of outputs</th><th>channels that say nothing</th><th>rms of gradient</th></tr>"
         f"{rows}</table></html>\n",
