@@ -90,12 +90,16 @@ def refitted(make):
     np.testing.assert_allclose(read_npy(files.test), mixed, atol=1e-3)
     assert len(np.unique(read_npy(files.whole("a-0").rows))) == 30
     assert pd.read_csv("submissions/ledger.csv").set_index("run").loc["toy/all", "private"] > 0.5
-    flat = np.array(read_npy(files.test))
-    flat[7] = 1 - flat[7]
-    np.save(files.test, flat)
-    receipt["outputs"][str(files.test)] = digest_file(files.test)
+    for path, pixel in ((files.test, 7), (files.fold(0).test, 9)):
+        flat = np.array(read_npy(path))
+        flat[pixel] = 1 - flat[pixel]
+        np.save(path, flat)
+        assert str(path) in receipt["outputs"]
+        receipt["outputs"][str(path)] = digest_file(path)
     write_json(files.receipt, receipt)
-    assert "are not the mean over the seeds" in make("audit", "COMP=toy", "NAME=all", check=False).stdout
+    said = make("audit", "COMP=toy", "NAME=all", check=False).stdout
+    assert "are not the mean over the seeds" in said
+    assert "the test predictions of seed 0 are not those of its models" in said
 
 
 def test_the_holdout_is_scored_and_looks_are_counted(house):
