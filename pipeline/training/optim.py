@@ -27,7 +27,34 @@ def sgd(groups: list[dict[str, object]], lr: float, momentum: float) -> torch.op
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
 
-OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
+def adam(groups: list[dict[str, object]], lr: float, momentum: float) -> torch.optim.Optimizer:
+    """Return Adam (Kingma and Ba 2015): as AdamW, but weight decay is part of the gradient, as in those below."""
+    return torch.optim.Adam(groups, lr=lr, betas=(momentum, 0.999))
+
+
+def rmsprop(groups: list[dict[str, object]], lr: float, momentum: float) -> torch.optim.Optimizer:
+    """Return RMSprop (Hinton 2012): a step that the mean square of the gradient divides, with momentum."""
+    return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
+
+
+def adagrad(groups: list[dict[str, object]], lr: float, momentum: float) -> torch.optim.Optimizer:
+    """Return Adagrad (Duchi 2011), whose steps only shrink: it takes rates of about .01, and knows no momentum."""
+    return torch.optim.Adagrad(groups, lr=lr)
+
+
+def adadelta(groups: list[dict[str, object]], lr: float, momentum: float) -> torch.optim.Optimizer:
+    """Return Adadelta (Zeiler 2012), which finds its own scale: it takes a rate of about 1; `momentum` is its rho."""
+    return torch.optim.Adadelta(groups, lr=lr, rho=momentum)
+
+
+OPTIMIZERS = {
+    "adamw": adamw,
+    "sgd": sgd,
+    "adam": adam,
+    "rmsprop": rmsprop,
+    "adagrad": adagrad,
+    "adadelta": adadelta,
+}
 
 
 def parameter_groups(network: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, object]]:
