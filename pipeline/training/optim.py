@@ -73,6 +73,24 @@ def parameter_groups(network: nn.Module, weight_decay: float, layer_decay: float
     ]
 
 
+def shrink(l1: float) -> Callable[[torch.optim.Optimizer, Any, Any], None]:
+    """Return what, after each step, draws every weight to 0 by `l1` times the rate; vectors are spared.
+
+    The proximal step of an L1 penalty (with SGD the lasso's): weights become exactly 0. It stands beside the gradient,
+    as AdamW's weight decay does, so an adaptive optimiser does not divide it.
+    """
+
+    @torch.no_grad()
+    def after(optim: torch.optim.Optimizer, args: Any, options: Any) -> None:
+        for group in optim.param_groups:
+            by = l1 * group["lr"]
+            for weight in group["params"]:
+                if weight.ndim > 1 and weight.grad is not None:
+                    weight -= weight.clamp(-by, by)
+
+    return after
+
+
 def constant(progress: float, warmup: float) -> float:
     """Rise linearly over `warmup`, then stay."""
     return min(1.0, progress / warmup) if warmup else 1.0

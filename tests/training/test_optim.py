@@ -2,10 +2,12 @@ import copy
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import timm
 import torch
 from sklearn.datasets import load_digits
+from sklearn.linear_model import Lasso
 from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -21,6 +23,7 @@ from pipeline.training.optim import (
     factor,
     onecycle,
     parameter_groups,
+    shrink,
 )
 
 GRID = [i / 200 for i in range(201)]
@@ -249,6 +252,39 @@ def test_every_optimizer_learns_digits(name):
             loss.backward()
             optimizer.step()
     assert (net(pixels[test]).argmax(1) == labels[test]).float().mean() > 0.93
+
+
+def test_l1_finds_the_lasso():
+    """The minimum of mean squares / 2 + l1 |w|, as scikit-learn has it: the same weights are exactly 0."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 8))
+    y = x @ np.array([1.0, -2.0, 0.5, 0, 0, 0, 0, 0]) + rng.normal(size=200)
+    wanted = Lasso(alpha=0.3, fit_intercept=False, tol=1e-9).fit(x, y).coef_
+    inputs, truth, weight = torch.as_tensor(x), torch.as_tensor(y), nn.Parameter(torch.ones(8, 1, dtype=torch.float64))
+    optimizer = OPTIMIZERS["sgd"]([{"params": [weight], "weight_decay": 0.0}], 0.1, 0.0)
+    optimizer.register_step_post_hook(shrink(0.3))
+    for _ in range(400):
+        ((inputs @ weight).squeeze() - truth).square().mean().div(2).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    found = weight.detach().numpy()[:, 0]
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    np.testing.assert_array_equal(found == 0, wanted == 0)
+    assert 0 < (wanted == 0).sum() < 8
+
+
+def test_l1_spares_vectors_and_frozen_weights_and_never_turns_a_sign():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    net[1].weight.requires_grad_(False)
+    before = copy.deepcopy(net.state_dict())
+    optimizer = OPTIMIZERS["sgd"](parameter_groups(net, 0.0), 0.1, 0.0)
+    optimizer.register_step_post_hook(shrink(3.0))
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p) if p.requires_grad else None
+    optimizer.step()
+    shrunk = before["0.weight"].sign() * (before["0.weight"].abs() - 0.3).clamp(min=0)
+    torch.testing.assert_close(net[0].weight.data, shrunk)
+    assert all(torch.equal(net.state_dict()[key], before[key]) for key in before if key != "0.weight")
 
 
 @pytest.mark.parametrize("decay", [0.15, 0.5, 0.999])
