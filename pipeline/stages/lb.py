@@ -138,7 +138,7 @@ def predict_scores(job: Job, key: str) -> None:
 
 def predict_rows(job: Job) -> Made:
     """Post-process predictions (N P)."""
-    from pipeline.forecast import leaderboard, postprocess, rowscores, shift
+    from pipeline.forecast import gaps, leaderboard, postprocess, rowscores, shift
 
     files, config, problem = job.files, job.config, job.problem
     oof, test, method = np.array(read_npy(job.below.oof)), read_npy(job.below.test), job.parent["config"]["decision"]
@@ -156,6 +156,8 @@ def predict_rows(job: Job) -> Made:
     foretold = foretell(job, output, rows, report, decision, moved)
     facts = {"adopted": output.adopted, "by_fold": output.by_fold, "strict": rows.strict, **output.evidence}
     write_scores(job, rows.oof, rows.test, rows.ends, rows.actual)
+    lost = gaps.of_leaves(job, moved.likeness, report["score"], foretold)
+    facts |= {"gaps": {leaf: asdict(found) for leaf, found in lost.items()}}
     write_evidence(job, facts | {"rows": rows.report}, moved, foretold)
     write_npy(files.oof, output.oof)
     write_npy(files.test, output.test)
@@ -163,6 +165,7 @@ def predict_rows(job: Job) -> Made:
         write_npy(files.fold(k).test, p)
     told = [*rowscores.in_words(rows), *postprocess.in_words(output), in_words(report)]
     told += [*shift.in_words(moved), *leaderboard.in_words(foretold)]
+    told += [line for leaf, found in lost.items() for line in gaps.in_words(found, leaf)]
     paths = [files.fold(k).test for k in models]
     return Made(output.adopted, method, report, decision, foretold, paths, rows.strict, told, {})
 

@@ -50,7 +50,7 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
     parts = [[part.task, part.columns, part.weight] for part in competition.targets or []]
     contract = [competition.task, how, own_code(how), *parts]
     scored_by = metric_facts(competition) + [asked for asked in (table.get("scored_classes"),) if asked]
-    chosen_by = scored_by if config.select == "best" else None
+    chosen_by = scored_by if config.select == "best" and config.select_by == "metric" else None
     known = [digest_file(weights) if weights.is_file() else None, own_code(config.fitting())]
     rows = [table["classes"], table["fold_map"], table["scored"], table.get("extra")]
     fitted = digest_json([config.fitting(), known, contract, chosen_by, rows, built_on])

@@ -14,6 +14,8 @@ class Model(Section):
 
     `presence` asks of every class whether it is in the image at all, `coordinates` tells the network where a pixel is,
     `hypercolumn` shows its head the features of all levels.
+    `head_init` draws the head's weights (auto: Kaiming's, of masks those of the library), `head_bias` starts it at what
+    is usual among the training rows.
     """
 
     name: str = "cnn"
@@ -24,6 +26,8 @@ class Model(Section):
     weights: str = "none"
     pool: Literal["avg", "max", "gem", "catavgmax"] = "avg"
     dropout: Share = 0.0
+    head_init: Literal["auto", "kaiming", "xavier", "normal", "orthogonal"] = "auto"
+    head_bias: Literal["zero", "prior"] = "zero"
     head: Literal["auto", "classification", "regression", "both", "cumulative", "all"] = "auto"
     aggregate: Literal["mean", "attention"] = "mean"
     metadata: Count = 32
@@ -101,12 +105,13 @@ class Optim(Section):
     """How it is minimised; `milestones` and `gamma` are of the step schedule, `power` of the polynomial one.
 
     `freeze` trains the head alone, stage by stage (gradual), or (auto) as images per class have it; `layer_decay` is
-    the learning rate of a layer as a share of that of the next one.
+    the learning rate of a layer as a share of that of the next one; `l1` draws weights to 0 by that times the rate.
     """
 
     name: str = "adamw"
     lr: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    l1: Annotated[float, Field(ge=0)] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     schedule: str = "cosine"
     warmup: Share = 0.05

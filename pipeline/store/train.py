@@ -39,6 +39,7 @@ class Train(Section):
     compile: bool = False
     fit: Literal["network", "linear", "boosted"] = "network"
     select: Literal["last", "best"] = "last"
+    select_by: Literal["metric", "loss"] = "metric"
     on_bad_image: Literal["error", "skip-train"] = "error"
     decision: Decision = "auto"
     model: Model = Model()
@@ -87,6 +88,8 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _select_and_swa(self) -> Train:
+        if self.select_by == "loss" and self.select == "last":
+            raise ValueError('select_by = "loss" is how select = "best" chooses an epoch: set it, or take this out')
         if self.select == "best" and self.average.swa:
             raise ValueError(
                 'select = "best" and average.swa exclude each other: SWA has one set of weights, at the end'

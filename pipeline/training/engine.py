@@ -28,7 +28,7 @@ from pipeline.training.machine import Machine, memory_advice
 from pipeline.training.mask_objective import MaskObjective
 from pipeline.training.normalize import on_device
 from pipeline.training.objective import Objective
-from pipeline.training.optim import OPTIMIZERS, averaged, factor, parameter_groups
+from pipeline.training.optim import OPTIMIZERS, averaged, factor, parameter_groups, shrink
 from pipeline.training.ragged import Ragged
 from pipeline.training.sampling import Batches, Lessons, Views
 from pipeline.training.watch import Watch
@@ -79,6 +79,7 @@ def fit(
     dense: Dataset[tuple[Array, int]] | None = None,
     masks: int = 0,
     compiled: bool = False,
+    l1: float = 0.0,
 ) -> nn.Module:
     """Train on some rows and return the network to predict with; a killed call continues from `checkpoint`.
 
@@ -90,6 +91,8 @@ def fit(
     machine.place(network)
     groups = parameter_groups(network, weight_decay, layer_decay)
     optim = machine.fuse(resolve(OPTIMIZERS, optimizer, "optimizer")(groups, lr, momentum))
+    if l1:
+        optim.register_step_post_hook(shrink(l1))
     scaler = torch.amp.GradScaler(machine.device, enabled=machine.precision == "fp16")
     average = averaged(network, ema, swa, soup)
     stages = stages_of(network) if freeze != "none" else []

@@ -15,6 +15,7 @@ from pipeline.store.files import write_npy
 from pipeline.store.tracking import Tracker
 from pipeline.training.augment import augmenter
 from pipeline.training.engine import fit
+from pipeline.training.heads import prior, set_bias, start_head
 from pipeline.training.job import Job, Which, labelled_images, new_network
 from pipeline.training.layers import freeze_for
 from pipeline.training.lessons import Course, plan
@@ -66,7 +67,7 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
         return {"valid_loss": loss, f"valid_{job.metric.name}": problem.score(prediction)}
 
     def keep(entry: dict[str, Any], current: nn.Module) -> None:
-        score = entry[f"valid_{job.metric.name}"]
+        score = entry[job.chosen_by]
         save_weights(files.epoch(entry["epoch"]), current, key=job.fit_key, epoch=entry["epoch"], curve=[score])
 
     fitted = fit(
@@ -98,6 +99,10 @@ def fresh_network(job: Job, which: Which, course: Course) -> Network:
     """Return the network of a model before its first step: seeded, measured on its training rows."""
     torch.manual_seed(which.seed(job.config.seed))
     network, gold = new_network(job), course.lessons.gold
+    head = start_head(network.head, job.config.model.head_init)
+    if job.config.model.head_bias == "prior":
+        y = job.task.targets(job.table.y[course.rows[gold]])
+        set_bias(head, prior(course.objective, y, course.weights[gold]))
     if job.head != "classification":
         network.center, network.spread = course.objective.center, course.objective.spread
     if network.beside is not None:

@@ -112,6 +112,11 @@ class Job:
         return "crossfit" if self.config.select == "best" else "blind"
 
     @property
+    def chosen_by(self) -> str:
+        """Return the number of each epoch by which select = "best" chooses one."""
+        return "valid_loss" if self.config.select_by == "loss" else f"valid_{self.metric.name}"
+
+    @property
     def task(self) -> Task:
         """Return the task."""
         return task_of(self.competition, self.table.classes)

@@ -41,11 +41,14 @@ class Joint(Objective):
                 self.center[piece.p], self.spread[piece.p] = alone.center, alone.spread
         self.task = task
 
+    def apart(self, y: Array) -> list[tuple[Objective, Array]]:
+        """Return the objective of each target with what it is asked."""
+        assert isinstance(self.task, Several)
+        return [(alone, piece.of(y)) for piece, (_, _, alone) in zip(self.task.pieces, self.pieces, strict=True)]
+
     def encode(self, y: Array) -> Tensor:
         """Return float targets N D in the columns of the head."""
-        assert isinstance(self.task, Several)
-        pairs = zip(self.task.pieces, self.pieces, strict=True)
-        return torch.cat([alone.encode(piece.of(y)) for piece, (_, _, alone) in pairs], 1)
+        return torch.cat([alone.encode(mine) for alone, mine in self.apart(y)], 1)
 
     def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Return one loss a sample (N)."""

@@ -53,7 +53,8 @@ class Machine:
     def fuse(self, optim: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Let an optimiser that can do so update all weights in one pass, if that was chosen."""
         for group in optim.param_groups if self.quick else []:
-            if "fused" in group:
+            # Adagrad counts its steps on the CPU unless it was born fused.
+            if "fused" in group and not isinstance(optim, torch.optim.Adagrad):
                 group |= {"fused": True, "foreach": False}
         return optim
 

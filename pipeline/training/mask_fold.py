@@ -18,6 +18,7 @@ from pipeline.training.alarm import Alarm
 from pipeline.training.augment import augmenter
 from pipeline.training.dense import Dense, DenseViews, distances
 from pipeline.training.engine import fit
+from pipeline.training.heads import start_masks
 from pipeline.training.job import Job, Which, labelled
 from pipeline.training.lessons import training_rows
 from pipeline.training.mask_job import look_of, mask_objective, new_mask_network, size_of, truth_of
@@ -56,7 +57,7 @@ def fit_masks(job: Job, which: Which, tracker: Tracker) -> None:
         return measured(job, current, images, held_out) if len(held_out) else {}
 
     def keep(entry: dict[str, Any], current: nn.Module) -> None:
-        score = entry[f"valid_{job.metric.name}"]
+        score = entry[job.chosen_by]
         save_weights(files.epoch(entry["epoch"]), current, key=job.fit_key, epoch=entry["epoch"], curve=[score])
 
     fitted = fit(
@@ -94,7 +95,9 @@ def mask_views(job: Job, which: Which) -> tuple[Ragged, MaskCourse, DenseViews]:
 def fresh_mask_network(job: Job, which: Which, course: MaskCourse) -> tuple[MaskNetwork, MaskObjective]:
     """Return the network of a model before its first step, seeded and measured on its training rows; its objective."""
     torch.manual_seed(which.seed(job.config.seed))
-    network, gold = new_mask_network(job), course.lessons.gold
+    network, gold, how = new_mask_network(job), course.lessons.gold, job.config.model
+    cover = job.table.y[course.rows[gold]]
+    start_masks(network, cover, job.competition.masks.exclusive, how.head_init, how.head_bias)
     if job.config.image.normalize == "train":
         network.mean, network.std = of_images((course.images[int(row)] for row in gold), course.images.channels)
     if job.config.init:

@@ -27,7 +27,34 @@ def sgd(groups: list[dict[str, object]], lr: float, momentum: float) -> torch.op
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
 
-OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
+def adam(groups: list[dict[str, object]], lr: float, momentum: float) -> torch.optim.Optimizer:
+    """Return Adam (Kingma and Ba 2015): as AdamW, but weight decay is part of the gradient, as in those below."""
+    return torch.optim.Adam(groups, lr=lr, betas=(momentum, 0.999))
+
+
+def rmsprop(groups: list[dict[str, object]], lr: float, momentum: float) -> torch.optim.Optimizer:
+    """Return RMSprop (Hinton 2012): a step that the mean square of the gradient divides, with momentum."""
+    return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
+
+
+def adagrad(groups: list[dict[str, object]], lr: float, momentum: float) -> torch.optim.Optimizer:
+    """Return Adagrad (Duchi 2011), whose steps only shrink: it takes rates of about .01, and knows no momentum."""
+    return torch.optim.Adagrad(groups, lr=lr)
+
+
+def adadelta(groups: list[dict[str, object]], lr: float, momentum: float) -> torch.optim.Optimizer:
+    """Return Adadelta (Zeiler 2012), which finds its own scale: it takes a rate of about 1; `momentum` is its rho."""
+    return torch.optim.Adadelta(groups, lr=lr, rho=momentum)
+
+
+OPTIMIZERS = {
+    "adamw": adamw,
+    "sgd": sgd,
+    "adam": adam,
+    "rmsprop": rmsprop,
+    "adagrad": adagrad,
+    "adadelta": adadelta,
+}
 
 
 def parameter_groups(network: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, object]]:
@@ -44,6 +71,24 @@ def parameter_groups(network: nn.Module, weight_decay: float, layer_decay: float
         {"params": parameters, "weight_decay": weight_decay if wide else 0.0, "lr_scale": scale}
         for (scale, wide), parameters in groups.items()
     ]
+
+
+def shrink(l1: float) -> Callable[[torch.optim.Optimizer, Any, Any], None]:
+    """Return what, after each step, draws every weight to 0 by `l1` times the rate; vectors are spared.
+
+    The proximal step of an L1 penalty (with SGD the lasso's): weights become exactly 0. It stands beside the gradient,
+    as AdamW's weight decay does, so an adaptive optimiser does not divide it.
+    """
+
+    @torch.no_grad()
+    def after(optim: torch.optim.Optimizer, args: Any, options: Any) -> None:
+        for group in optim.param_groups:
+            by = l1 * group["lr"]
+            for weight in group["params"]:
+                if weight.ndim > 1 and weight.grad is not None:
+                    weight -= weight.clamp(-by, by)
+
+    return after
 
 
 def constant(progress: float, warmup: float) -> float:

@@ -67,7 +67,7 @@ def is_fitted(job: Job, which: Which) -> bool:
 
 
 def curve(job: Job, which: Which) -> list[float]:
-    """Return the score after each epoch, as the headers of the weights tell it."""
+    """Return the score (or loss) after each epoch, as the headers of the weights tell it."""
     files = which.files(job.files)
     final = header_of(files.model)
     kept = [final] if final.get("key") == job.fit_key else [header_of(files.epoch(e)) for e in range(job.config.epochs)]
@@ -83,7 +83,8 @@ def choose_epochs(job: Job) -> None:
             # Of its own repeat: elsewhere every model is scored on rows of this fold too.
             other = [w for w in curves if w.repeat == which.repeat and w.held_out != which.held_out]
             others = np.mean([curves[w] for w in other], axis=0)
-            best = int(np.argmax(np.nan_to_num(job.metric.gain(others, 0.0), nan=-np.inf)))
+            worth = -others if job.config.select_by == "loss" else job.metric.gain(others, 0.0)
+            best = int(np.argmax(np.nan_to_num(worth, nan=-np.inf)))
             save_weights(files.model, fitted(job, files.epoch(best)), key=job.fit_key, epoch=best, curve=curves[which])
     for which in job.models:
         for epoch in range(job.config.epochs):

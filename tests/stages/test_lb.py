@@ -90,6 +90,12 @@ def test_every_row_has_a_predicted_score(shelf):
     assert set(found["rows"]) >= {"spearman", "auroc", "mae", "coverage", "quintiles", "learner"}
     assert set(found["rules"]) == {"global", "surest", "prior", "shares", "row"}
     assert 0 <= found["shift"]["auc"] <= 1
+    for leaf, gaps in found["gaps"].items():
+        score = json.loads((house / f"runs/{leaf}/cv.json").read_text())["metrics"]["score"]
+        assert gaps["errors"]["train-dev"] == pytest.approx(1 - score)
+        assert list(gaps["gaps"]) == ["bias", "variance", "mismatch", "over-tuning"]
+        assert gaps["verdict"] in ("over", "under", "fine")
+    assert list(found["gaps"]) == ["toy/a", "toy/b"]
     assert (
         found["forecast"]["public"]["90"][0] <= receipt["foretold"]["predicted"] <= found["forecast"]["public"]["90"][1]
     )

@@ -359,6 +359,14 @@ def test_other_errors_pass(run_fit, toy):
         run_fit(Poison(toy(), 2, RuntimeError("mat1 and mat2 cannot be multiplied")))
 
 
+def test_l1_empties_a_network(run_fit, toy):
+    plain, sparse = run_fit(toy()), run_fit(toy(), "sparse", l1=3.0)
+    zeros = [(torch.cat([p.flatten() for p in net.parameters() if p.ndim > 1]) == 0).float().mean().item()
+             for net in (plain.net, sparse.net)]  # fmt: skip
+    assert zeros[0] == 0
+    assert zeros[1] > 0.1
+
+
 def test_unknown_optimizer(run_fit, toy):
     with pytest.raises(UserError, match="did you mean 'adamw'"):
         run_fit(toy(), optimizer="adam")

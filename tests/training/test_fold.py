@@ -64,6 +64,19 @@ def test_training_starts_from_the_weights_of_init(school, begin):
     assert all(torch.equal(state[name], wanted[name]) for name in wanted if name not in ("center", "spread"))
 
 
+def test_the_head_starts_at_the_shares_of_its_own_training_rows(school, begin):
+    write("n", 'base = "a"\nmodel.head_bias = "prior"\nmodel.head_init = "orthogonal"\n')
+    job = job_of("toy/n")
+    labels, folds = job.table.y[job.table.scored][:, 0].astype(int), job.table.folds[job.table.scored]
+    for k in (0, 1):
+        state, _ = begin("toy/n", Which((k,)))
+        shares = np.bincount(labels[folds != k], minlength=4) / (folds != k).sum()
+        np.testing.assert_allclose(state["head.bias"].softmax(0), shares, rtol=1e-5)
+        rows = state["head.weight"]
+        torch.testing.assert_close(rows @ rows.T, torch.eye(4), atol=1e-5, rtol=0)
+    assert not begin("toy/a", Which((0,)))[0]["head.bias"].any()
+
+
 def test_pixels_are_normalised_by_the_rows_that_are_trained_on(school, begin):
     write("n", 'base = "s"\n[image]\nnormalize = "train"\n')
     for which in (Which((1,), 0), Which((2,), 1)):

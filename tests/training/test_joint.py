@@ -8,6 +8,7 @@ from problems import FIVE_TARGETS
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
 from pipeline.tasks import TASKS, task_of
+from pipeline.training.heads import prior
 from pipeline.training.joint import objective_of
 from pipeline.training.models import outputs_of, to_prediction
 from pipeline.training.objective import Objective
@@ -123,3 +124,10 @@ def test_watch_tells_the_mean_over_the_targets():
     assert (seen[:, -1] == 3).all()
     right = torch.stack([part.state_dict()["sums"][:, -2] for part in parts]).min(0).values
     assert torch.equal(seen[:, -2], right)
+
+
+def test_the_prior_is_that_of_each_target():
+    made = objective_of(TASK, "auto", len(CLASSES), Y, name="auto", gamma=2.0, delta=1.0)
+    found = prior(made, Y, torch.ones(N))
+    for piece, y, one in zip(TASK.pieces, YS, alone(), strict=True):
+        torch.testing.assert_close(found[piece.p], prior(one, y, torch.ones(N)))

@@ -56,6 +56,30 @@ def train(job, which=WHICH):
     return which.files(job.files)
 
 
+@pytest.mark.parametrize("classes, masks", [(2, ""), (3, "exclusive = true\n")])
+def test_heads_start_at_the_shares_of_their_own_training_rows(of, monkeypatch, classes, masks):
+    job = of(classes=classes, masks=masks, model='presence = true\nhead_bias = "prior"\nhead_init = "xavier"\n',
+             more="[loss]\ndeep = 0.2\n")  # fmt: skip
+    caught = []
+
+    def catch(network, *args, **settings):
+        caught.append(network)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.training.mask_fold.fit", catch)
+    with pytest.raises(KeyboardInterrupt):
+        train(job)
+    network, table = caught[0], job.table
+    mine = table.scored[table.folds[table.scored] != 1]
+    cover = table.y[mine].mean(0)
+    for part in (network.head, *network.deep):
+        bias = list(part.parameters())[-1][:classes].detach()
+        said = bias.exp() if masks else bias.sigmoid()
+        np.testing.assert_allclose(said, cover.clip(1e-4, 1 - 1e-4), rtol=1e-4)
+    there, least = (table.y[mine] > 0).mean(0), 0.5 / len(mine)
+    np.testing.assert_allclose(network.presence.bias.detach().sigmoid(), there.clip(least, 1 - least), rtol=1e-4)
+
+
 def log_of(files):
     lines = [json.loads(line) for line in files.log.read_text().splitlines()]
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]

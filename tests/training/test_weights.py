@@ -1,5 +1,6 @@
 """Weights on the shelf: what their header says, which epoch is chosen, where training starts from."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -145,6 +146,29 @@ def test_epochs_without_a_score_are_not_chosen(school):
         put(job, Which((k,)), [float("nan"), 0.2, 0.1])
     choose_epochs(job)
     assert header_of(Which((1,)).files(job.files).model)["epoch"] == 1
+
+
+def test_the_epoch_is_chosen_by_the_loss(school):
+    write("best", 'base = "a"\nselect = "best"\nselect_by = "loss"\nepochs = 3\n')
+    job = job_of("toy/best")
+    for k, losses in enumerate([[0.1, 0.2, 0.3], [0.3, 0.1, 0.2], [0.2, 0.3, float("nan")]]):
+        put(job, Which((k,)), losses)
+    choose_epochs(job)
+    assert [header_of(which.files(job.files).model)["epoch"] for which in job.models] == [1, 0, 1]
+
+
+def test_choice_by_loss_reaches_the_shelf(school, monkeypatch):
+    """What is kept of an epoch is the loss of the rows that the model did not see, as the log has it."""
+    path = school / "configs/toy/a.toml"
+    path.write_text('select = "best"\nselect_by = "loss"\n' + path.read_text())
+    stage("train", "toy/a")
+    folds = [school / f"runs/toy/a/fold{k}" for k in range(3)]
+    logs = [[json.loads(line) for line in (fold / "log.jsonl").read_text().splitlines()] for fold in folds]
+    curves = [[entry["valid_loss"] for entry in lines if "valid_loss" in entry] for lines in logs]
+    for k, fold in enumerate(folds):
+        header = header_of(fold / "model.safetensors")
+        assert header["curve"] == curves[k]
+        assert header["epoch"] == np.argmin(np.mean([curves[j] for j in range(3) if j != k], 0))
 
 
 # Where to start from
