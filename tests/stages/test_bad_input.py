@@ -147,7 +147,7 @@ WRONG_RUN = {
     "options": ("widths", "width", "model.options do not fit 'cnn'"),
     "loss": ("[optim]", '[loss]\nname = "bce"\n[optim]', "unknown loss for a classification head 'bce'"),
     "recipe": ('recipe = "none"', 'recipe = "lite"', "unknown augmentation recipe 'lite'; did you mean 'light'?"),
-    "optimizer": ("[optim]", '[optim]\nname = "adam"', "unknown optimizer 'adam'; did you mean 'adamw'?"),
+    "optimizer": ("[optim]", '[optim]\nname = "adamv"', "unknown optimizer 'adamv'; did you mean 'adam'?"),
     "tta": ("[optim]", '[predict]\ntta = "hflp"\n[optim]', "unknown predict.tta 'hflp'; did you mean 'hflip'?"),
     "schedule": ("[optim]", '[optim]\nschedule = "cosin"', "unknown schedule 'cosin'; did you mean 'cosine'?"),
     "d4 on oblong": ("size = 12", 'size = [12, 16]\n[predict]\ntta = "d4"', "image.size must be square"),

@@ -57,7 +57,7 @@ assert not heavy, heavy
 """
 MISTAKES = {
     "run": ("train", ["toy/nope"], {}, "no config configs/toy/nope.toml"),
-    "optimizer": ("train", ["toy/a"], {"[optim]": '[optim]\nname = "adam"'}, "unknown optimizer 'adam'"),
+    "optimizer": ("train", ["toy/a"], {"[optim]": '[optim]\nname = "lamb"'}, "unknown optimizer 'lamb'"),
     "tta": ("train", ["toy/a"], {"[optim]": '[predict]\nhard_tta = "hflp"\n[optim]'}, "predict.hard_tta 'hflp'"),
     "stage of another": ("lb", ["toy/a"], {}, 'has stage = "train": run make train'),
     "audit of nothing": ("audit", ["toy/a"], {}, "'toy/a' has no runs/toy/a/cv.json"),

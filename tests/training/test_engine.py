@@ -368,8 +368,8 @@ def test_l1_empties_a_network(run_fit, toy):
 
 
 def test_unknown_optimizer(run_fit, toy):
-    with pytest.raises(UserError, match="did you mean 'adamw'"):
-        run_fit(toy(), optimizer="adam")
+    with pytest.raises(UserError, match="did you mean 'adam'"):
+        run_fit(toy(), optimizer="adamv")
 
 
 def test_half_precision_on_a_cpu(run_fit, toy):
