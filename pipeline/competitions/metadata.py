@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.store.config import Metadata
+from pipeline.store.columns import Auxiliary, Metadata
 from pipeline.store.errors import UserError, nearest
 from pipeline.store.files import Array
 
@@ -31,25 +31,50 @@ def read_metadata(config: Metadata, parts: Sequence[Part], lookup: Part | None) 
         )
         names.append(name)
     for name in config.categorical:
-        known = [value for value in np.unique(cells[name][0]).tolist() if value.lower() not in UNKNOWN]
-        if not 0 < len(known) <= MOST:
-            raise UserError(
-                f"metadata.categorical: column {name!r} has {len(known)} values, 1 to {MOST} are taken: leave it out"
-            )
+        known = _categories(name, cells[name][0], "metadata.categorical")
         columns += [np.concatenate(cells[name]) == value for value in known]
         names += [f"{name}={value}" for value in known]
     return np.column_stack(columns).astype(float), names
 
 
-def _cells(name: str, part: Part, lookup: Part | None) -> Array:
+def read_auxiliary(config: Auxiliary, parts: Sequence[Part | None], lengths: Sequence[int]) -> Array:
+    """Return the columns (N A) of the rows of some tables in turn: numbers, then categories as 0, 1, ...; NaN: unknown.
+
+    A part is None where rows have no labels; the first one, the train rows, says which categories there are.
+    """
+    found = np.full((sum(lengths), len(config.names)), np.nan)
+    starts = np.cumsum([0, *lengths])
+    for at, name in enumerate(config.names):
+        known: list[str] = []
+        for start, part in zip(starts, parts, strict=False):
+            if part is None or (start and name not in part[0].columns):
+                continue
+            cells = _cells(name, part, None, "[auxiliary]")
+            if name in config.numeric:
+                values = _numbers(name, cells, *part[1:])
+            else:
+                known = known or _categories(name, cells, "auxiliary.categorical")
+                values = np.where(np.isin(cells, known), np.searchsorted(known, cells), np.nan)
+            found[start : start + len(values), at] = values
+    return found
+
+
+def _categories(name: str, cells: Array, where: str) -> list[str]:
+    """Return the values of a column that are known, in order."""
+    known = [value for value in np.unique(cells).tolist() if value.lower() not in UNKNOWN]
+    if not 0 < len(known) <= MOST:
+        raise UserError(f"{where}: column {name!r} has {len(known)} values, 1 to {MOST} are taken: leave it out")
+    return known
+
+
+def _cells(name: str, part: Part, lookup: Part | None, section: str = "[metadata]") -> Array:
     """Return a column of the rows of a part, as text."""
     frame, ids, path = part
     if lookup is None:
         if name not in frame.columns:
-            raise UserError(
-                f"{path} has no column {name!r}, which [metadata] names; {nearest(name, map(str, frame.columns))}; "
-                f"metadata.table names another table"
-            )
+            elsewhere = "; metadata.table names another table" if section == "[metadata]" else ""
+            known = nearest(name, map(str, frame.columns))
+            raise UserError(f"{path} has no column {name!r}, which {section} names; {known}{elsewhere}")
         return np.char.strip(frame[name].to_numpy(str))
     table, keys, where = lookup
     if name not in table.columns:
@@ -67,6 +92,6 @@ def _numbers(name: str, cells: Array, ids: Array, path: Path) -> Array:
     if wrong.any():
         raise UserError(
             f"{path}: id {str(ids[wrong][0])!r} has {str(cells[wrong][0])!r} in column {name!r}, not a number: "
-            f"mend it, or list the column under metadata.categorical"
+            f"mend it, or list the column as categorical"
         )
     return np.where(unknown, np.nan, values)

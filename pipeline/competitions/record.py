@@ -151,6 +151,7 @@ def tabulate(raw: Raw, digests: Array, near: Array, units: Array, folds: Array, 
         raw.meta,
         further,
         shut,
+        auxiliary=raw.auxiliary,
     )
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipeline.competitions.mask_cells import find_classes, read_cells
 from pipeline.competitions.mask_files import find_files
-from pipeline.competitions.metadata import read_metadata
+from pipeline.competitions.metadata import read_auxiliary, read_metadata
 from pipeline.competitions.paths import find, unlabelled
 from pipeline.competitions.pictures import mosaics
 from pipeline.competitions.tables import column, numbers, one_row, read_csv, read_ids, read_train
@@ -39,6 +39,7 @@ class Raw:
     weights: Array
     meta: Array
     columns: list[str]
+    auxiliary: Array | None
     cells: list[list[str]]
 
     @property
@@ -166,8 +167,12 @@ def join(config: Competition, data: Path, parts: list[Part], encoded: Array, cla
             table = read_csv(path)
             lookup = (table, column(table, config.metadata.id or config.id, path), path)
         meta, columns = read_metadata(config.metadata, [(part.frame, part.ids, part.path) for part in parts], lookup)
+    learnt = None
+    if config.auxiliary is not None:
+        tables = [None if part.y is None else (part.frame, part.ids, part.path) for part in parts]
+        learnt = read_auxiliary(config.auxiliary, tables, [len(part.ids) for part in parts])
     cells = read_masks(config, data, parts, classes) if config.task == "segmentation" else []
-    return Raw(ids, codes, groups.astype(str), paths, y, classes, weights, meta, columns, cells)
+    return Raw(ids, codes, groups.astype(str), paths, y, classes, weights, meta, columns, learnt, cells)
 
 
 def read_weights(name: str, frame: pd.DataFrame, ids: Array, path: Path) -> Array:

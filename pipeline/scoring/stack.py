@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.scoring.blend import to_space
 from pipeline.scoring.problem import Problem
+from pipeline.scoring.synthetic import enlarged
 from pipeline.store.files import Array
 from pipeline.tasks import Task
 
@@ -51,12 +52,16 @@ def inputs(task: Task, members: Sequence[Array], meta: Array) -> Array:
 
 @dataclass(frozen=True)
 class Stack:
-    """How a stacker is fitted: features (N F) of the scored rows, ridge, logistic or boosted, its seed."""
+    """How a stacker is fitted: features (N F) of the scored rows, ridge, logistic or boosted, its seed.
+
+    With `synthetic` rows of rare classes are made for every fit, of the rows that it is fitted on.
+    """
 
     problem: Problem
     x: Array
     method: str
     seed: int
+    synthetic: str = "none"
 
     def fit(self, rows: Array) -> list[Any]:
         """Fit on the rows of a mask; return one fitted estimator a target column (one for all classes)."""
@@ -102,23 +107,27 @@ class Stack:
             alone = [k for k in np.unique(folds) if len(np.unique(y[folds != k])) < 2]
             folds = np.where(np.isin(folds, alone), -1, folds)
         step = "" if self.method == "boosted" else f"{model.steps[-1][0]}__"
-        more = {} if weight is None else {f"{step}sample_weight": weight}
+
+        def learn(model: Any, rows: Array) -> Any:
+            mine = x[rows], y[rows], None if weight is None else weight[rows]
+            xs, ys, ws = mine if self.synthetic == "none" else enlarged(self.synthetic, *mine, self.seed)
+            return model.fit(xs, ys, **({} if ws is None else {f"{step}sample_weight": ws}))
+
         if len(np.unique(folds)) < 2:
-            return model.fit(x, y, **more)
+            return learn(model, np.arange(len(y)))
         w = np.ones(len(y)) if weight is None else weight
 
         def lost(settings: dict[str, Any]) -> float:
             total = 0.0
             for k in np.unique(folds[folds >= 0]):
                 mine = folds == k
-                inner = {name: value[~mine] for name, value in more.items()}
-                fitted = clone(model).set_params(**settings).fit(x[~mine], y[~mine], **inner)
+                fitted = learn(clone(model).set_params(**settings), ~mine)
                 rows = -_log_p(fitted, x[mine], y[mine]) if classes else (fitted.predict(x[mine]) - y[mine]) ** 2
                 total += float(w[mine] @ rows) / max(float(w[mine].sum()), 1e-9)
             return total
 
         best = min(ParameterGrid(GRIDS[self.method]), key=lost)
-        return model.set_params(**best).fit(x, y, **more)
+        return learn(model.set_params(**best), np.arange(len(y)))
 
 
 def _estimator(method: str, classes: bool, seed: int) -> Any:

@@ -150,11 +150,11 @@ def predict_rows(job: Job, which: Which) -> None:
     """Predict the test rows with one model."""
     from pipeline.training.inference import ready
     from pipeline.training.job import every_image
+    from pipeline.training.posthoc import predictor
     from pipeline.training.shelf import look_twice
-    from pipeline.training.weights import fitted_network
 
     table, shelf = job.table, which.files(job.files)
-    network = ready(fitted_network(job, shelf.model), job.inference, job.seen)
+    network = ready(predictor(job, which), job.inference, job.seen)
     images = every_image(job, table.test)
     write_npy(shelf.test, look_twice(job, network, images, np.arange(len(table.test)))[0])
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pipeline.store.artifacts import CompetitionFiles
+from pipeline.store.columns import Auxiliary, Metadata
 from pipeline.store.errors import UserError, nearest
 from pipeline.store.masks import NO_MASKS, Masks
 from pipeline.store.section import Count, Positive, Section, Seed, validate
@@ -62,22 +63,6 @@ class Images(Section):
             raise ValueError("images.pattern: `**/` and `.*` do not go with {channel} and {view}: spell the path out")
         if self.missing == "skip" and self.view is None:
             raise ValueError('images.missing = "skip" is about views: give images.view')
-        return self
-
-
-class Metadata(Section):
-    """Columns that join the head: of the train and test tables, or of `table`, whose column `id` finds the rows."""
-
-    numeric: list[str] = Field(default_factory=list)
-    categorical: list[str] = Field(default_factory=list)
-    table: str | None = None
-    id: str | None = None
-
-    @model_validator(mode="after")
-    def _some(self) -> Metadata:
-        names = [*self.numeric, *self.categorical]
-        if not names or len(set(names)) < len(names):
-            raise ValueError("[metadata] takes numeric = [...] and categorical = [...], every column once")
         return self
 
 
@@ -183,6 +168,7 @@ class Competition(Section):
     images: Images = Images()
     masks: Masks = NO_MASKS
     metadata: Metadata | None = None
+    auxiliary: Auxiliary | None = None
     extra: Extra | None = None
     unlabelled: str | None = None
     group: Group | None = None
@@ -237,6 +223,19 @@ class Competition(Section):
             raise ValueError(
                 "metric: masks are scored by one of ours, image by image: no metric file or mean of groups"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _auxiliary_are_others(self) -> Competition:
+        if self.auxiliary is None:
+            return self
+        if self.task == "segmentation":
+            raise ValueError("[auxiliary] is learnt by a head, and masks have none")
+        targets = [self.target] if isinstance(self.target, str) else self.target
+        known = [self.id, *targets, *((*self.metadata.numeric, *self.metadata.categorical) if self.metadata else ())]
+        odd = next((name for name in self.auxiliary.names if name in known), None)
+        if odd is not None:
+            raise ValueError(f"[auxiliary]: column {odd!r} is the id, a target or metadata already: leave it out")
         return self
 
     @model_validator(mode="after")

@@ -56,7 +56,8 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
     fitted = digest_json([config.fitting(), known, contract, chosen_by, rows, built_on])
     # The groups of test rows are in no hash but that of the table itself.
     groups = [table["outputs"]] if config.image.normalize == "group" else []
-    how, shown = config.predict.model_dump(), [table["test"], table.get("holdout")]
+    how = config.predict.model_dump() | {"decouple": config.decouple.model_dump()}
+    shown = [table["test"], table.get("holdout")]
     predicted = digest_json([fitted, how, own_code(how), shown, *groups])
     return (
         fitted,

@@ -16,6 +16,9 @@ class Model(Section):
     `hypercolumn` shows its head the features of all levels.
     `head_init` draws the head's weights (auto: Kaiming's, of masks those of the library), `head_bias` starts it at what
     is usual among the training rows.
+    `multiscale` joins pooled features of the last stages of a backbone, with concat_l2 each at a length of its own;
+    `dropouts` is over how many dropout masks the loss is averaged (multi-sample dropout); `act` replaces the
+    activations of a network, `drop_path` is the rate of stochastic depth in its last block.
     """
 
     name: str = "cnn"
@@ -28,10 +31,20 @@ class Model(Section):
     dropout: Share = 0.0
     head_init: Literal["auto", "kaiming", "xavier", "normal", "orthogonal"] = "auto"
     head_bias: Literal["zero", "prior"] = "zero"
+    dropouts: Count = 1
+    multiscale: Literal["none", "concat", "concat_l2"] = "none"
+    act: str = "own"
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     head: Literal["auto", "classification", "regression", "both", "cumulative", "all"] = "auto"
     aggregate: Literal["mean", "attention"] = "mean"
     metadata: Count = 32
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Model:
+        if self.dropouts > 1 and not self.dropout:
+            raise ValueError("model.dropouts are masks of model.dropout: set it above 0")
+        return self
 
 
 class Image(Section):
@@ -61,6 +74,18 @@ class Augment(Section):
     cutmix: Annotated[float, Field(ge=0)] = 0.0
 
 
+class Adversarial(Section):
+    """Training on inputs (fgsm, pgd) or with weights (awp) that were moved by `eps` to be harder.
+
+    From the share `start` of the epochs on; `steps` are of pgd.
+    """
+
+    method: Literal["none", "fgsm", "pgd", "awp"] = "none"
+    eps: Positive = 0.01
+    steps: Count = 3
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
 Terms = Annotated[dict[str, Positive], Field(min_length=1)]
 
 
@@ -74,6 +99,8 @@ class Then(Section):
 class Loss(Section):
     """What is minimised.
 
+    `class_weight` is by the inverse of the count of a class, or of its effective number (`beta`); `logit_adjust` adds
+    so many times the log prior to the scores while they are learnt. `auxiliary` are weights of columns of [auxiliary].
     Of masks: `terms` are losses with their weights (none: cross-entropy), `then` others later on; those in `non_empty`
     count where the class is in the image. Weights: `presence` of the question whether it is, `distance` of a map of the
     distance to the border of an object, `size_classes` of the size of the mask, `deep` of coarser maps. `hinge` and
@@ -88,7 +115,10 @@ class Loss(Section):
     clip: Annotated[float, Field(ge=0, lt=1)] = 0.05
     delta: Positive = 1.0
     quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    class_weight: Literal["none", "inverse"] = "none"
+    class_weight: Literal["none", "inverse", "effective"] = "none"
+    beta: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    logit_adjust: Annotated[float, Field(ge=0)] = 0.0
+    auxiliary: dict[str, Positive] = Field(default_factory=dict)
     terms: Terms | None = None
     then: Then | None = None
     non_empty: list[str] = Field(default_factory=list)
@@ -145,6 +175,7 @@ class Average(Section):
 class Predict(Section):
     """How predictions are made; changing it never trains again. `fastest` lets a CPU round as that pays (bf16).
 
+    `logit_adjust` takes so many times the log prior of the training rows from the scores.
     `hard_tta` is for the `hard_share` of rows, of each model's own and of the test set, that `tta` leaves least sure.
     Of masks: maps are kept at `shelf_scale` of the image's size; tiles overlap by a share of their side or more and are
     weighed by a `window`.
@@ -155,22 +186,10 @@ class Predict(Section):
     hard_share: Annotated[float, Field(gt=0, le=1)] = 0.33
     batch_size: Count = 256
     fastest: bool = False
+    logit_adjust: Annotated[float, Field(ge=0)] = 0.0
     shelf_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     window: Literal["hann", "flat"] = "hann"
-
-
-class Sampling(Section):
-    """Which masks are drawn: the share of rows that show any, at first and at last, or the classes in turn."""
-
-    non_empty: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = None
-    equal: bool = False
-
-    @model_validator(mode="after")
-    def _one(self) -> Sampling:
-        if self.equal and self.non_empty is not None:
-            raise ValueError("sampling: non_empty and equal exclude each other")
-        return self
 
 
 class Student(Section):

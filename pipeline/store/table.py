@@ -32,7 +32,8 @@ class Table:
     folds of repeats 1, 2, ...: the same rows split again. `shut` (N, text) names the folds, "0 2" for two, whose models
     must not learn from a row though it is in another fold: it lies too near to them in time. `extents` (N 2) are height
     and width of the images, for masks; `y` is then the share of an image that each class covers, and `scored_classes`
-    the places of those that the sample submission asks for, which alone are scored (None: all).
+    the places of those that the sample submission asks for, which alone are scored (None: all). `auxiliary` (N A) are
+    columns that may be learnt beside the targets: numbers, then categories 0, 1, ...; NaN where unknown.
     """
 
     ids: Array
@@ -49,6 +50,7 @@ class Table:
     shut: Array | None = None
     extents: Array | None = None
     scored_classes: tuple[int, ...] | None = None
+    auxiliary: Array | None = None
 
     @property
     def sizes(self) -> Array:
@@ -135,7 +137,7 @@ class Table:
 
     def content(self, rows: Array) -> str:
         """Return the hash of the images and targets of some rows."""
-        numbers = (self.y, self.weights, self.meta)
+        numbers = (self.y, self.weights, self.meta, *([] if self.auxiliary is None else [self.auxiliary]))
         return digest(*self.ids[rows], *self.digests[rows], *(part[rows].tobytes() for part in numbers))
 
 
@@ -175,6 +177,8 @@ def write_table(path: Path, table: Table) -> None:
         frame["weight"] = table.weights
     for m in range(table.meta.shape[1]):
         frame[f"m{m}"] = table.meta[:, m]
+    for a, column in enumerate([] if table.auxiliary is None else table.auxiliary.T):
+        frame[f"a{a}"] = column
     frame.to_csv(path, index=False, float_format="%.17g")
 
 
@@ -190,7 +194,9 @@ def read_table(files: CompetitionFiles, facts: dict[str, Any]) -> Table:
     frame = pd.read_csv(
         files.table, dtype=dict.fromkeys((*TEXT, "shut"), str), keep_default_na=False, na_values={"y0": [""]}
     )
-    targets, meta = (frame.filter(regex=rf"^{c}\d+$").apply(pd.to_numeric).to_numpy(np.float64) for c in "ym")
+    targets, meta, auxiliary = (
+        frame.filter(regex=rf"^{c}\d+$").apply(pd.to_numeric).to_numpy(np.float64) for c in "yma"
+    )
     weights = frame["weight"].to_numpy(np.float64) if "weight" in frame else np.ones(len(frame))
     ids, groups, paths, digests = (frame[column].to_numpy(str) for column in TEXT)
     folds, units = (frame[column].to_numpy(np.int64) for column in ("fold", "unit"))
@@ -200,4 +206,5 @@ def read_table(files: CompetitionFiles, facts: dict[str, Any]) -> Table:
     sizes = frame[["height", "width"]].to_numpy(np.int32) if "height" in frame else None
     asked = facts.get("scored_classes")
     more = (further if further.shape[1] else None, shut, sizes, None if asked is None else tuple(asked))
-    return Table(ids, folds, groups, units, paths, digests, targets, facts["classes"], weights, meta, *more)
+    learnt = auxiliary if auxiliary.shape[1] else None
+    return Table(ids, folds, groups, units, paths, digests, targets, facts["classes"], weights, meta, *more, learnt)

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from pipeline.store.imbalance import Decouple, Sampling
 from pipeline.store.section import Count, Section, Seed
 from pipeline.store.settings import (
+    Adversarial,
     Augment,
     Average,
     Decision,
@@ -18,7 +20,6 @@ from pipeline.store.settings import (
     Model,
     Optim,
     Predict,
-    Sampling,
     Student,
 )
 
@@ -45,10 +46,12 @@ class Train(Section):
     model: Model = Model()
     image: Image = Image()
     augment: Augment = Augment()
+    adversarial: Adversarial = Adversarial()
     loss: Loss = Loss()
     optim: Optim = Optim()
     average: Average = Average()
     predict: Predict = Predict()
+    decouple: Decouple = Decouple()
     sampling: Sampling = Sampling()
     pseudo: str | None = None
     student: Student = Student()
@@ -70,6 +73,11 @@ class Train(Section):
             raise ValueError("indicators = true needs a run of its own: it gives some rows a class that is none")
         if self.pseudo and self.batch_size == 1:
             raise ValueError("batch_size must be 2 or more with pseudo: a batch holds rows of both kinds")
+        if (self.difficulty.curriculum or self.difficulty.hard > 1) and self.sampling.balance in ("balanced", "under"):
+            raise ValueError(
+                f'sampling.balance = "{self.sampling.balance}" says which rows are drawn, as difficulty.hard and '
+                'difficulty.curriculum do: take one out, or use "parity" with difficulty.hard'
+            )
         for role, section in (("pseudo", "student"), ("teacher", "distill"), ("tags", "difficulty")):
             if section in self.model_fields_set and getattr(self, role) is None:
                 raise ValueError(f"[{section}] needs {role}, the name of a run")
@@ -82,8 +90,24 @@ class Train(Section):
         odd += ['image.normalize = "train"'] if self.image.normalize == "train" else []
         odd += ["predict.hard_tta"] if self.predict.hard_tta != "none" else []
         odd += [name for name in ("fastest", "compile") if getattr(self, name)]
+        odd += ["adversarial.method"] if self.adversarial.method != "none" else []
+        odd += ["decouple.method"] if self.decouple.method != "none" else []
+        odd += ["loss.auxiliary"] if self.loss.auxiliary else []
+        odd += ["loss.logit_adjust (predict.logit_adjust is)"] if self.loss.logit_adjust else []
+        odd += [f"sampling.{key}" for key in ("balance", "repeat") if getattr(self.sampling, key) not in ("none", {})]
+        if self.fit == "network" and self.sampling.synthetic != "none":
+            raise ValueError('sampling.synthetic makes rows of features: it needs fit = "linear" or "boosted"')
         if self.fit != "network" and odd:
             raise ValueError(f'fit = "{self.fit}" is a head on features that nobody trains: it takes no {odd[0]}')
+        return self
+
+    @model_validator(mode="after")
+    def _attacks_move_pixels(self) -> Train:
+        if self.adversarial.method in ("fgsm", "pgd") and self.image.normalize == "group":
+            raise ValueError(
+                f'adversarial.method = "{self.adversarial.method}" moves pixels of 0..1, and image.normalize = "group" '
+                'changes them before: use "awp", or another normalisation'
+            )
         return self
 
     @model_validator(mode="after")
@@ -124,4 +148,4 @@ class Train(Section):
 
     def fitting(self) -> dict[str, Any]:
         """Return what the weights depend on."""
-        return self.model_dump(exclude={"predict", "decision", "stage", "pairs"})
+        return self.model_dump(exclude={"predict", "decouple", "decision", "stage", "pairs"})

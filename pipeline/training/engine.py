@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from tqdm import tqdm
 from pipeline.store.command import setting
 from pipeline.store.errors import UserError, resolve
 from pipeline.store.files import Array, atomic
+from pipeline.training.adversarial import Attack, backward
 from pipeline.training.alarm import Alarm
 from pipeline.training.augment import Augmenter, mix_batch
+from pipeline.training.auxiliary import Widened
 from pipeline.training.feed import feed
 from pipeline.training.images import Images, metadata
 from pipeline.training.layers import free_stages, stages_of, thaw
@@ -38,7 +41,7 @@ log = logging.getLogger(__name__)
 
 def fit(
     network: nn.Module,
-    objective: Objective | MaskObjective,
+    objective: Objective | MaskObjective | Widened,
     *,
     images: Images | Ragged,
     targets: Tensor,
@@ -80,6 +83,7 @@ def fit(
     masks: int = 0,
     compiled: bool = False,
     l1: float = 0.0,
+    attack: Attack | None = None,
 ) -> nn.Module:
     """Train on some rows and return the network to predict with; a killed call continues from `checkpoint`.
 
@@ -87,6 +91,7 @@ def fit(
     `evaluate` scores a network on the held-out rows after each epoch, `record` gets each epoch's numbers, `keep` each
     epoch's network, `watch` every row's scores. A step sees `batch_size` rows, in `accumulate` pieces.
     `dense` gives views whose last `masks` channels are targets too, the first ones. `compiled`: by torch.compile.
+    `attack` trains adversarially.
     """
     machine.place(network)
     groups = parameter_groups(network, weight_decay, layer_decay)
@@ -113,6 +118,7 @@ def fit(
         batches.epoch = epoch
         network.train()
         objective.progress = epoch / epochs
+        armed = attack if attack and epoch / epochs >= attack.start else None
         if stages:
             thaw(network, stages, free_stages(freeze, epoch, epochs, len(stages)))
         for step, (views, picked) in enumerate(views_of, epoch * batches.steps):
@@ -123,12 +129,14 @@ def fit(
                 group["lr"] = rate * group["lr_scale"]
             with memory_advice(batch_size, accumulate, views):
                 mixing = np.random.default_rng([seed, epoch, step])
-                x = on_device(views, images, picked, machine, raw and not mixup)
+                x = on_device(views, images, picked, machine, raw and not mixup and armed is None)
                 y = targets[picked.to(machine.device, non_blocking=True)]
                 x, y = mix_batch(x, y, mixup, cutmix, mixing)
                 if masks:
                     x, y = x[:, :-masks], torch.cat([x[:, -masks:].flatten(1), y], 1)
-                loss, scores = _step(learner, objective, x, y, meta.shape[1], machine, optim, scaler, accumulate, clip)
+                loss, scores = _step(
+                    learner, objective, x, y, meta.shape[1], machine, optim, scaler, accumulate, clip, armed
+                )
             watch.see(picked, scores)
             losses.append(loss)
             seen.append(picked)
@@ -164,7 +172,7 @@ def fit(
 
 def _step(
     network: Any,
-    objective: Objective | MaskObjective,
+    objective: Objective | MaskObjective | Widened,
     x: Tensor,
     y: Tensor,
     beside: int,
@@ -173,6 +181,7 @@ def _step(
     scaler: torch.amp.GradScaler,
     pieces: int,
     clip: float,
+    attack: Attack | None,
 ) -> tuple[Tensor, Tensor]:
     """Take one step down the mean loss of a batch, whose gradient is added up piece by piece.
 
@@ -180,14 +189,21 @@ def _step(
     scores (N D).
     """
     total, seen, columns = torch.zeros((), device=x.device), [], [y.shape[1] - beside - 1, 1, beside]
-    for part, target in zip(x.chunk(pieces), y.chunk(pieces), strict=True):
+
+    def value(part: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         wanted, weight, meta = torch.split(target, columns, 1)
         with machine.autocast():
             scores = network(part, meta) if beside else network(part)
-        seen.append(scores.detach())
-        loss = (objective.loss(scores, wanted) * weight[:, 0]).sum() / len(x)
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
+        return (objective.loss(scores, wanted) * weight[:, 0]).sum() / len(x), scores.detach()
+
+    parts = list(zip(x.chunk(pieces), y.chunk(pieces), strict=True))
+    descend = partial(attack.descend, network) if attack else backward
+    for part, target in parts:
+        loss, scores = descend(value, scaler, part, target)
+        seen.append(scores)
+        total += loss
+    if attack:
+        attack.perturb(network, value, scaler, parts)
     scaler.unscale_(optim)
     if clip:
         nn.utils.clip_grad_norm_(network.parameters(), clip)

@@ -14,7 +14,7 @@ from pipeline.store.files import Array
 from pipeline.training.machine import Machine
 from pipeline.training.pixels import Still, seeds_of
 from pipeline.training.ragged import Ragged
-from pipeline.training.sampling import Batches, Views, loader
+from pipeline.training.sampling import Batches, Views, keys_of, loader
 
 log = logging.getLogger(__name__)
 # The rest is for the network: its activations want most of it.
@@ -34,7 +34,7 @@ class Resident:
         height, width = self.images.shape[1:3]
         for places in self.batches:
             rows = np.array([row for _, row, *_ in places])
-            at = rows, *self.augment.pixels(seeds_of(self.seed, self.batches.epoch, rows), height, width)
+            at = rows, *self.augment.pixels(seeds_of(self.seed, self.batches.epoch, keys_of(places)), height, width)
             n, y, x = (torch.from_numpy(index).to(self.device, non_blocking=True) for index in at)
             yield self.images[n[:, None, None], y[:, :, None], x[:, None, :]], torch.from_numpy(rows)
 

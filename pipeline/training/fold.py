@@ -13,7 +13,9 @@ from torch import nn
 from pipeline.scoring.problem import Problem
 from pipeline.store.files import write_npy
 from pipeline.store.tracking import Tracker
+from pipeline.training.adversarial import attack_of
 from pipeline.training.augment import augmenter
+from pipeline.training.auxiliary import widened
 from pipeline.training.engine import fit
 from pipeline.training.heads import prior, set_bias, start_head
 from pipeline.training.job import Job, Which, labelled_images, new_network
@@ -55,7 +57,9 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     # Indicators among the extra rows are watched by nobody: only scored rows have a place on the shelf.
     marked = np.isin(np.arange(len(y)), course.indicators)
     watched = np.where(marked, len(table.classes), y) if config.indicators else y
-    watch = Watch(job.task, job.head, watched, width, objective.center, objective.spread)
+    columns = network.head.out_features
+    goal, targets = widened(job, objective, course.targets, course.rows, course.lessons.gold, columns)
+    watch = Watch(job.task, job.head, watched, width, objective.center, objective.spread, columns)
 
     def evaluate(current: nn.Module) -> dict[str, float]:
         if not len(held_out):
@@ -71,14 +75,14 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
         save_weights(files.epoch(entry["epoch"]), current, key=job.fit_key, epoch=entry["epoch"], curve=[score])
 
     fitted = fit(
-        network, objective, images=course.images, targets=course.targets, weights=course.weights,
+        network, goal, images=course.images, targets=targets, weights=course.weights,
         lessons=course.lessons, watch=watch, names=table.ids[course.rows],
         augment=augmenter(config.augment.recipe, config.image.crop), machine=job.machine, evaluate=evaluate,
         record=tracker.log, keep=keep if config.select == "best" else None, checkpoint=files.last, key=job.fit_key,
         log_file=files.log, title=f"{job.files.run} {which.title}", seed=seed, epochs=config.epochs,
         batch_size=job.batch_size, compiled=config.compile, optimizer=config.optim.name, freeze=freeze,
         **config.augment.model_dump(exclude={"recipe"}), **config.optim.model_dump(exclude={"name", "freeze"}),
-        **config.average.model_dump(),
+        attack=attack_of(config.adversarial), **config.average.model_dump(),
     )  # fmt: skip
     learnt = np.concatenate([course.lessons.gold, course.lessons.extra])
     write_npy(files.rows, np.sort(course.rows[learnt]).astype(np.int32))

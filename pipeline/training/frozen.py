@@ -21,6 +21,7 @@ from pipeline.training.images import Rows
 from pipeline.training.inference import ready
 from pipeline.training.job import Job, Which, every_image, labelled_images, new_network
 from pipeline.training.lessons import training_rows
+from pipeline.training.posthoc import adjusted
 from pipeline.training.predict import embed, views_of
 from pipeline.training.shelf import sign
 from pipeline.training.watch import Watch
@@ -38,10 +39,14 @@ def fit_frozen(job: Job, which: Which, tracker: Tracker) -> None:
     # The head's own setting is chosen over the folds it learns from; extra rows (code < 0) are never scored for it.
     everything = replace(everything, folds=np.maximum(everything.folds, -1))
     method = "boosted" if job.config.fit == "boosted" else "logistic" if job.task.probabilities else "ridge"
-    head = Stack(everything, x, method, job.config.seed)
+    head = Stack(everything, x, method, job.config.seed, job.config.sampling.synthetic)
     fitted = head.fit(np.isin(np.arange(len(x)), gold))
     scored = np.isin(table.folds[table.scored], which.held_out)
-    train = head.predict(fitted, x[: len(table.scored)])
+
+    def say(features: Array) -> Array:
+        return adjusted(job, head.predict(fitted, features), table.labelled[gold])
+
+    train = say(x[: len(table.scored)])
     write_npy(files.rows, np.sort(table.labelled[gold]).astype(np.int32))
     write_npy(files.train, train)
     write_npy(files.oof, train[scored])
@@ -50,7 +55,7 @@ def fit_frozen(job: Job, which: Which, tracker: Tracker) -> None:
     for name, rows in others.items():
         who = "test row" if name == "test" else "row of the holdout"
         features = beside(job, every_image(job, rows, who), rows)
-        write_npy(getattr(files, name), head.predict(fitted, features))
+        write_npy(getattr(files, name), say(features))
         if name == "test":
             both = np.concatenate([x[: len(scored)], features])
             write_npy(files.embeddings, both[:, : x.shape[1] - table.meta.shape[1]].astype(np.float16))

@@ -18,6 +18,7 @@ from pipeline.store.table import Table
 from pipeline.store.train import Train
 from pipeline.tasks import Task, refuse_several, task_of
 from pipeline.training.augment import augmenter
+from pipeline.training.auxiliary import parts_of
 from pipeline.training.images import Rows, cached
 from pipeline.training.joint import objective_of
 from pipeline.training.machine import Machine
@@ -28,6 +29,7 @@ from pipeline.training.normalize import by_group
 from pipeline.training.optim import OPTIMIZERS, SCHEDULES
 from pipeline.training.predict import TTA
 from pipeline.training.ragged import Ragged, cached_ragged
+from pipeline.training.switches import check_switches
 
 Pictures = TypeVar("Pictures", Rows, Ragged)
 
@@ -193,6 +195,7 @@ def check_names(job: Job) -> None:
     augmenter(config.augment.recipe)
     resolve(OPTIMIZERS, config.optim.name, "optimizer")
     resolve(SCHEDULES, config.optim.schedule, "schedule")
+    check_switches(job)
     if job.task.name == NAME:
         check_masks(job)
         any_network(without_weights(job) if config.model.weights == "pretrained" else job)
@@ -256,6 +259,11 @@ def new_network(job: Job) -> Network:
         values=outputs if job.task.name in ("regression", "several") else 1,
         pool=model.pool,
         dropout=model.dropout,
+        dropouts=model.dropouts,
+        aux=sum(part.width for part in parts_of(job)),
+        multiscale=model.multiscale,
+        act=model.act,
+        drop_path=model.drop_path,
         normalize=job.config.image.normalize,
         crop=job.config.image.crop,
         extra=int(job.config.indicators),

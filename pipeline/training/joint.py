@@ -17,12 +17,20 @@ from pipeline.training.objective import Objective
 class Joint(Objective):
     """Add the losses of several targets, each by its weight in the contract.
 
-    A loss that is named is that of the targets which know it, the others keep their own; smoothing and class weights
-    are for those with classes. Values are standardised by the training rows, as they are alone.
+    A loss that is named is that of the targets which know it, the others keep their own; smoothing, class weights and
+    logit adjustment are for those with classes. Values are standardised by the training rows, as they are alone.
     """
 
     def __init__(
-        self, task: Several, y: Array, *, name: str, smoothing: float = 0.0, class_weight: str = "none", **options: Any
+        self,
+        task: Several,
+        y: Array,
+        *,
+        name: str,
+        smoothing: float = 0.0,
+        class_weight: str = "none",
+        logit_adjust: float = 0.0,
+        **options: Any,
     ) -> None:
         heads = [piece.task.heads[0] for piece in task.pieces]
         known = [losses_for(piece.task, head) for piece, head in zip(task.pieces, heads, strict=True)]
@@ -34,7 +42,7 @@ class Joint(Objective):
         for piece, head, table in zip(task.pieces, heads, known, strict=True):
             mine: dict[str, Any] = {"name": name if name in table else "auto"}
             if head != "regression" or set(heads) == {"regression"}:  # else nobody takes them, which is refused
-                mine |= {"smoothing": smoothing, "class_weight": class_weight}
+                mine |= {"smoothing": smoothing, "class_weight": class_weight, "logit_adjust": logit_adjust}
             alone = Objective(piece.task, head, piece.classes, piece.of(y), **mine, **options)
             self.pieces.append((piece.p, piece.weight, alone))
             if head == "regression":

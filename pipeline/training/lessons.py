@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,17 @@ from torch import Tensor
 from pipeline.store.artifacts import FoldFiles, RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest, read_npy
+from pipeline.store.imbalance import Sampling
 from pipeline.store.shelves import leaves
+from pipeline.training.balance import balanced, shows_of
 from pipeline.training.images import Rows
 from pipeline.training.job import Job, Which
 from pipeline.training.joint import objective_of
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import Lessons
 from pipeline.training.weights import start_of
+
+NATURAL = Sampling()
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,10 @@ def plan(job: Job, which: Which, images: Rows, bad: dict[int, str]) -> Course:
         said = torch.zeros_like(targets)  # of the extra rows, which a course with a teacher leaves out, it says nothing
         said[: len(table.scored)] = objective.soften(teacher_says(job, which))
         targets = torch.cat([targets, said], 1)
-    course = Course(objective, images, targets, weights, rows, lessons_of(job, gold, tags), marked)
+    lessons = lessons_of(job, gold, tags)
+    if config.sampling != NATURAL:
+        lessons = balanced(lessons, shows_of(job.task, y[gold], classes), table.classes, config.sampling)
+    course = Course(objective, images, targets, weights, rows, lessons, marked)
     return with_pseudo(job, which, course) if config.pseudo else course
 
 
@@ -181,14 +188,12 @@ def with_pseudo(job: Job, which: Which, course: Course) -> Course:
     targets[at] = course.objective.encode_prediction(said)
     weights = torch.zeros(len(test))
     weights[at] = torch.as_tensor(weight)
-    lessons = course.lessons
-    kept: dict[str, Any] = {"draw": lessons.draw, "difficulty": lessons.difficulty, "curriculum": lessons.curriculum}
     return Course(
         course.objective,
         course.images.followed_by(images),
         torch.cat([course.targets, targets]),
         torch.cat([course.weights, weights]),
         np.concatenate([course.rows, table.test]),
-        Lessons(lessons.gold, n + at, student.share, student.mode, **kept),
+        replace(course.lessons, extra=n + at, share=student.share, mode=student.mode),
         course.indicators,
     )

@@ -116,6 +116,32 @@ def class_weights(targets: Tensor) -> Tensor:
     return torch.where(counts > 0, len(targets) / (len(counts) * counts.clamp(min=1)), torch.zeros_like(counts))
 
 
+def effective_weights(counts: Tensor, beta: float) -> Tensor:
+    """Return weights 1 / effective number of samples, (1 - beta^n) / (1 - beta) (Cui 2019), of counts (classes last).
+
+    Their mean over the rows is 1; a class without any gets 0. From beta = 0 to 1 they go from none to inverse ones.
+    """
+    counts = counts.double()
+    each = torch.where(counts > 0, (1 - beta) / (1 - beta ** counts.clamp(min=1)), 0.0)
+    return (each * counts.sum(-1, keepdim=True) / (each * counts).sum(-1, keepdim=True)).float()
+
+
+def sides(targets: Tensor) -> Tensor:
+    """Return how many entries of each label (N L to L 2) are negative and positive; unknown ones are neither."""
+    positive, known = targets.nansum(0), (~targets.isnan()).sum(0)
+    return torch.stack([known - positive, positive], 1)
+
+
+def log_prior(targets: Tensor, independent: bool) -> Tensor:
+    """Return the log share of each class (N C, one-hot or soft), or the logit of the share of each label (N L).
+
+    A class that no row has, or that all have, is taken to be one row from it.
+    """
+    share = targets.double().nanmean(0)
+    least = 1 / max(len(targets), 2)
+    return (share.clamp(least, 1 - least).logit() if independent else share.clamp(min=least).log()).float()
+
+
 def entry_weights(targets: Tensor) -> Tensor:
     """Return L x 2 weights of (negative, positive) entries that make both sides weigh the same; absent ones get 0."""
     positive = targets.nanmean(0)

@@ -14,8 +14,10 @@ from torch import nn
 from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array, write_npy
 from pipeline.store.tracking import Tracker
+from pipeline.training.adversarial import attack_of
 from pipeline.training.alarm import Alarm
 from pipeline.training.augment import augmenter
+from pipeline.training.balance import balanced
 from pipeline.training.dense import Dense, DenseViews, distances
 from pipeline.training.engine import fit
 from pipeline.training.heads import start_masks
@@ -68,7 +70,7 @@ def fit_masks(job: Job, which: Which, tracker: Tracker) -> None:
         title=title, seed=seed, epochs=config.epochs, batch_size=job.batch_size, optimizer=config.optim.name,
         dense=views, masks=dense.masks, compiled=config.compile,
         **config.augment.model_dump(exclude={"recipe"}), **config.optim.model_dump(exclude={"name"}),
-        **config.average.model_dump(),
+        attack=attack_of(config.adversarial), **config.average.model_dump(),
     )  # fmt: skip
     write_npy(files.rows, course.learnt.astype(np.int32))
     write_npy(files.epochs, watch.table()[: len(table.scored)])
@@ -120,7 +122,7 @@ def lessons_of(job: Job, gold: Array) -> tuple[Lessons, tuple[int, ...]]:
         shows = job.table.y[rows] > 0  # of exclusive classes the background takes its turn too
         return Lessons(gold, gold[:0], shows=shows, equal=True), tuple(np.flatnonzero(shows.any(0)).tolist())
     if how.non_empty is None:
-        return Lessons.of(gold), ()
+        return balanced(Lessons.of(gold), shown(job, rows), job.table.classes, how), ()
     first, last = how.non_empty
     return Lessons(gold, gold[:0], shows=shown(job, rows), non_empty=(first, last)), (len(job.table.classes),)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipeline.training.fits import require_fit
 from pipeline.training.mask_nets import Extras, MaskNetwork, build_masks
 from pipeline.training.mask_objective import SIZES, Heads, MaskObjective
 from pipeline.training.mask_predict import MASK_TTA, Look
+from pipeline.training.trunk import set_activation, with_drop_path
 
 if TYPE_CHECKING:
     from pipeline.training.job import Job
@@ -26,6 +28,7 @@ MASK_SETTINGS = {
     "loss": {"terms", "then", "non_empty", "presence", "distance", "size_classes", "deep", "hinge", "symmetric",
              "tversky"},
     "predict": {"shelf_scale", "overlap", "window"},
+    "sampling": {"non_empty", "equal"},
 }  # fmt: skip
 
 
@@ -59,11 +62,11 @@ def look_of(job: Job) -> Look:
 def new_mask_network(job: Job) -> MaskNetwork:
     """Build the network of a run with masks, on the CPU."""
     model, loss = job.config.model, job.config.loss
-    return build_masks(
+    build = partial(
+        build_masks,
         model.name,
         encoder=model.encoder,
         weights=model.weights,
-        options=dict(model.options),
         channels=job.competition.images.width,
         size=size_of(job),
         classes=len(job.table.classes),
@@ -73,6 +76,10 @@ def new_mask_network(job: Job) -> MaskNetwork:
         deep=loss.deep > 0,
         extras=Extras(model.coordinates, model.hypercolumn, model.dropout, job.config.image.normalize),
     )
+    named = f"{model.name} with encoder {model.encoder}"
+    network: MaskNetwork = with_drop_path(lambda more: build(options=more), dict(model.options), model.drop_path, named)
+    set_activation(network, model.act, named)
+    return network
 
 
 def mask_objective(job: Job, heads: Heads, rows: Array) -> MaskObjective:
@@ -103,9 +110,16 @@ def check_masks(job: Job) -> None:
         'image.normalize = "group"': config.image.normalize == "group",
         "predict.hard_tta": config.predict.hard_tta != "none",
         "predict.fastest": config.predict.fastest,
+        "model.dropouts": config.model.dropouts > 1,
+        "model.multiscale (hypercolumn = true is that of masks)": config.model.multiscale != "none",
         "loss.name": config.loss.name != "auto",
         "loss.smoothing": config.loss.smoothing > 0,
         "loss.class_weight": config.loss.class_weight != "none",
+        "loss.auxiliary": bool(config.loss.auxiliary),
+        "loss.logit_adjust": config.loss.logit_adjust > 0,
+        "decouple.method": config.decouple.method != "none",
+        "predict.logit_adjust": config.predict.logit_adjust > 0,
+        'sampling.balance = "balanced" (equal = true is that of masks)': config.sampling.balance == "balanced",
         "loss.distance with masks.exclusive": config.loss.distance > 0 and competition.masks.exclusive,
     }
     for name, asked in odd.items():
@@ -137,5 +151,3 @@ def refuse_mask_settings(job: Job) -> None:
     for section, names in MASK_SETTINGS.items():
         for name in sorted(names & getattr(config, section).model_fields_set):
             raise UserError(f'{job.files.config}: {section}.{name} is about masks: it needs task = "segmentation"')
-    if config.sampling.model_fields_set:
-        raise UserError(f"{job.files.config}: [sampling] is about masks: it needs a segmentation task")

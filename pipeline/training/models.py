@@ -13,30 +13,8 @@ from pipeline.store.errors import UserError, nearest, resolve
 from pipeline.tasks import Several, Task
 from pipeline.training.normalize import by_image, fixed, standard
 from pipeline.training.pooling import AGGREGATES, POOLS, Beside
-
-
-class SmallCNN(nn.Module):
-    """Pairs of 3x3 convolutions with batch norm, a 2x2 maximum between pairs: for small images and no pretraining."""
-
-    def __init__(self, in_chans: int, widths: Sequence[int] = (32, 64, 128)) -> None:
-        super().__init__()
-        self.num_features = widths[-1]
-        layers: list[nn.Module] = []
-        for stage, width in enumerate(widths):
-            if stage:
-                layers.append(nn.MaxPool2d(2))
-            for channels in (in_chans, width):
-                layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-            in_chans = width
-        self.layers = nn.Sequential(*layers)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the feature map N C h w."""
-        return self.layers(x)  # type: ignore[no-any-return]
-
+from pipeline.training.small_cnn import SmallCNN
+from pipeline.training.trunk import Scales, as_map, levels, set_activation, with_drop_path
 
 MODELS: dict[str, Callable[..., Any]] = {"cnn": SmallCNN}
 
@@ -54,7 +32,9 @@ class Network(nn.Module):
 
     Input N C H W in 0..1, or bytes where it `reads_bytes` (several views: N VC H W), of which only the central `crop`
     is seen (0: all), and metadata N M; output N D raw scores. `center` and `spread` undo the standardisation of
-    `values` targets; `extra` last scores are of no real class.
+    `values` targets; `extra` last scores are of no real class. `scales` are the widths of the maps that are joined
+    (none: the last one alone). In training further columns follow: `aux` scores of auxiliary targets, then D of each
+    further dropout mask.
     """
 
     center: Tensor
@@ -77,19 +57,24 @@ class Network(nn.Module):
         meta: int = 0,
         beside: int = 32,
         crop: int = 0,
+        scales: Sequence[int] = (),
+        unit: bool = False,
+        aux: int = 0,
+        dropouts: int = 1,
     ) -> None:
         super().__init__()
-        self.extra, self.views, self.crop, self.normalize = extra, views, crop, normalize
+        self.extra, self.views, self.crop, self.normalize, self.dropouts = extra, views, crop, normalize, dropouts
         self.reads_bytes = normalize not in ("image", "group")
         self.backbone = backbone
         self.pool = POOLS[pool]()
         self.dropout = nn.Dropout(dropout)
-        width = backbone.num_features * (2 if pool == "catavgmax" else 1)
+        self.scales = Scales(len(scales), unit) if scales else None
+        width = (sum(scales) or backbone.num_features) * (2 if pool == "catavgmax" else 1)
         self.gather = AGGREGATES[aggregate](width) if views > 1 else None
         self.beside = Beside(meta, beside) if meta else None
-        self.head = nn.Linear(width + (beside if meta else 0), outputs + extra)
-        nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
-        nn.init.zeros_(self.head.bias)
+        width += beside if meta else 0
+        self.head: Any = fresh_head(width, outputs + extra)
+        self.auxiliary = fresh_head(width, aux) if aux else None
         for name, value in zip(("mean", "std"), fixed(normalize, channels), strict=True):
             # What was measured on the training rows belongs to the weights.
             self.register_buffer(name, value, persistent=normalize == "train")
@@ -109,44 +94,73 @@ class Network(nn.Module):
     def look(self, x: Tensor) -> Tensor:
         """Return pooled features of single views."""
         x = by_image(x) if self.normalize == "image" else standard(x, self.mean, self.std)
-        maps = self.backbone.forward_features(x)
-        if maps.ndim == 3:  # tokens N T F, the first ones not of the image
-            maps = maps[:, getattr(self.backbone, "num_prefix_tokens", 0) :].transpose(1, 2)
-        elif maps.shape[1] != self.backbone.num_features:  # channels last, as Swin's
-            maps = maps.permute(0, 3, 1, 2)
-        return self.pool(maps)
+        if self.scales is not None:
+            return self.scales([self.pool(maps) for maps in levels(self.backbone, x)])  # type: ignore[no-any-return]
+        return self.pool(as_map(self.backbone, self.backbone.forward_features(x)))
+
+    def joined(self, features: Tensor, meta: Tensor | None = None) -> Tensor:
+        """Return what the head sees of image features (N F) and metadata (N M)."""
+        if self.beside is None:
+            return features
+        # Without metadata (batch norm is measured so) every row is a mean row.
+        meta = self.beside.center.expand(len(features), -1) if meta is None else meta
+        return torch.cat([features, self.beside(meta)], 1)
 
     def classify(self, features: Tensor, meta: Tensor | None = None) -> Tensor:
-        """Return raw scores N D of image features (N F) and metadata (N M)."""
-        features = self.dropout(features)
-        if self.beside is not None:
-            # Without metadata (batch norm is measured so) every row is a mean row.
-            meta = self.beside.center.expand(len(features), -1) if meta is None else meta
-            features = torch.cat([features, self.beside(meta)], 1)
-        return self.head(features)  # type: ignore[no-any-return]
+        """Return raw scores N D of image features (N F) and metadata (N M); in training further columns follow."""
+        seen = self.joined(self.dropout(features), meta)
+        parts = [self.head(seen)]
+        if self.training:
+            parts += [] if self.auxiliary is None else [self.auxiliary(seen)]
+            parts += [self.head(self.joined(self.dropout(features), meta)) for _ in range(self.dropouts - 1)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def forward(self, x: Tensor, meta: Tensor | None = None) -> Tensor:
         """Return raw scores N D."""
         return self.classify(self.features(x), meta)
 
 
+def fresh_head(width: int, outputs: int) -> nn.Linear:
+    """Return a linear layer with Kaiming's weights (He 2015) and no bias."""
+    head = nn.Linear(width, outputs)
+    nn.init.kaiming_normal_(head.weight, nonlinearity="relu")
+    nn.init.zeros_(head.bias)
+    return head
+
+
 def build(
-    name: str, *, weights: str, options: dict[str, Any], channels: int, size: Sequence[int], **head: Any
+    name: str,
+    *,
+    weights: str,
+    options: dict[str, Any],
+    channels: int,
+    size: Sequence[int],
+    multiscale: str = "none",
+    act: str = "own",
+    drop_path: float = 0.0,
+    **head: Any,
 ) -> Network:
     """Build a network by backbone name: `cnn`, an import path, or any timm model."""
+    options = {"in_chans": channels, **options}
     if name in MODELS or ":" in name:
         if weights != "none":
             raise UserError(
                 f'model.weights = "{weights}": only timm models have weights to load; use "none" with {name!r}'
             )
-        backbone = _call(resolve(MODELS, name, "model"), name, **{"in_chans": channels, **options})
+        builder = resolve(MODELS, name, "model")
+        backbone = with_drop_path(lambda more: _call(builder, name, **more), options, drop_path, name)
     else:
-        backbone = _timm(name, weights, {"in_chans": channels, **options}, size)
+        backbone = with_drop_path(lambda more: _timm(name, weights, more, size), options, drop_path, name)
+    set_activation(backbone, act, name)
     try:
         backbone.eval()
         with torch.no_grad():
-            backbone.forward_features(torch.zeros(1, channels, *size))
-        return Network(backbone.train(), channels, **head)
+            seen = torch.zeros(1, channels, *size)
+            if multiscale == "none":
+                backbone.forward_features(seen)
+            else:
+                head["scales"] = [maps.shape[1] for maps in levels(backbone, seen)]
+        return Network(backbone.train(), channels, unit=multiscale == "concat_l2", **head)
     except (RuntimeError, AssertionError, ValueError) as error:
         why = str(error).splitlines()[0]
         raise UserError(f"model {name!r} cannot take {channels} x {size[0]} x {size[1]} images: {why}") from error

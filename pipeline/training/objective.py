@@ -21,10 +21,13 @@ from pipeline.training.losses import (
     bce,
     ce,
     class_weights,
+    effective_weights,
     entry_weights,
+    log_prior,
     losses_for,
     mse,
     over_labels,
+    sides,
 )
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -50,7 +53,7 @@ def sum_of_parts(regression: Loss, classes: int, scores: Tensor, targets: Tensor
 class Objective:
     """Turn targets into what the head is compared with, and compare: `loss(scores, encode(y))` is N numbers.
 
-    Class weights and the standardisation of values come from the training rows of the fold (`y`), never from others.
+    Class weights, log priors and the standardisation of values come from the training rows of the fold (`y`) alone.
     The cumulative head asks of each of C - 1 grades whether the row is above it (Niu 2016), each a question of its own;
     head `both` has classes and a value, head `all` classes, the cumulative questions and a value (Tymchenko 2020).
     """
@@ -65,6 +68,8 @@ class Objective:
         name: str = "auto",
         smoothing: float = 0.0,
         class_weight: str = "none",
+        beta: float = 0.999,
+        logit_adjust: float = 0.0,
         temperature: float = 1.0,
         alpha: float = 0.0,
         **options: Any,
@@ -79,13 +84,28 @@ class Objective:
         values = y.astype(np.float64).reshape(len(y), -1)
         self.center = torch.tensor(np.nanmean(values, 0), dtype=torch.float32)
         self.spread = torch.tensor(np.maximum(np.nanstd(values, 0), 1e-6), dtype=torch.float32)
-        if head == "regression" and (smoothing or class_weight != "none"):
-            raise UserError("loss.smoothing and loss.class_weight need classes; the head is a regression")
+        if head == "regression" and (smoothing or class_weight != "none" or logit_adjust):
+            what = "loss.smoothing, loss.class_weight and loss.logit_adjust"
+            raise UserError(f"{what} need classes; the head is a regression")
         self.independent = table is INDEPENDENT
         self.weights: Tensor | None = None
         if class_weight == "inverse":
             plain = self._classes(y)
             self.weights = entry_weights(plain) if self.independent else class_weights(plain)
+        elif class_weight == "effective":
+            plain = self._classes(y)
+            self.weights = effective_weights(sides(plain) if self.independent else plain.sum(0), beta)
+        self.shift = logit_adjust * self.log_prior(y) if logit_adjust else None
+
+    def log_prior(self, y: Array) -> Tensor:
+        """Return the log prior (D,) of some targets in the columns of the head: logits of questions, 0 of a value."""
+        classes = self._classes(y)
+        parts = [log_prior(classes, self.independent)]
+        if self.head == "all":
+            parts.append(log_prior(above(classes), True))
+        if self.head in VALUED:
+            parts.append(torch.zeros(1))
+        return torch.cat(parts)
 
     def _classes(self, y: Array) -> Tensor:
         targets = torch.as_tensor(y)
@@ -162,6 +182,8 @@ class Objective:
         return t**2 * ce(scores[:, :c] / t, teacher[:, :c]) + tail
 
     def _plain(self, scores: Tensor, targets: Tensor) -> Tensor:
+        if self.shift is not None:  # what is learnt is what remains when the prior is told (Menon 2021)
+            scores = scores + self.shift.to(scores.device)
         if self.weights is None:
             return self.function(scores, targets)
         weights = self.weights.to(scores.device)

@@ -27,8 +27,9 @@ class Lessons:
     `gold` are labelled rows, drawn `draw` times as often as others (None: all alike) and, for a share `curriculum` of
     the epochs, only those that are easy enough (`difficulty`). `extra` are pseudo-labelled rows: a `share` of every
     batch (`mixed`), or alone for the first `share` of the epochs and never again (`finetune`). `shows` (G C, bool) says
-    of labelled rows which classes are in their masks: `non_empty` is the share of rows drawn that show any, in the
-    first epoch and in the last; with `equal` the classes take turns, row by row.
+    of labelled rows which classes they are of, or are in their masks: `non_empty` is the share of rows drawn that show
+    any, in the first epoch and in the last; with `equal` the classes take turns, row by row; with `under` each has as
+    many rows in an epoch as the rarest. `anew`: a row that comes twice in an epoch is seen in two ways.
     """
 
     gold: Array
@@ -41,6 +42,8 @@ class Lessons:
     shows: Array | None = None
     non_empty: tuple[float, float] | None = None
     equal: bool = False
+    under: bool = False
+    anew: bool = False
 
     @classmethod
     def of(cls, gold: Array) -> Lessons:
@@ -49,25 +52,30 @@ class Lessons:
 
 
 class Views(Dataset[tuple[Array, int]]):
-    """Augmented images by (epoch, row): the same view in any process and any order."""
+    """Augmented images by (epoch, row), or (epoch, row, place in the epoch): the same in any process and any order."""
 
     def __init__(self, images: Images | Ragged, augment: Augmenter, seed: int) -> None:
         self.images, self.augment, self.seed = images, augment, seed
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[Array, int]:
-        epoch, row = place
+    def __getitem__(self, place: tuple[int, ...]) -> tuple[Array, int]:
+        epoch, row, *nth = place
         if isinstance(self.augment, Still):
-            seed = int(seeds_of(self.seed, epoch, np.array([row]))[0])
+            seed = int(seeds_of(self.seed, epoch, keys_of([place]))[0])
         else:
-            seed = int(np.random.SeedSequence([self.seed, epoch, row]).generate_state(1)[0])
+            seed = int(np.random.SeedSequence([self.seed, epoch, row, *nth]).generate_state(1)[0])
         return self.augment(self.images[row], seed), row
 
-    def __getitems__(self, places: list[tuple[int, int]]) -> list[tuple[Array, int]] | tuple[Array, Array]:
+    def __getitems__(self, places: list[tuple[int, ...]]) -> list[tuple[Array, int]] | tuple[Array, Array]:
         """Return a batch: where views are of whole pixels as two arrays, at once."""
         if not isinstance(self.augment, Still) or isinstance(self.images, Ragged):
             return [self[place] for place in places]
-        rows = np.array([row for _, row in places])
-        return self.augment.batch(self.images, rows, seeds_of(self.seed, places[0][0], rows)), rows
+        rows = np.array([row for _, row, *_ in places])
+        return self.augment.batch(self.images, rows, seeds_of(self.seed, places[0][0], keys_of(places))), rows
+
+
+def keys_of(places: list[tuple[int, ...]]) -> Array:
+    """Return what tells views of an epoch apart: the row, and its place in the epoch where that is numbered."""
+    return np.array([row + (nth[0] << 32 if nth else 0) for _, row, *nth in places])
 
 
 class Batches:
@@ -80,7 +88,7 @@ class Batches:
 
     def __init__(self, lessons: Lessons, batch_size: int, seed: int, epochs: int, numbered: bool = False) -> None:
         self.lessons, self.batch_size, self.seed, self.epochs = lessons, batch_size, seed, epochs
-        self.numbered = numbered
+        self.numbered = numbered or lessons.anew
         self.epoch = 0
         self.steps = -(-len(lessons.gold) // batch_size)
 
@@ -124,8 +132,8 @@ class Batches:
         """Return the labelled rows of round `number` of `total` in random order, as many as there are labelled rows."""
         lessons, easy = self.lessons, self.lessons.curriculum * total
         rows, draw = lessons.gold, lessons.draw
-        if lessons.shows is not None and (lessons.non_empty or lessons.equal):
-            return self._by_mask(lessons.shows, number, total)
+        if lessons.shows is not None and (lessons.non_empty or lessons.equal or lessons.under):
+            return self._by_class(lessons.shows, number, total)
         if lessons.difficulty is not None and number < easy:
             # From the easier half to all of them; repeated, so that the number of steps stays.
             count = len(rows) * (0.5 + 0.5 * number / easy)
@@ -138,9 +146,13 @@ class Batches:
             rows = np.repeat(rows, np.diff(np.floor(due - offset + 1).astype(int), prepend=0))
         return np.resize(self._permute(rows, number), len(lessons.gold))
 
-    def _by_mask(self, shows: Array, number: int, total: float) -> Array:
-        """Return as many rows as there are labelled ones, by what their masks show."""
+    def _by_class(self, shows: Array, number: int, total: float) -> Array:
+        """Return as many rows as there are labelled ones, by the classes they show."""
         lessons, count = self.lessons, len(self.lessons.gold)
+        if lessons.under:
+            least = min(rows for rows in shows.sum(0).tolist() if rows)
+            kept = [self._permute(lessons.gold[shows[:, c]], number, 7, c)[:least] for c in range(shows.shape[1])]
+            return self._endless(np.unique(np.concatenate(kept)), number, count, 8)
         if lessons.equal:
             there = np.flatnonzero(shows.any(0))
             turns = [

@@ -24,8 +24,9 @@ from pipeline.training.lessons import sources
 from pipeline.training.mask_job import NAME
 from pipeline.training.mask_shelf import join_mask_halves, predict_masks
 from pipeline.training.models import Network, to_prediction
+from pipeline.training.posthoc import predictor
 from pipeline.training.predict import embed, predict
-from pipeline.training.weights import fitted_network, header_of
+from pipeline.training.weights import header_of
 
 
 def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
@@ -35,7 +36,7 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
     job = job.within(which)
     table, files = job.table, which.files(job.files)
     started = time.monotonic()
-    trained = fitted_network(job, files.model)
+    trained = predictor(job, which)
     network = ready(trained, job.inference, job.seen)
     scored, test = table.scored, table.test
     held_out = np.flatnonzero(np.isin(table.folds[scored], which.held_out))

@@ -20,7 +20,10 @@ class Watch:
     (forgetting, Toneva 2019). Rows that were never trained on are NaN; unknown labels and values are passed over.
     """
 
-    def __init__(self, task: Task, head: str, y: Array, width: int, center: Tensor, spread: Tensor) -> None:
+    def __init__(
+        self, task: Task, head: str, y: Array, width: int, center: Tensor, spread: Tensor, columns: int | None = None
+    ) -> None:
+        self.columns = columns  # of the head: what a network gives beyond them in training is no concern of ours
         self.task, self.head, self.center, self.spread, self.width = task, head, center, spread, width
         self.y = torch.as_tensor(y)
         # Sums of: predictions, p of the truth, its square, margin; then times forgotten, right before, times seen.
@@ -43,7 +46,7 @@ class Watch:
         device = scores.device
         if not known.all():  # a choice on the device would make the processor wait for it
             rows, scores = rows[known], scores[known.to(device)]
-        rows, scores = rows.to(device, non_blocking=True), scores.float()
+        rows, scores = rows.to(device, non_blocking=True), scores[:, : self.columns].float()
         if self.sums.device != device:
             self.sums, self.y = self.sums.to(device), self.y.to(device)
             self.center, self.spread = self.center.to(device), self.spread.to(device)

@@ -92,6 +92,7 @@ def test_features_are_of_the_images_and_the_network(house, monkeypatch):
         ('predict.hard_tta = "hflip"', "takes no predict.hard_tta"),
         ('select = "best"', "takes no select"),
         ('teacher = "a"', "takes no teacher"),
+        ('sampling.balance = "sqrt"', "takes no sampling.balance"),
     ],
 )
 def test_contradictions_are_one_line(house, line, said):
@@ -117,3 +118,18 @@ def test_another_decoder_is_another_feature(house, monkeypatch):
     own.write_text(text + "# another one\n")
     stage("train", "toy/f")
     assert len(set(CompetitionFiles("toy").features.glob("*.npy")) - before) == 2
+
+
+def test_synthetic_rows_are_of_the_rows_that_are_trained_on(house):
+    make_competition(house, "multiclass")
+    prepare()
+    write("f", 'base = "a"\nfit = "linear"\n')
+    write("g", 'base = "f"\nsampling.synthetic = "smote"\n')
+    stage("train", "toy/f")
+    stage("train", "toy/g")
+    assert not np.array_equal(np.load(RunFiles("toy/f").oof), np.load(RunFiles("toy/g").oof))
+    for k in range(3):
+        assert np.array_equal(np.load(RunFiles("toy/f").fold(k).rows), np.load(RunFiles("toy/g").fold(k).rows))
+    write("h", 'base = "a"\nsampling.synthetic = "smote"\n')
+    with pytest.raises(UserError, match="sampling.synthetic makes rows of features"):
+        stage("train", "toy/h")

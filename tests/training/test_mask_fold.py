@@ -92,7 +92,9 @@ def log_of(files):
     {"classes": 3, "masks": "exclusive = true", "metric": "mean_iou", "more": "[loss]\nterms = {ce = 1.0, lovasz_softmax = 0.5}\n"},
     {"metric": "dsb_precision", "masks": "objects = true", "more": "[loss]\ndistance = 2.0\n"},
     {"metric": "tgs_precision", "more": '[sampling]\nnon_empty = [0.9, 0.5]\n[predict]\nshelf_scale = 0.5\ntta = "d4"\n'},
-], ids=["plain", "everything", "several", "exclusive", "objects", "small shelf"])  # fmt: skip
+    {"classes": 3, "metric": "iou", "more": '[sampling]\nbalance = "parity"\n[adversarial]\nmethod = "fgsm"\n',
+     "model": 'act = "gelu"\n'},
+], ids=["plain", "everything", "several", "exclusive", "objects", "small shelf", "switches"])  # fmt: skip
 def test_from_config_to_shelf(of, given):
     job = of(**given)
     files = train(job)
@@ -251,6 +253,17 @@ def test_sampling_reaches_the_lessons(of):
     assert (lessons.shows[:, 0] == (job.table.y[job.table.labelled[gold], 0] > 0)).all()
     job.files.config.write_text(job.files.config.read_text().replace("non_empty = [0.9, 0.4]", "equal = true"))
     assert lessons_of(job_of(job.competition, job.table), gold)[1] == (0,)
+    for line in ('balance = "parity"', "repeat = { c0 = 3 }", 'balance = "under"'):
+        job.files.config.write_text(job.files.config.read_text().replace("equal = true", line))
+        lessons, show = lessons_of(job_of(job.competition, job.table), gold)
+        there = job.table.y[job.table.labelled[gold], 0] > 0
+        wanted = {"b": len(gold) / np.where(there, there.sum(), (~there).sum()) / 2, "r": 1 + 2 * there}
+        if lessons.draw is not None:
+            ratio = lessons.draw / wanted[line[0]]
+            np.testing.assert_allclose(ratio, ratio[0])
+        assert lessons.under == line.endswith('under"')
+        assert show == ()
+        job.files.config.write_text(job.files.config.read_text().replace(line, "equal = true"))
 
 
 def test_other_runs_may_be_the_start(of):

@@ -33,6 +33,16 @@ def of(house):
     (("epochs = 2", "epochs = 2\nindicators = true"), "indicators"),
     (("epochs = 2", 'epochs = 2\nteacher = "b"'), "teacher"),
     (('name = "small_unet"', 'name = "small_net"'), "small_unet"),
+    (("size = 16", 'size = 16\n[sampling]\nbalance = "balanced"'), "equal = true is that of masks"),
+    (("size = 16", "size = 16\n[sampling]\nrepeat = { c9 = 2 }"), "no class 'c9'"),
+    (("size = 16", 'size = 16\n[decouple]\nmethod = "ncm"'), "decouple.method is not for a segmentation"),
+    (("size = 16", "size = 16\n[predict]\nlogit_adjust = 1.0"), "predict.logit_adjust is not for"),
+    (("size = 16", "size = 16\n[loss]\nlogit_adjust = 1.0"), "loss.logit_adjust is not for"),
+    (("size = 16", "size = 16\n[loss]\nauxiliary = { a = 1.0 }"), "does not name; give it"),
+    (("[image]", 'multiscale = "concat"\n[image]'), "hypercolumn = true is that of masks"),
+    (("[image]", "dropout = 0.1\ndropouts = 2\n[image]"), "model.dropouts is not for"),
+    (("[image]", "drop_path = 0.1\n[image]"), "has no residual blocks"),
+    (("[image]", 'act = "rellu"\n[image]'), "did you mean 'relu'"),
 ])  # fmt: skip
 def test_refused_before_anything_is_trained(of, text, words):
     with pytest.raises(UserError, match=words) as caught:

@@ -9,6 +9,7 @@ from torch import nn
 from pipeline.store.errors import UserError
 from pipeline.training.mask_nets import OWN, PUBLISHED, Extras, build_masks, coordinates, hypercolumn
 from pipeline.training.mask_objective import SIZES
+from pipeline.training.trunk import set_activation, with_drop_path
 
 SMALL = {"widths": [4, 6, 8]}
 
@@ -52,6 +53,15 @@ def test_published_networks(name):
     net = build(name, size=(side, side), extra=1, presence=True)
     assert net.eval()(torch.rand(2, 3, side, side)).shape == (2, 3 * side * side + 2)
     assert net.stride in (8, 16, 32)
+
+
+def test_the_encoder_of_a_network_of_masks_may_lose_its_depth_and_change_its_activations():
+    net = with_drop_path(lambda more: build("unet", more, encoder="tu-test_convnext"), {}, 0.2, "unet")
+    assert max(m.drop_prob for m in net.backbone.modules() if type(m).__name__ == "DropPath") == pytest.approx(0.2)
+    set_activation(net, "silu", "unet")
+    kinds = {type(m).__name__ for m in net.modules()}
+    assert "SiLU" in kinds
+    assert not kinds & {"ReLU", "GELU"}
 
 
 @pytest.mark.parametrize("encoder", ["tu-test_resnet", "test_resnet", "mobilenet_v2"])

@@ -1,0 +1,47 @@
+"""Class imbalance met by drawing rows: over-sampling, under-sampling, classes in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.store.files import Array
+from pipeline.store.imbalance import Sampling
+from pipeline.tasks import Task
+from pipeline.training.sampling import Lessons
+
+# Rows of a class are drawn as often as its count to this power asks for, against the commonest class.
+POWERS = {"sqrt": 0.5, "parity": 1.0}
+
+
+def shows_of(task: Task, y: Array, classes: int) -> Array:
+    """Return which classes targets are of (N C, bool): soft ones of the likeliest, unknown labels of none."""
+    hard = task.harden(y)
+    return np.asarray(np.nan_to_num(hard) == 1) if hard.ndim == 2 else np.asarray(hard[:, None] == np.arange(classes))
+
+
+def balanced(lessons: Lessons, shows: Array, names: Sequence[str], how: Sampling) -> Lessons:
+    """Return lessons whose labelled rows, which `shows` (G C, bool) tells the classes of, are drawn as `how` says.
+
+    A row of several classes is drawn as its most wanted one asks for; to be of none is a class too.
+    """
+    if how.balance == "none" and not how.repeat:
+        return lessons
+    every = np.column_stack([shows, ~shows.any(1)])
+    if how.balance in ("balanced", "under"):
+        turns = how.balance == "balanced"
+        return replace(lessons, shows=every, equal=turns, under=not turns, anew=True)
+    draw = np.where(every, factors(every.sum(0), names, how), 0.0).max(1)
+    return replace(lessons, draw=draw if lessons.draw is None else lessons.draw * draw, anew=True)
+
+
+def factors(counts: Array, names: Sequence[str], how: Sampling) -> Array:
+    """Return how often a row of each class is drawn where others are drawn once."""
+    if how.balance in POWERS:
+        return np.asarray((counts.max() / np.maximum(counts, 1)) ** POWERS[how.balance])
+    found = np.ones(len(counts))
+    for name, times in how.repeat.items():
+        found[list(names).index(name)] = times
+    return found

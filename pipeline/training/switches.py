@@ -1,0 +1,66 @@
+"""Refusals of switches that make no sense for a task or a head, before anything is trained."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from pipeline.store.errors import UserError, nearest
+from pipeline.tasks import refuse_several
+
+if TYPE_CHECKING:
+    from pipeline.training.job import Job
+
+
+def check_switches(job: Job) -> None:
+    """Refuse what the task or the head of a run cannot have (what masks cannot have: see `mask_job.check_masks`)."""
+    check_sampling(job)
+    check_auxiliary(job)
+    if job.task.name != "segmentation":
+        check_head(job)
+
+
+def check_head(job: Job) -> None:
+    """Refuse to give classes equal footing in a head that does not tell them apart."""
+    config, where, method = job.config, job.files.config, job.config.decouple.method
+    asked = [f'decouple.method = "{method}"'] * (method != "none")
+    asked += ["predict.logit_adjust"] * (config.predict.logit_adjust > 0)
+    for what in asked:
+        refuse_several(job.competition, where, what)
+        if job.task.name == "regression":
+            raise UserError(f"{where}: {what} needs classes; a regression has none: take it out")
+        if config.fit != "network" and not job.task.probabilities:
+            raise UserError(f"{where}: {what}: fit = {config.fit!r} predicts grades, not classes: take it out")
+    for section in ("predict", "loss"):
+        if job.head == "regression" and getattr(config, section).logit_adjust:
+            what = 'set model.head = "classification"' if job.task.name == "ordinal" else "take it out"
+            raise UserError(f"{where}: {section}.logit_adjust needs classes, and the head is a regression: {what}")
+    if method in ("ncm", "tau") and job.head not in ("classification", "cumulative"):
+        raise UserError(f'{where}: {asked[0]} compares classes: set model.head = "classification", or use "crt"')
+    if method == "tau" and (job.task.name in ("binary", "multilabel") or job.head == "cumulative"):
+        raise UserError(f'{where}: {asked[0]} compares classes that exclude each other: use "crt" or "ncm"')
+    if method != "none" and config.indicators:
+        raise UserError(f"{where}: {asked[0]} is of real classes, and indicators = true adds one: take one out")
+
+
+def check_auxiliary(job: Job) -> None:
+    """Refuse to learn columns that the contract does not name."""
+    known, contract = job.competition.auxiliary, job.files.competition.config
+    for name in job.config.loss.auxiliary:
+        if known is None or name not in known.names:
+            near = nearest(name, known.names) if known else f"give it, in {contract}"
+            raise UserError(f"{job.files.config}: loss.auxiliary has {name!r}, which [auxiliary] does not name; {near}")
+
+
+def check_sampling(job: Job) -> None:
+    """Refuse to draw classes where there are none, or none of that name."""
+    how, where = job.config.sampling, job.files.config
+    if how.synthetic == "smote" and find_spec("imblearn") is None:
+        raise UserError(f'{where}: sampling.synthetic = "smote" needs imbalanced-learn: pip install imbalanced-learn')
+    for name in [name for name in ("balance", "repeat", "synthetic") if getattr(how, name) not in ("none", {})]:
+        refuse_several(job.competition, where, f"sampling.{name}")
+        if job.task.name == "regression":
+            raise UserError(f"{where}: sampling.{name} needs classes; a regression has none: take it out")
+    for name in how.repeat:
+        if name not in job.table.classes:
+            raise UserError(f"{where}: sampling.repeat has no class {name!r}; {nearest(name, job.table.classes)}")
