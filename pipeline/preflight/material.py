@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from pipeline.store.files import Array
 from pipeline.training.augment import augmenter, mix_batch
+from pipeline.training.auxiliary import alone
 from pipeline.training.dense import DenseViews
 from pipeline.training.fold import fresh_network
 from pipeline.training.images import Images, metadata
@@ -133,7 +134,7 @@ class Material:
 
 def material_of(job: Job, which: Which) -> Material:
     """Return the material of a model of a run."""
-    job = job.within(which)
+    job = alone(job.within(which))
     return _of_masks(job, which) if job.task.dense else _of_rows(job, which)
 
 

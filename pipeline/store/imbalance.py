@@ -12,12 +12,12 @@ from pipeline.store.section import Section, Share
 class Decouple(Section):
     """Another classifier on the features that a network has learnt; changing it never trains the network again.
 
-    `crt` trains the head anew for a `share` of the epochs, classes drawn equally often; `ncm` is the nearest class
-    mean; `tau` divides the weights of each class by their length to that power.
+    `crt` trains the head anew, on features computed once, for a `share` of the epochs, classes drawn equally often;
+    `ncm` is the nearest class mean; `tau` divides the weights of each class by their length to that power.
     """
 
     method: Literal["none", "crt", "ncm", "tau"] = "none"
-    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
     tau: Share = 1.0
 
 

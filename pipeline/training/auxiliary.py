@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,6 +58,13 @@ def parts_of(job: Job) -> list[Part]:
             categories = int(np.nanmax(table.auxiliary[:, column])) + 1 if name in known.categorical else 0
             parts.append(Part(column, asked[name], categories))
     return parts
+
+
+def alone(job: Job) -> Job:
+    """Return the job without what is learnt beside the targets."""
+    model, loss = job.config.model, job.config.loss
+    plain = {"model": model.model_copy(update={"dropouts": 1}), "loss": loss.model_copy(update={"auxiliary": {}})}
+    return replace(job, config=job.config.model_copy(update=plain))
 
 
 class Widened:

@@ -42,24 +42,25 @@ def prior(objective: Objective, y: Array, weight: Tensor) -> Tensor:
     """Return the scores (D,) that are best for all rows alike, by cross-entropies and squared errors.
 
     `y` and loss `weight` (N,) are of the training rows. A class has the log of its share, a question the logit of its
-    share, under class weights too; a value its mean. A share is kept half a row away from 0 and 1.
+    share, under class weights too; a value its mean. A share is kept half a row away from 0 and 1. What the loss adds
+    by itself (logit adjustment) is not in them.
     """
     if isinstance(objective, Joint):
         return torch.cat([prior(alone, part, weight) for alone, part in objective.apart(y)])
-    targets, c = objective.encode(y), objective.classes
+    targets, c, told = objective.encode(y), objective.classes, 0.0 if objective.shift is None else objective.shift
     scale = torch.ones(()) if objective.weights is None else objective.weights
     if objective.head == "regression":
         return _mean(targets, weight)
     if objective.independent:
         side = torch.ones(1, 2) if objective.weights is None else objective.weights
-        return _logit(targets, weight) + side[:, 1].log() - side[:, 0].log()
+        return _logit(targets, weight) + side[:, 1].log() - side[:, 0].log() - told
     classes = targets[:, :c] * scale
     share = (classes * weight[:, None]).sum(0)
     parts = [(share / share.sum()).clamp(min=0.5 / len(y)).log()]
     if objective.head in VALUED:  # the weight of a row's class is that of its other columns too
         weight = weight * classes.sum(1)
         parts += [_logit(targets[:, c:-1], weight), _mean(targets[:, -1:], weight)]
-    return torch.cat(parts)
+    return torch.cat(parts) - told
 
 
 def _mean(columns: Tensor, weight: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from pipeline.store.errors import resolve
 from pipeline.store.files import Array, read_npy
 from pipeline.store.imbalance import Sampling
 from pipeline.training.balance import balanced, shows_of
+from pipeline.training.heads import start_head
 from pipeline.training.images import Images
 from pipeline.training.job import Job, Which, labelled_images
 from pipeline.training.joint import objective_of
@@ -113,6 +114,7 @@ def retrained(job: Job, which: Which, network: Network) -> nn.Linear:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = fresh_head(x.shape[1], network.head.out_features)
+        start_head(head, config.model.head_init)
     make = resolve(OPTIMIZERS, optim.name, "optimizer")
     optimizer = make(parameter_groups(head, optim.weight_decay), optim.lr, optim.momentum)
     for batches.epoch in range(epochs):

@@ -22,12 +22,15 @@ CASES = [
     ("multilabel", "classification", 3, LABELS, {}),
     ("multilabel", "classification", 3, LABELS, {"class_weight": "inverse", "smoothing": 0.2}),
     ("multilabel", "classification", 3, HOLES, {}),
+    ("multiclass", "classification", 4, GRADES, {"logit_adjust": 0.5}),
+    ("multilabel", "classification", 3, LABELS, {"class_weight": "effective", "beta": 0.9, "logit_adjust": 0.5}),
     ("binary", "classification", 2, LABELS[:, 0], {}),
     ("regression", "regression", 3, RNG.normal(5, 3, (40, 3)), {"name": "mse"}),
     ("ordinal", "regression", 4, GRADES, {"name": "mse"}),
     ("ordinal", "classification", 4, GRADES, {}),
     ("ordinal", "both", 4, GRADES, {"name": "mse", "class_weight": "inverse"}),
     ("ordinal", "cumulative", 4, GRADES, {}),
+    ("ordinal", "all", 4, GRADES, {"name": "mse", "logit_adjust": 0.5}),
     ("ordinal", "all", 4, GRADES, {"name": "mse", "class_weight": "inverse"}),
 ]
 
