@@ -7,6 +7,7 @@ has: n T(row i relabelled) - (n - 1) T(-i), everything else as it is, which says
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -122,22 +123,36 @@ def _by_pairs(metric: Metric, classes: int, y: Array, base: Array, guess: Array)
     """Return pseudo-values from the table of distinct (label, guess) pairs, None where they are too many."""
     n, width = len(y), _flat(y).shape[1]
     pairs = np.concatenate([np.column_stack([y, base]), np.column_stack([y, guess])])
-    kinds, index = np.unique(pairs, axis=0, return_inverse=True)
-    changes, which = np.unique(index.reshape(2, n), axis=1, return_inverse=True)
+    kinds, index = distinct(pairs)
+    changes, which = distinct(index.reshape(2, n).T)
     # By what is possible, not by what is there: every guess at the same labels is measured in the same way.
     if min(n, 4**width if y.ndim == 2 else classes**2) > MOST or n < 2:
         return None
     label, said = (part if y.ndim == 2 else part[:, 0] for part in (kinds[:, :width], kinds[:, width:]))
-    counts = np.bincount(index.ravel()[:n], minlength=len(kinds)).astype(np.float64)
-    total, values = metric.function(label, said, counts), np.empty(changes.shape[1])
-    for c, (old, new) in enumerate(changes.T):
+    counts = np.bincount(index[:n], minlength=len(kinds)).astype(np.float64)
+    total, values = metric.function(label, said, counts), np.empty(len(changes))
+    for c, (old, new) in enumerate(changes):
         counts[old] -= 1
         without = metric.function(label, said, counts)
         counts[new] += 1
         values[c] = n * metric.function(label, said, counts) - (n - 1) * without
         counts[new] -= 1
         counts[old] += 1
-    return np.where(np.isfinite(values), values, total)[which.ravel()]
+    return np.where(np.isfinite(values), values, total)[which]
+
+
+def distinct(rows: Array) -> tuple[Array, Array]:
+    """Return the distinct rows (K W) of labels (N W) in order, and which of them each row is (N,)."""
+    low = rows.min(0)
+    span = tuple(int(top) - int(bottom) + 1 for top, bottom in zip(rows.max(0), low, strict=True))
+    if rows.dtype.kind not in "iu" or math.prod(span) > len(rows):
+        kinds, index = np.unique(rows, axis=0, return_inverse=True)
+        return kinds, index.ravel()
+    # Few are possible: counting them spares sorting the rows.
+    codes = np.ravel_multi_index(tuple((rows - low).T), span)
+    there = np.bincount(codes) > 0
+    kinds = np.column_stack(np.unravel_index(np.flatnonzero(there), span)) + low
+    return kinds.astype(rows.dtype), (np.cumsum(there) - 1)[codes]
 
 
 def _of_ranks(name: str, y: Array, p: Array) -> Array:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import ROW_TASKS
 
-from pipeline.forecast.contributions import contributions, decomposes, guess_of, pooled, switchable
+from pipeline.forecast.contributions import contributions, decomposes, distinct, guess_of, pooled, switchable
 from pipeline.scoring.metrics import METRICS, Metric
 from pipeline.scoring.problem import Problem
 from pipeline.tasks import TASKS
@@ -136,3 +136,16 @@ def test_a_hundred_thousand_rows_cost_a_second(name):
     started = time.process_time()
     contributions(problem, guess_of(problem, p))
     assert time.process_time() - started < 2.5
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 3), st.integers(-3, 3), st.integers(0, 9), st.sampled_from(["i8", "u1", "i4"])
+)
+def test_distinct_rows_are_those_of_numpy(n, width, low, span, dtype):
+    low = max(low, 0) if dtype == "u1" else low
+    rows = np.random.default_rng(n).integers(low, low + span, (n, width), endpoint=True).astype(dtype)
+    kinds, index = distinct(rows)
+    theirs, at = np.unique(rows, axis=0, return_inverse=True)
+    np.testing.assert_array_equal(kinds, theirs)
+    np.testing.assert_array_equal(index, at.ravel())
+    assert kinds.dtype == rows.dtype
