@@ -115,13 +115,14 @@ def fit(
     bar = tqdm(range(begin, epochs), initial=begin, total=epochs, desc=title, unit="epoch", disable=None, leave=False)
     for epoch in bar:
         started, losses, seen = time.monotonic(), [], []
-        batches.epoch = epoch
+        batches.epoch, step = epoch, epoch * batches.steps - 1
         network.train()
         objective.progress = epoch / epochs
         armed = attack if attack and epoch / epochs >= attack.start else None
         if stages:
             thaw(network, stages, free_stages(freeze, epoch, epochs, len(stages)))
-        for step, (views, picked) in enumerate(views_of, epoch * batches.steps):
+        for views, picked in views_of:
+            step += 1
             rate = lr * factor(
                 schedule, (step + 1) / total, warmup, swa, milestones=milestones, gamma=gamma, power=power
             )
@@ -137,6 +138,7 @@ def fit(
                 loss, scores = _step(
                     learner, objective, x, y, meta.shape[1], machine, optim, scaler, accumulate, clip, armed
                 )
+            del views, x  # the next batch takes their place in memory
             watch.see(picked, scores)
             losses.append(loss)
             seen.append(picked)
