@@ -13,6 +13,7 @@ from pipeline.preflight.findings import LOOK, OK, Finding
 from pipeline.preflight.material import Material, Net
 from pipeline.training.mask_nets import coordinates, hypercolumn
 from pipeline.training.models import Network
+from pipeline.training.trunk import as_map
 
 NOISE, ENERGY, NEAR = 4, 0.95, 0.5
 
@@ -76,12 +77,9 @@ def middle(network: Net, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
     x = (x - x.mean()) / x.std()
     if isinstance(network, Network):
         x.requires_grad_()
-        maps = network.backbone.forward_features(x)
-        if maps.ndim == 3:  # tokens: a square of them, after those that are not of the image
-            maps = maps[:, getattr(network.backbone, "num_prefix_tokens", 0) :].transpose(1, 2)
+        maps = as_map(network.backbone, network.backbone.forward_features(x))
+        if maps.ndim == 3:  # a square of tokens
             maps = maps.unflatten(2, (round(maps.shape[2] ** 0.5), -1))
-        elif maps.shape[1] != network.backbone.num_features:
-            maps = maps.permute(0, 3, 1, 2)
     else:
         x = torch.cat([x, coordinates(x)], 1) if network.extras.coordinates else x
         x.requires_grad_()
