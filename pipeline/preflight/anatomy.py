@@ -13,15 +13,17 @@ from pipeline.preflight.findings import LOOK, OK, Finding
 from pipeline.preflight.material import Material, Net
 from pipeline.training.mask_nets import coordinates, hypercolumn
 from pipeline.training.models import Network
+from pipeline.training.trunk import as_map
 
 NOISE, ENERGY, NEAR = 4, 0.95, 0.5
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Parameters (of them trainable), MACs an image, side of what is seen, strides, and of the features in the middle:
+    """Parameters (of them trainable), multiply-adds (`macs`) an image, height and width of it, strides, the `last` map.
 
-    how many pixels across they can see (`reach`), and how many hold 95 % of their gradient (`effective`, Luo 2016).
+    Of a feature in the middle: how many pixels down and across it can see (`reach`), and how many across hold 95 % of
+    its gradient (`effective`, Luo 2016).
     """
 
     parameters: int
@@ -76,12 +78,9 @@ def middle(network: Net, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
     x = (x - x.mean()) / x.std()
     if isinstance(network, Network):
         x.requires_grad_()
-        maps = network.backbone.forward_features(x)
-        if maps.ndim == 3:  # tokens: a square of them, after those that are not of the image
-            maps = maps[:, getattr(network.backbone, "num_prefix_tokens", 0) :].transpose(1, 2)
-            maps = maps.unflatten(2, (round(maps.shape[2] ** 0.5), -1))
-        elif maps.shape[1] != network.backbone.num_features:
-            maps = maps.permute(0, 3, 1, 2)
+        maps = as_map(network.backbone, network.backbone.forward_features(x))
+        if maps.ndim == 3:  # a square of tokens
+            maps = maps.reshape(*maps.shape[:2], round(maps.shape[2] ** 0.5), -1)
     else:
         x = torch.cat([x, coordinates(x)], 1) if network.extras.coordinates else x
         x.requires_grad_()
@@ -96,9 +95,9 @@ def middle(network: Net, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
 
 
 def seen_from(slope: Tensor) -> tuple[tuple[int, int], int]:
-    """Return how many pixels down and across have a gradient (H W) at all, and the side of a square of its size with
+    """Return how many pixels down and across have a gradient (H W) at all, and how many across hold 95 % of it.
 
-    as many pixels as, the strongest first, hold 95 % of it.
+    These are the strongest ones, as the side of a square of as many.
     """
     there = (slope > 0).nonzero()
     if not len(there):

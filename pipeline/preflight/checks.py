@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 
 from pipeline.launch import slots
@@ -24,8 +22,8 @@ from pipeline.preflight.start import first_loss, head_is_open
 from pipeline.store.files import write_json
 from pipeline.training.job import Job, Which
 
-log = logging.getLogger(__name__)
-ROWS = 64
+# As many rows as a step sees, or nearly so: with one there is nothing to compare, and more may not fit.
+ROWS = (8, 64)
 # Seconds that the range test, and learning by heart, may take each: a slow network takes fewer steps, but no fewer
 # than these.
 SECONDS, FEWEST = 30, 40
@@ -46,7 +44,7 @@ def preflight(job: Job) -> bool:
 
 def look(material: Material) -> tuple[list[Finding], list[Layer]]:
     """Return the findings of all checks, and the layers of the network."""
-    batch = material.batch(material.sample(ROWS))
+    batch = material.batch(material.sample(int(np.clip(material.job.batch_size, *ROWS))))
     found = [content(material), twins(material), alignment(material), normalisation(material), facts(material)[0]]
     signs, layers = flow(material, batch)
     tried = trial(material)

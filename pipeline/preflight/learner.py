@@ -25,12 +25,13 @@ class Learner:
         self.material, self.network = material, material.network()
         if bare:
             without_dropout(self.network)
-            self.optim = adamw(parameter_groups(self.network, 0.0), lr, 0.9)
+            optim = adamw(parameter_groups(self.network, 0.0), lr, 0.9)
         else:
             if frozen(material):
                 thaw(self.network, stages_of(self.network), 0)
             groups = parameter_groups(self.network, how.weight_decay, how.layer_decay)
-            self.optim = resolve(OPTIMIZERS, how.name, "optimizer")(groups, lr, how.momentum)
+            optim = resolve(OPTIMIZERS, how.name, "optimizer")(groups, lr, how.momentum)
+        self.optim = material.job.machine.fuse(optim)
         self.scaler = torch.amp.GradScaler(
             material.job.machine.device, enabled=material.job.machine.precision == "fp16"
         )

@@ -16,6 +16,7 @@ from pipeline.store.files import Array
 from pipeline.training.augment import augmenter, mix_batch
 from pipeline.training.auxiliary import alone
 from pipeline.training.dense import DenseViews
+from pipeline.training.feed import feed
 from pipeline.training.fold import fresh_network
 from pipeline.training.images import Images, metadata
 from pipeline.training.job import Job, Which, labelled_images
@@ -28,7 +29,7 @@ from pipeline.training.models import Network
 from pipeline.training.normalize import on_device
 from pipeline.training.objective import Objective
 from pipeline.training.ragged import Ragged
-from pipeline.training.sampling import Batches, Lessons, Views, collate, loader
+from pipeline.training.sampling import Batches, Lessons, Views, collate
 
 Net = Network | MaskNetwork
 
@@ -95,9 +96,7 @@ class Material:
     def network(self) -> Net:
         """Return a copy of the network as it is before its first step, on the device."""
         torch.manual_seed(self.seed)
-        fresh = copy.deepcopy(self.first)
-        fresh.to(self.job.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return fresh.train()
+        return self.job.machine.place(copy.deepcopy(self.first)).train()
 
     def batch(self, rows: Array) -> Batch:
         """Return some rows without augmentation."""
@@ -109,7 +108,7 @@ class Material:
         """Yield batches without end as a training sees them from its first epoch on: augmented, mixed."""
         job, how, self.objective.progress = self.job, self.job.config.augment, 0.0
         batches = Batches(self.lessons, job.batch_size, self.seed, job.config.epochs, self.masks > 0)
-        views_of, step = loader(self.views, batches, job.machine), 0
+        views_of, step = feed(self.views, batches, job.machine), 0
         while True:
             for views, picked in views_of:
                 mixing = np.random.default_rng([self.seed, batches.epoch, step])

@@ -41,7 +41,8 @@ def chosen(material: Material, count: int) -> Array:
 
 def overfit(material: Material, steps: int = STEPS) -> Finding:
     """Learn a few rows by heart: no augmentation, mixing, dropout or decay, and no optimiser that may be wrong."""
-    batch = material.batch(chosen(material, ROWS_OF_MASKS if material.masks else ROWS))
+    most = max(material.job.batch_size, ROWS_OF_MASKS)  # more may not fit
+    batch = material.batch(chosen(material, ROWS_OF_MASKS if material.masks else min(ROWS, most)))
     learner, curve = Learner(material, RATE, bare=True), list[tuple[float, float]]()
     with torch.no_grad():
         width = scores_of(material, learner.network, batch).shape[1]

@@ -48,8 +48,8 @@ class Range:
     def suggestion(self) -> float | None:
         """Return a tenth of the rate of the lowest loss, None where the fall to it may be chance.
 
-        Over 9 tests (digits, blobs, other seeds) it lay between .002 and .014, that of the steepest fall between .0005
-        and .11: one noisy step decides where that is.
+        Over 14 tests (digits, blobs, other seeds) it lay between .0008 and .025, that of the steepest fall between
+        .0005 and .11: one noisy step decides where that is.
         """
         end = int(self.smooth.argmin())
         # 1.5 times the median deviation is the standard deviation, whatever happens at the highest rates.

@@ -43,14 +43,14 @@ def pose(run: str) -> Job:
     from pipeline.store.table import read_table
     from pipeline.training.job import Job, check_names
     from pipeline.training.machine import choose_machine
-    from pipeline.training.probe import with_batch_size
+    from pipeline.training.probe import with_batch_size, with_fastest
 
     machine, table = choose_machine(config.precision, slots()), read_table(files.competition, facts)
     machine.prepare()
     halves = bool(config.pseudo and getattr(load_run(config.pseudo), "halves", False))
     job = Job(files, config.model_copy(update=ROLES), competition, table, metric, machine, "", "", halves)
     check_names(job)
-    return with_batch_size(job)
+    return with_batch_size(with_fastest(job))
 
 
 if __name__ == "__main__":
