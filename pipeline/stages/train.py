@@ -26,7 +26,7 @@ from pipeline.store.roles import read_parents, refuse_damaged, refuse_misfit
 from pipeline.store.runs import load_run
 from pipeline.store.shelves import as_parent
 from pipeline.store.train import Train
-from pipeline.tasks import TASKS, task_of
+from pipeline.tasks import task_of
 
 if TYPE_CHECKING:  # both import torch, which a run with nothing to do must not pay for
     from pipeline.training.job import Job, Which
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         key = train_keys(config, competition, facts)[2]
         if fresh(files.receipt, key):
             return touch(files.receipt)
-        refuse_unknown_names(config, TASKS[competition.task].dense)
+        refuse_unknown_names(config, task_of(competition, facts["classes"]).dense)
         with log_to(files.log):
             for run in filter(None, (config.teacher, config.init)):
                 refuse_damaged(run)

@@ -298,7 +298,7 @@ def test_every_stage_is_dispatched():
     oof = predict(problem, np.random.default_rng(1), np.arange(N))
     everyone = {"scored": np.arange(N), "folds": problem.folds, "weights": np.ones(N), "units": np.arange(N)}
     table = SimpleNamespace(classes=list("abcd"), y=problem.y[:, None], **everyone)
-    table.group = None
+    table.group = table.scored_classes = None
     receipt = {"decision": None, "config": {"decision": "auto"}, "metrics": {"score": 2.0}, "folds": [0, 1, 2]}
     competition = Competition.model_validate({"task": "multiclass", "metric": "accuracy", "id": "id", "target": "y"})
     for stage, members in (("train", []), ("lb", [shelf_of(problem, "train", {"config": {"decision": "auto"}}, oof)])):

@@ -182,7 +182,7 @@ def test_tree_levels_and_exit_status(house, capsys):
     told = capsys.readouterr().out
     assert "member toy/s  train  blind to folds 0,2; saw to fold 1" in told
     assert "not honest: toy/top -> member toy/s -> toy/s/fold1/half0: its epoch was chosen on scores of fold 1" in told
-    with pytest.raises(UserError, match="run make for it first"):
+    with pytest.raises(UserError, match="no config configs/toy/none.toml"):
         stage("audit", "toy/none")
 
 

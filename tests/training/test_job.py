@@ -98,7 +98,7 @@ def test_pairs_of_two_folds_would_learn_nothing(house):
 
 
 @pytest.mark.parametrize("change, what", [
-    ("[optim]\nname = 'adam'\n", "did you mean 'adamw'"),
+    ("[optim]\nname = 'adamv'\n", "did you mean 'adam'"),
     ("[optim]\nschedule = 'cosin'\n", "did you mean 'cosine'"),
     ("[augment]\nrecipe = 'lihgt'\n", "did you mean 'light'"),
     ("[predict]\ntta = 'hflop'\n", "did you mean 'hflip'"),
