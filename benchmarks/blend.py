@@ -96,7 +96,7 @@ def rows():
         warm=False,
     )
     more = loss(theirs) - loss(w)
-    yield replace(row, good=gap <= 1e-9 and more > -1e-9, note=f"certified gap {gap:.1g}; the peer's loss {more:+.1g}")
+    yield replace(row, good=bool(gap <= 1e-9 and more > -1e-9), note=f"certified gap {gap:.1g}; the peer's loss {more:+.1g}")
     row, _, _ = race(
         part,
         f"greedy as AutoGluon's EnsembleSelection, {STEPS} steps",
@@ -107,7 +107,7 @@ def rows():
         warm=False,
     )
     note = f"its loop written anew after its source; {TIMED} of {STEPS} steps are timed, all cost the same"
-    yield replace(row, good=gap <= 1e-9, note=note)
+    yield replace(row, good=bool(gap <= 1e-9), note=note)
     mine, his = peak(lambda: convex(task, y, made)), peak(lambda: full_loss(y, np.stack(made, axis=1))(w))
     note = "C times less at best: beside the members, N x M numbers instead of N x M x C"
     yield Row("the same, memory", "the full tensor", mine, his, his / mine, CLASSES, 1, note, unit="MB")

@@ -61,7 +61,7 @@ def rows():
     )
     ours, theirs = asked.score(p, mine), asked.score(p, his)
     yield replace(
-        row, good=ours >= theirs, note=f"kappa on the rows that are fitted {ours:.6f}, the peer's {theirs:.6f}"
+        row, good=bool(ours >= theirs), note=f"kappa on the rows that are fitted {ours:.6f}, the peer's {theirs:.6f}"
     )
     y, p = labelled(31_000, 28)
     asked = problem("multilabel", "f1_macro", 28, y)

@@ -49,7 +49,7 @@ def _borders(mask: Array, order: Order) -> Array:
         flat = lines.reshape(-1).view(np.uint8)
         change = flat.copy()
         change[1:] ^= flat[:-1]
-        found = _nonzero(change)
+        found = nonzero(change)
     else:
         # Against the grain of memory, neighbours are compared row by row: no transpose, only the hits are sorted.
         rows = np.ascontiguousarray(lines.T).view(np.uint8)
@@ -57,12 +57,12 @@ def _borders(mask: Array, order: Order) -> Array:
         change = rows.copy()
         change[1:] ^= rows[:-1]
         change[0, 1:] ^= rows[-1, :-1]
-        row, column = np.divmod(_nonzero(change.reshape(-1)), width)
+        row, column = np.divmod(nonzero(change.reshape(-1)), width)
         found = np.sort(column * height + row)
     return np.append(found, bits.size) if len(found) % 2 else found
 
 
-def _nonzero(values: Array) -> Array:
+def nonzero(values: Array) -> Array:
     """Return where bytes are not 0, eight at a time: nearly all of them are."""
     whole = len(values) // 8 * 8
     words = np.flatnonzero(values[:whole].view(np.uint64) != 0)

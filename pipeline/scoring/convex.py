@@ -86,9 +86,9 @@ def convex_squared(residuals: Array) -> tuple[Array, float]:
 
 def true_probability(task: Task, y: Array, members: Sequence[Array]) -> Array:
     """Return the probability (M N) that members gave to what happened; of labels, each an event, M N*L."""
+    place = np.arange(0, members[0].size, members[0].shape[1]) + y if task.name == "multiclass" else None
     true = np.empty((len(members), y.size), members[0].dtype)
-    if task.name == "multiclass":
-        place = np.arange(0, members[0].size, members[0].shape[1]) + y
+    if place is not None:
         for row, p in zip(true, members, strict=True):
             np.take(p.reshape(-1), place, out=row, mode="clip")  # other modes make a copy
         return true
@@ -116,12 +116,12 @@ def convex(task: Task, y: Array, members: Sequence[Array], weight: Array | None 
 
     Targets may be soft or partly unknown (NaN); `weight` (N,) are sample weights.
     """
-    counted, even = y.dtype.kind == "f", np.ones(len(y)) if weight is None else weight
-    if task.probabilities and counted:
-        return convex_log_loss(np.column_stack([events(task, y, p) for p in members]), event_weights(task, y, even))
-    if task.probabilities:
+    if task.probabilities and y.dtype.kind != "f":
         true = true_probability(task, y, members)
         return convex_log_loss(true.T, None if weight is None else weight.repeat(y.size // len(y)))
+    even = np.ones(len(y)) if weight is None else weight
+    if task.probabilities:
+        return convex_log_loss(np.column_stack([events(task, y, p) for p in members]), event_weights(task, y, even))
     errors = np.column_stack([(p.astype(np.float64) - y.reshape(len(y), -1)).ravel() for p in members])
     if weight is None and not np.isnan(errors).any():
         return convex_squared(errors.T @ errors / len(errors))

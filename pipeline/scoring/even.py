@@ -112,20 +112,23 @@ def place(counts: Any, n: int, weights: Array) -> Array:
 
     While folds differ by more than the largest of the n units, each goes by itself where there is most room.
     """
-    pointers, columns, values = counts.indptr.tolist(), counts.indices, counts.data[:, None]
-    weighted, lengths, starts = values[:, 0] * weights[columns], np.diff(counts.indptr), counts.indptr[:-1]
+    pointers, columns, values = counts.indptr.tolist(), counts.indices.astype(np.int64), counts.data
+    weighted, lengths, starts = values * weights[columns], np.diff(counts.indptr), counts.indptr[:-1]
     sizes = last(counts) * weights[-1]
     filled, folds, first = np.zeros((counts.shape[1], n)), np.empty(len(lengths), np.int64), 0
+    flat, ones = filled.reshape(-1), bool((values == 1).all())
     alike = bool((sizes == sizes[0]).all())
     while first < len(folds):
         alone = not alike and np.ptp(filled[-1]) > sizes[first : first + n].max() * (1 + 1e-9)
         end = min(first + (1 if alone else n), len(folds))
         low, high = pointers[first], pointers[end]
         here = columns[low:high]
+        there = filled.take(here, 0)
         # The sum over labels and folds of weight x count^2 grows by twice this, and by the same in every fold.
-        cost = np.add.reduceat(filled[here] * values[low:high], starts[first:end] - low, axis=0)
+        cost = np.add.reduceat(there if ones else there * values[low:high, None], starts[first:end] - low)
         best = linear_sum_assignment(cost)[1]
-        filled[here, best.repeat(lengths[first:end])] += weighted[low:high]
+        # One index is half as slow as two; no cell comes twice.
+        flat[here * n + best.repeat(lengths[first:end])] += weighted[low:high]
         folds[first:end], first = best, end
     return folds
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from pipeline.masks.rle import nonzero
 from pipeline.scoring.even import even
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array
@@ -113,7 +114,7 @@ def to_sparse(labels: Any) -> Any:
     if sparse.issparse(labels):
         return labels.tocsr()
     labels = np.ascontiguousarray(labels)
-    flat = np.flatnonzero(labels if labels.dtype == bool else labels != 0)
+    flat = nonzero((labels if labels.dtype == bool else labels != 0).reshape(-1).view(np.uint8))
     row, width = flat // labels.shape[1], labels.shape[1]
     pointers = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(labels)))]).astype(np.int32)
     return sparse.csr_matrix((np.ones(len(flat)), (flat - row * width).astype(np.int32), pointers), labels.shape)
