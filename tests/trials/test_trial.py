@@ -10,8 +10,10 @@ from tries import table_of, write
 from pipeline.scoring.problem import Problem
 from pipeline.store.files import read_json
 from pipeline.store.runs import load_run
+from pipeline.store.toml import parents, read_run
 from pipeline.store.tracking import Tracker
 from pipeline.trials.bench import Bench, Trial, Unit
+from pipeline.trials.fresh import why_not
 from pipeline.trials.trial import attempt, guess_of, is_done, receipt_of
 
 
@@ -74,6 +76,23 @@ def test_a_kill_costs_no_more_than_an_epoch(bench, config, monkeypatch):
     assert killed.files(bench.files).fold(0).last.exists()
     attempt(bench, Unit((killed,)))
     np.testing.assert_array_equal(guess_of(bench, killed), guess_of(bench, whole))
+
+
+def test_students_are_put_together(house):
+    make_competition(house, "multiclass")
+    prepare()
+    write("q", 'base = "a"\nepochs = 1\n')
+    stage("train", "toy/q")
+    write("p", 'stage = "pseudo"\nrun = "q"\n')
+    stage("pseudo", "toy/p")
+    write("abl", 'stage = "ablate"\nbase = "q"\nvariants.student.pseudo = "p"\n')
+    assert parents("toy/abl", read_run("toy/abl")[0]) == ["toy/p"]
+    bench, student = Bench.of("toy/abl"), load_run("toy/abl").variants["student"]
+    assert "pseudo = ... is blind to the committed folds only" in str(why_not(bench.files.competition, student))
+    trial = Trial("student", student, (0,))
+    attempt(bench, Unit((trial,)))
+    assert [parent["run"] for parent in receipt_of(bench, trial)["parents"]] == ["toy/p"]
+    assert guess_of(bench, trial).shape == (20,)
 
 
 def test_a_changed_setting_metric_or_split_is_another_trial(bench, config):
