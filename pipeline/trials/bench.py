@@ -115,4 +115,5 @@ class Bench:
             )
         epochs = round(steps / each)
         given = config.model_dump(exclude_unset=True) | {"epochs": epochs, "seed": seed % 2**32}
+        given.pop("pairs", None)  # of those models nothing is asked here
         return validate(Train, given, Path(f"{self.files.config}: {what}, {epochs} epochs"))

@@ -16,7 +16,7 @@ from pipeline.scoring.cuts import crossfit
 from pipeline.scoring.mask_shelf import Scene, choose_masks, put_together
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
-from pipeline.store.files import Array, digest_json, read_json, read_npy, write_npy
+from pipeline.store.files import Array, digest_json, read_json, read_npy, write_json, write_npy
 from pipeline.store.keys import trial_keys
 from pipeline.store.receipts import fresh, write_receipt
 from pipeline.store.roles import read_parents, refuse_damaged, refuse_misfit
@@ -25,11 +25,14 @@ from pipeline.store.tracking import Tracker
 from pipeline.training.cost import forget_peak, peak_memory
 from pipeline.training.fold import fit_fold
 from pipeline.training.frozen import fit_frozen
+from pipeline.training.inference import ready, with_inference
 from pipeline.training.job import Job, Which, check_names
-from pipeline.training.machine import choose_machine
+from pipeline.training.machine import Machine, choose_machine
 from pipeline.training.mask_job import extra_maps
 from pipeline.training.mask_nets import MaskNetwork
 from pipeline.training.mask_shelf import write_maps
+from pipeline.training.posthoc import predictor
+from pipeline.training.probe import with_fastest
 from pipeline.training.shelf import join_halves, look_twice, predict_fold
 from pipeline.training.weights import choose_epochs, fitted, is_fitted
 from pipeline.trials.bench import BASE, Bench, Trial, Unit
@@ -82,26 +85,39 @@ def attempt(bench: Bench, unit: Unit) -> None:
     forget_peak()
     started = time.monotonic()
     try:
+        home = probed(home)
         fit_models(home, folds, unit.bars)
         trained = seconds_of(home, folds) or time.monotonic() - started
         for trial in unit.trials:
-            began, (job, key) = time.monotonic(), pose(bench, trial)
+            began, job = time.monotonic(), probed(replace(pose(bench, trial)[0], machine=home.machine))
             predict(home, job, trial.folds)
             guess, problem = judged(bench, job, trial), bench.problem(trial)
             write_npy(job.files.judged, guess)
-            cost = {"seconds": round(trained + time.monotonic() - began, 3), "memory": peak_memory()}
-            sign(bench, trial, key, float(problem.judge(guess)), outputs=[job.files.judged], **cost)
+            facts: dict[str, Any] = {"memory": peak_memory(), "machine": asdict(job.machine)}
+            facts["seconds"] = round(trained + time.monotonic() - began, 3)
+            sign(bench, trial, float(problem.judge(guess)), outputs=[job.files.judged], **facts)
     except Pruned as stopped:
         for trial in unit.trials:
-            sign(bench, trial, pose(bench, trial)[1], stopped.score, pruned=True)
+            sign(bench, trial, stopped.score, pruned=True)
     except UserError as error:
         if any(trial.name == BASE for trial in unit.trials):
             raise
         for trial in unit.trials:
             log.warning("%s failed: %s", trial.files(bench.files).run, error)
-            sign(bench, trial, pose(bench, trial)[1], float("nan"), failed=str(error))
+            sign(bench, trial, float("nan"), failed=str(error))
     for trial in unit.trials:
         clear(trial.files(bench.files))
+
+
+def probed(job: Job) -> Job:
+    """Return the job with what its machine chooses by a probe, stored for when the trial is resumed."""
+    path = job.files.state
+    known = read_json(path) if path.exists() else {}
+    if known.get("key") == job.predict_key:
+        return replace(job, machine=Machine(**known["machine"]))
+    job = with_inference(with_fastest(job))
+    write_json(path, {"key": job.predict_key, "machine": asdict(job.machine)})
+    return job
 
 
 def fit_models(job: Job, folds: tuple[int, ...], bars: tuple[float, ...]) -> None:
@@ -127,11 +143,13 @@ def predict(home: Job, job: Job, folds: tuple[int, ...]) -> None:
             join_halves(job, Which((k,)))
             continue
         table, path = job.table, job.files.fold(k).oof
-        network = fitted(job, Which((k,)).files(home.files).model)
-        rows = np.flatnonzero(table.folds[table.scored] == k)
-        if isinstance(network, MaskNetwork):
-            write_maps(job, network, path, job.ragged(table.scored)[0], rows, table.scored[rows])
+        rows, which = np.flatnonzero(table.folds[table.scored] == k), Which((k,))
+        if job.task.dense:
+            masks = fitted(job, which.files(home.files).model)
+            assert isinstance(masks, MaskNetwork)
+            write_maps(job, masks, path, job.ragged(table.scored)[0], rows, table.scored[rows])
         else:
+            network = ready(predictor(replace(job, files=home.files), which), job.inference, job.seen)
             write_npy(path, look_twice(job, network, job.images(table.scored)[0], rows)[0])
 
 
@@ -158,9 +176,9 @@ def seconds_of(job: Job, folds: tuple[int, ...]) -> float:
     return float(sum(json.loads(line).get("seconds", 0.0) for line in lines))
 
 
-def sign(bench: Bench, trial: Trial, key: str, score: float, outputs: Sequence[Path] = (), **facts: Any) -> None:
+def sign(bench: Bench, trial: Trial, score: float, outputs: Sequence[Path] = (), **facts: Any) -> None:
     """Write the receipt of a trial, last."""
-    job, _ = pose(bench, trial)
+    job, key = pose(bench, trial)
     logs = [which.files(job.files).log for which in job.models if which.held_out[0] in trial.folds]
     write_receipt(
         job.files.receipt,
@@ -173,7 +191,6 @@ def sign(bench: Bench, trial: Trial, key: str, score: float, outputs: Sequence[P
         folds=list(trial.folds),
         parents=list(job.parents),
         level=job.level,
-        machine=asdict(job.machine),
         metrics={"metric": job.metric.name, "score": score},
         epochs=trial.config.epochs,
         steps=trial.config.epochs * bench.steps(trial.config),

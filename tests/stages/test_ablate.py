@@ -1,7 +1,6 @@
 """make ablate: what it runs and says, resumed, refused; trainings are stood in for where only the arithmetic counts."""
 
 import csv
-import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,6 +12,7 @@ from tries import Trainer, table_of, write
 
 from pipeline.store.errors import UserError
 from pipeline.store.files import read_json
+from pipeline.store.runs import load_run
 
 ABLATION = """stage = "ablate"
 base = "a"
@@ -82,6 +82,7 @@ def test_what_helps_and_hurts_and_what_cannot_be_shown(trainer, capsys):
 
 
 def test_scores_and_gains_are_those_of_the_predictions(trainer):
+    write("abl", 'stage = "ablate"\nbase = "a"\nvariants.good.optim.lr = 0.9\n')
     stage("ablate", "toy/abl")
     rows, y = table(), truth()
 
@@ -110,12 +111,14 @@ def test_again_does_nothing_and_a_further_variant_runs_alone(trainer):
     }
 
 
-@pytest.mark.parametrize("stop_at", [4, 12])
-def test_killed_and_run_again(stop_at, trainer):
-    trainer.stop_at = stop_at
-    with pytest.raises(KeyboardInterrupt):
-        stage("ablate", "toy/abl")
-    assert not Path("runs/toy/abl/cv.json").exists()
+def test_killed_and_run_again(trainer):
+    """In the first round, twice in the second and where the winner is measured again."""
+    for stop_at in (4, 9, 10, 12):
+        trainer.stop_at = stop_at
+        with pytest.raises(KeyboardInterrupt):
+            stage("ablate", "toy/abl")
+        assert len(trainer.fits) == stop_at
+        assert not Path("runs/toy/abl/cv.json").exists()
     trainer.stop_at = None
     stage("ablate", "toy/abl")
     assert len(set(trainer.fits)) == len(trainer.fits) == 17  # nothing twice
@@ -172,36 +175,16 @@ double = { batch_size = 32 }
     )
 
 
-def test_masks_students_and_choices_of_epochs(house):
-    """What has predictions of another form, or more than one model a fold."""
-    make_masks(house, n_train=18, n_test=3)
+def test_masks_and_choices_of_epochs(house):
+    make_masks(house, n_train=12, n_test=3)
     prepare()
-    text = 'variants.cold.optim.lr = 1e-6\nvariants.views.predict.tta = "hflip"\nvariants.best.select = "best"\n'
-    write("abl", 'stage = "ablate"\nbase = "a"\nseeds = 2\nsteps = 12\n' + text)
+    text = 'decision = "fixed"\nvariants.views.predict.tta = "hflip"\nvariants.best.select = "best"\n'
+    write("abl", 'stage = "ablate"\nbase = "a"\nseeds = 2\nsteps = 4\n' + text)
     stage("ablate", "toy/abl")
     rows = table()
-    assert float(rows["base"]["score"]) > float(rows["cold"]["score"])
-    assert rows["views"]["seeds"] == "2"
-    assert float(rows["best"]["score"]) > float(rows["cold"]["score"])
+    assert {name: row["seeds"] for name, row in rows.items()} == {"base": "2", "views": "2", "best": "2"}
     assert read_json(Path("runs/toy/abl/best/s0/cv.json"))["level"] == "crossfit"
-
-
-def test_a_student_as_a_variant(house):
-    make_competition(house, "multiclass")
-    prepare()
-    stage("train", "toy/b")
-    write("p", 'stage = "pseudo"\nrun = "b"\n')
-    stage("pseudo", "toy/p")
-    write("abl", 'stage = "ablate"\nbase = "a"\nseeds = 2\nvariants.student.pseudo = "p"\n')
-    stage("ablate", "toy/abl")
-    receipt = read_json(Path("runs/toy/abl/student/s0/cv.json"))
-    assert [parent["run"] for parent in receipt["parents"]] == ["toy/p"]
-    assert np.load("runs/toy/abl/student/s0/judged.npy").shape == (60,)
-    winner = read_json(Path("runs/toy/abl/cv.json"))["winner"]
-    assert winner is None or "pseudo = ... is blind to the committed folds only" in winner["where"]
-    from pipeline.store.toml import parents, read_run
-
-    assert parents("toy/abl", read_run("toy/abl")[0]) == ["toy/p"]
+    assert not list(Path("runs/toy/abl").rglob("oof.npy"))
 
 
 WRONG = {
@@ -245,6 +228,7 @@ def test_one_line_before_anything_is_trained(text, toy, monkeypatch):
 
 def test_other_stages_refuse_it_and_it_refuses_others(trainer):
     write("m", 'stage = "ensemble"\nmembers = ["abl"]\n')
+    write("abl", 'stage = "ablate"\nbase = "a"\nseeds = 2\nvariants.good.optim.lr = 0.9\n')
     stage("ablate", "toy/abl")
     for name, run, said in (
         ("train", "toy/abl", 'stage = "ablate": run make ablate'),
@@ -256,13 +240,9 @@ def test_other_stages_refuse_it_and_it_refuses_others(trainer):
             stage(name, run)
 
 
-def test_a_variation_of_an_ablation(trainer, monkeypatch):
+def test_a_variation_of_an_ablation(toy, monkeypatch):
     monkeypatch.setenv("SET", "seeds=2 variants.more.optim.lr=0.7")
     stage("vary", "toy/abl", "abl2")
-    stage("ablate", "toy/abl2")
-    assert set(table("abl2")) == {*table_of_names(), "more"}
-    assert json.loads(Path("runs/toy/abl2/cv.json").read_text())["config"]["seeds"] == 2
-
-
-def table_of_names():
-    return ["base", "good", "bad", "same", "broken", "views"]
+    config = load_run("toy/abl2")
+    assert list(config.variants) == ["good", "bad", "same", "broken", "views", "more"]
+    assert (config.seeds, config.base) == (2, load_run("toy/a"))

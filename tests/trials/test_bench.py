@@ -20,8 +20,9 @@ def bench(house):
     "batch, steps, epochs", [(16, 9, 3), (16, 10, 3), (8, 10, 2), (40, 7, 7), (7, 15, 2), (7, 16, 3)]
 )
 def test_whole_epochs_nearest_to_the_steps(batch, steps, epochs, bench):
-    base = load_run("toy/abl").base.model_copy(update={"batch_size": batch})  # 40 rows a model
-    assert bench.scheduled(base, steps, 5, "base").epochs == epochs
+    base = load_run("toy/abl").base.model_copy(update={"batch_size": batch, "pairs": True})  # 40 rows a model
+    run = bench.scheduled(base, steps, 5, "base")
+    assert (run.epochs, run.seed, run.pairs) == (epochs, 5, False)
 
 
 def test_fewer_steps_than_an_epoch_are_refused(bench):

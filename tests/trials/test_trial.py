@@ -8,11 +8,14 @@ from house import make_competition, prepare, stage
 from tries import table_of, write
 
 from pipeline.scoring.problem import Problem
+from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import read_json
 from pipeline.store.runs import load_run
+from pipeline.store.toml import parents, read_run
 from pipeline.store.tracking import Tracker
 from pipeline.trials.bench import Bench, Trial, Unit
-from pipeline.trials.trial import attempt, guess_of, is_done, receipt_of
+from pipeline.trials.fresh import why_not
+from pipeline.trials.trial import attempt, guess_of, is_done, receipt_of, shared_fit
 
 
 @pytest.fixture
@@ -35,16 +38,38 @@ def test_a_trial_scores_as_the_run_does(bench, config):
     assert not is_done(bench, trial)
     attempt(bench, Unit((trial,)))
     assert is_done(bench, trial)
-    told, run = receipt_of(bench, trial), read_json(load_files("toy/a").receipt)
+    told, run = receipt_of(bench, trial), read_json(RunFiles("toy/a").receipt)
     assert told["metrics"]["score"] == pytest.approx(run["metrics"]["score"], abs=1e-12)
     assert told["level"] == "blind"
     assert [len(curve) for curve in told["curves"]] == [3, 3, 3]
 
 
-def load_files(run):
-    from pipeline.store.artifacts import RunFiles
+def test_what_is_done_to_the_head_after_training(house):
+    """Variants that only predict otherwise share the fit of the base, and score as make train does."""
+    make_competition(house, "multiclass", metric="log_loss")
+    prepare()
+    write("tau", 'base = "a"\npredict.logit_adjust = 0.5\ndecouple.method = "tau"\n')
+    write(
+        "abl",
+        'stage = "ablate"\nbase = "a"\n[variants]\ntau = { predict.logit_adjust = 0.5, decouple.method = "tau" }\n',
+    )
+    stage("train", "toy/tau")
+    bench, config = Bench.of("toy/abl"), load_run("toy/abl")
+    base, tau = (
+        Trial(name, run, bench.folds) for name, run in (("base", config.base), ("tau", config.variants["tau"]))
+    )
+    assert shared_fit(bench, base) == shared_fit(bench, tau)
+    attempt(bench, Unit((base, tau)))
+    scores = [receipt_of(bench, trial)["metrics"]["score"] for trial in (base, tau)]
+    assert scores[1] == pytest.approx(read_json(RunFiles("toy/tau").receipt)["metrics"]["score"], abs=1e-9)
+    assert abs(scores[0] - scores[1]) > 1e-3
 
-    return RunFiles(run)
+
+def test_what_a_machine_probes_is_told(bench, config):
+    run = config.base.model_copy(update={"fastest": True})
+    attempt(bench, Unit((Trial("base", run, (0,)),)))
+    machine = receipt_of(bench, Trial("base", run, (0,)))["machine"]
+    assert machine["gain"] >= 1
 
 
 def test_models_that_only_predict_otherwise_are_fitted_once(bench, config):
@@ -74,6 +99,23 @@ def test_a_kill_costs_no_more_than_an_epoch(bench, config, monkeypatch):
     assert killed.files(bench.files).fold(0).last.exists()
     attempt(bench, Unit((killed,)))
     np.testing.assert_array_equal(guess_of(bench, killed), guess_of(bench, whole))
+
+
+def test_students_are_put_together(house):
+    make_competition(house, "multiclass")
+    prepare()
+    write("q", 'base = "a"\nepochs = 1\n')
+    stage("train", "toy/q")
+    write("p", 'stage = "pseudo"\nrun = "q"\n')
+    stage("pseudo", "toy/p")
+    write("abl", 'stage = "ablate"\nbase = "q"\nvariants.student.pseudo = "p"\n')
+    assert parents("toy/abl", read_run("toy/abl")[0]) == ["toy/p"]
+    bench, student = Bench.of("toy/abl"), load_run("toy/abl").variants["student"]
+    assert "pseudo = ... is blind to the committed folds only" in str(why_not(bench.files.competition, student))
+    trial = Trial("student", student, (0,))
+    attempt(bench, Unit((trial,)))
+    assert [parent["run"] for parent in receipt_of(bench, trial)["parents"]] == ["toy/p"]
+    assert guess_of(bench, trial).shape == (20,)
 
 
 def test_a_changed_setting_metric_or_split_is_another_trial(bench, config):
