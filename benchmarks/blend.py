@@ -96,7 +96,9 @@ def rows():
         warm=False,
     )
     more = loss(theirs) - loss(w)
-    yield replace(row, good=bool(gap <= 1e-9 and more > -1e-9), note=f"certified gap {gap:.1g}; the peer's loss {more:+.1g}")
+    yield replace(
+        row, good=bool(gap <= 1e-9 and more > -1e-9), note=f"certified gap {gap:.1g}; the peer's loss {more:+.1g}"
+    )
     row, _, _ = race(
         part,
         f"greedy as AutoGluon's EnsembleSelection, {STEPS} steps",
