@@ -78,9 +78,9 @@ status: | $(SETUP) ## [COMP=] | what is done, stale, half-way, broken
 demo: runs/$(DEMO)/tags/cv.json submissions/$(DEMO)/final.csv ## [COMP=digits] | the whole chain on a built-in competition, then its scores
 	@$(PY) -m pipeline.stages.audit $(DEMO)/final && $(PY) -m pipeline.stages.ledger $(DEMO)
 test: | $(SETUP) ## [ARGS='-k masks'] | the suite
-	$(PY) -m pytest -n 2 $(ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 proofs: | $(SETUP) ## the proofs of all techniques (docs/TECHNIQUES.md), the heavy ones that `make test` leaves out too
-	proofs=$$($(PY) -m pipeline.store.register proofs) && $(PY) -m pytest -n 2 -m "" $(ARGS) $$proofs
+	proofs=$$($(PY) -m pipeline.store.register proofs) && $(PY) -m pytest -n 2 --dist worksteal -m "" $(ARGS) $$proofs
 bench: | $(SETUP) ## ours beside the peers, on this machine; writes the table in README
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(PY) benchmarks/bench.py
