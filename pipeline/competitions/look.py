@@ -14,7 +14,7 @@ import pandas as pd
 from pipeline.competitions import look_groups, look_images, look_mask_proof, look_masks, look_paths, look_target
 from pipeline.competitions.look_folder import Folder, class_folder_root, find_roles, read_folder
 from pipeline.competitions.look_paths import NOT_IMAGES, Pattern
-from pipeline.competitions.look_words import Finding, listed, settings, value_of
+from pipeline.competitions.look_words import Finding, settings, value_of
 from pipeline.competitions.mask_submission import read_mask_form
 from pipeline.competitions.paths import class_folders, regex
 from pipeline.competitions.submission import Format, read_format
@@ -22,7 +22,7 @@ from pipeline.competitions.table_of_images import read
 from pipeline.scoring.metrics import metric_of
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.config import Competition
-from pipeline.store.errors import UserError
+from pipeline.store.errors import UserError, listed
 from pipeline.store.section import validate
 from pipeline.tasks import task_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pipeline.competitions.look_words import literal
+from pipeline.store.toml import literal
 
 # A verdict after fewer steps says little of a long training; after more, or on all five folds, it takes a night.
 STEPS, SEEDS, FOLDS, TRIED = 800, 3, 5, 3

@@ -9,7 +9,8 @@ from typing import Any
 
 from pipeline.competitions import look_ablate
 from pipeline.competitions.look import Look
-from pipeline.competitions.look_words import WIDTH, literal, value_of
+from pipeline.competitions.look_words import WIDTH, value_of
+from pipeline.store.toml import literal
 
 # CPU seconds that a step of the small network (32 to 256 channels) takes for a pixel of an image, on a Xeon with AMX.
 SECONDS_A_PIXEL = {"bf16": 1.1e-6, "auto": 2.9e-6}

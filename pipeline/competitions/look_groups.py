@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.competitions.look_words import Finding, listed
+from pipeline.competitions.look_words import Finding
+from pipeline.store.errors import listed
 
 GROUPS = re.compile(
     r"patient|subject|person|individual|participant|study|source|group|plate|experiment|slide|case|session|site|"

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competitions.look_paths import complete, match
-from pipeline.competitions.look_words import Finding, listed
-from pipeline.store.errors import UserError
+from pipeline.competitions.look_words import Finding
+from pipeline.store.errors import UserError, listed
 from pipeline.store.files import Array
 
 LOOKED_AT, MOST = 200, 32

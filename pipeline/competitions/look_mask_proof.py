@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.competitions import pictures
-from pipeline.competitions.look_words import Finding, listed
+from pipeline.competitions.look_words import Finding
 from pipeline.competitions.mask_submission import MaskForm
 from pipeline.competitions.masks import draw_row
 from pipeline.competitions.table_of_images import Raw
 from pipeline.store.config import Competition
+from pipeline.store.errors import listed
 from pipeline.store.files import Array
 from pipeline.store.table import files_of
 

@@ -12,10 +12,10 @@ import pandas as pd
 from pipeline.competitions import look_mask_files
 from pipeline.competitions.look_folder import Folder, Roles, find_roles
 from pipeline.competitions.look_paths import NOT_IMAGES, complete, find_id, match
-from pipeline.competitions.look_words import Finding, listed
+from pipeline.competitions.look_words import Finding
 from pipeline.competitions.mask_cells import EMPTY
 from pipeline.competitions.tables import one_row
-from pipeline.store.errors import UserError
+from pipeline.store.errors import UserError, listed
 from pipeline.store.files import Array
 from pipeline.store.masks import Masks
 

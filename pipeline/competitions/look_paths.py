@@ -12,8 +12,8 @@ from pathlib import PurePosixPath
 
 import pandas as pd
 
-from pipeline.competitions.look_words import Finding, listed
-from pipeline.store.errors import UserError
+from pipeline.competitions.look_words import Finding
+from pipeline.store.errors import UserError, listed
 
 Found = dict[str, dict[str, str]]  # template -> id -> image
 COLOURS = ["red", "green", "blue", "yellow", "nir", "rgb", "dapi", "nuclei", "er", "mito", "actin"]

@@ -8,8 +8,8 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from pipeline.competitions.look_words import Finding, listed
-from pipeline.store.errors import UserError
+from pipeline.competitions.look_words import Finding
+from pipeline.store.errors import UserError, listed
 
 TARGETS = re.compile(r"target|label|class|y|diagnosis|category|species|grade|level|severity", re.I)
 GRADES = re.compile(r"diagnos|grade|level|sever|score|rating|stage|isup|kellgren|\bkl\b|rank|quality", re.I)

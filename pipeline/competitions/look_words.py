@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from pipeline.store.toml import literal
 
 WIDTH = 110
 TOP = ["task", "metric", "train", "test", "id", "target", "separator", "classes", "weight", "unlabelled"]
@@ -59,24 +60,6 @@ def to_toml(title: Sequence[str], findings: Sequence[Finding]) -> str:
             if finding.value is not None:
                 lines.append(f"{name} = {literal(finding.value)}")
     return "\n".join(lines) + "\n"
-
-
-def literal(value: Any) -> str:
-    """Return a value as TOML."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f"'{value}'" if "\\" in value and "'" not in value else json.dumps(value, ensure_ascii=False)
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(literal, value))}]"
-    if isinstance(value, dict):
-        return f"{{ {', '.join(f'{k} = {literal(v)}' for k, v in value.items())} }}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def listed(names: Sequence[str], most: int = 6) -> str:
-    """Return names for a sentence, the first few of many."""
-    return ", ".join(map(repr, names[:most])) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def _place(finding: Finding) -> int:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.competitions.look_words import listed
 from pipeline.competitions.mask_cells import Place, draw, parse, read_cells, rle_columns
 from pipeline.competitions.tables import column, divide_ids, one_row, read_csv, read_ids
 from pipeline.masks.rle import encode
@@ -18,7 +17,7 @@ from pipeline.masks.truth import Kind, components, kind_of, layers_of
 from pipeline.scoring.metrics import Metric
 from pipeline.scoring.problem import Problem
 from pipeline.store.config import Competition
-from pipeline.store.errors import UserError
+from pipeline.store.errors import UserError, listed
 from pipeline.store.files import Array
 from pipeline.tasks import Task
 

@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> None:
 
     from pipeline.competitions.look import look, prove  # pandas and OpenCV: only where there is work
     from pipeline.competitions.look_configs import WEIGHTS, starters
-    from pipeline.competitions.look_words import literal, to_toml
+    from pipeline.competitions.look_words import to_toml
+    from pipeline.store.toml import literal
 
     if weights not in WEIGHTS:
         raise UserError(f"WEIGHTS={weights!r}; {nearest(weights, WEIGHTS)}")

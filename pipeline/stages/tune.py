@@ -153,7 +153,7 @@ def to_csv(search: Search) -> str:
 
 def to_toml(search: Search, found: Confirmed, key: str, words: list[str]) -> str:
     """Return the best settings as a config, with where they come from."""
-    from pipeline.competitions.look_words import literal
+    from pipeline.store.toml import literal
 
     files, settings = search.bench.files, dict(found.best.settings)
     competition, name = files.run.split("/")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -20,6 +20,11 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     listed = ", ".join(known[:30]) + (", ..." if len(known) > 30 else "")
     return (f"did you mean {close[0]!r}? " if close else "") + f"choices: {listed}"
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Return names for a sentence, the first few of many."""
+    return ", ".join(map(repr, names[:most])) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def resolve(table: Mapping[str, T], name: str, what: str) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,16 @@ def parents(run: str, settings: dict[str, Any]) -> list[str]:
     roles = (part.get(role) for part in every if isinstance(part, dict) for role in ROLES)
     named = [*(members if isinstance(members, list) else []), *roles]
     return [sibling(run, name) for name in named if isinstance(name, str)]
+
+
+def literal(value: Any) -> str:
+    """Return a value as TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"'{value}'" if "\\" in value and "'" not in value else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(literal, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{k} = {literal(v)}' for k, v in value.items())} }}"
+    return str(value)

@@ -9,9 +9,10 @@ import pytest
 from pipeline.competitions.look import Look
 from pipeline.competitions.look_configs import WEIGHTS, minutes, starters
 from pipeline.competitions.look_images import symmetry
-from pipeline.competitions.look_words import Finding, literal, to_toml
+from pipeline.competitions.look_words import Finding, to_toml
 from pipeline.store.runs import STAGES
 from pipeline.store.section import validate
+from pipeline.store.toml import literal
 
 
 def noise(n=80, seed=0):
