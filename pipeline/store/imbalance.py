@@ -24,6 +24,9 @@ class Decouple(Section):
 class Sampling(Section):
     """Which rows are drawn; there are as many steps as without.
 
+    `per_class`: each batch holds so many rows of a class, of batch_size / per_class classes (for triplets); an epoch
+    still goes through all rows, those of a class that are too few to make up a number coming again.
+
     `balance`: classes in proportion to the root of their counts (sqrt), equally often in an epoch (parity) or in turn
     (balanced), or of each as many rows as the rarest has, others every epoch (under). `repeat`: how often a row of some
     classes comes where others come once. `synthetic`: rows of rare classes are made, of features (fit = "linear" or
@@ -34,6 +37,7 @@ class Sampling(Section):
     balance: Literal["none", "sqrt", "parity", "balanced", "under"] = "none"
     repeat: dict[str, Annotated[float, Field(ge=1)]] = Field(default_factory=dict)
     synthetic: Literal["none", "gauss", "interpolate", "smote"] = "none"
+    per_class: Annotated[int, Field(ge=0)] = 0
     non_empty: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = None
     equal: bool = False
 
@@ -41,6 +45,7 @@ class Sampling(Section):
     def _one(self) -> Sampling:
         asked = {"non_empty": self.non_empty is not None, "equal": self.equal}
         asked |= {"balance": self.balance != "none", "repeat": bool(self.repeat)}
+        asked |= {"per_class": self.per_class > 0}
         named = [name for name, wanted in asked.items() if wanted]
         if len(named) > 1:
             raise ValueError(f"sampling: {' and '.join(named)} exclude each other")

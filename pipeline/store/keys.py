@@ -62,7 +62,7 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
     return (
         fitted,
         predicted,
-        digest_json([predicted, config.decision, config.pairs, scored_by]),
+        digest_json([predicted, config.decision, config.pairs, config.retrieval.model_dump(), scored_by]),
     )
 
 

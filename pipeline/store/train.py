@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from pipeline.store.imbalance import Decouple, Sampling
+from pipeline.store.metric_learning import MetricLearning, Retrieval
 from pipeline.store.section import Count, Section, Seed
 from pipeline.store.settings import (
     Adversarial,
@@ -48,11 +49,13 @@ class Train(Section):
     augment: Augment = Augment()
     adversarial: Adversarial = Adversarial()
     loss: Loss = Loss()
+    metric_learning: MetricLearning = MetricLearning()
     optim: Optim = Optim()
     average: Average = Average()
     predict: Predict = Predict()
     decouple: Decouple = Decouple()
     sampling: Sampling = Sampling()
+    retrieval: Retrieval = Retrieval()
     pseudo: str | None = None
     student: Student = Student()
     teacher: str | None = None
@@ -92,6 +95,8 @@ class Train(Section):
         odd += [name for name in ("fastest", "compile") if getattr(self, name)]
         odd += ["adversarial.method"] if self.adversarial.method != "none" else []
         odd += ["decouple.method"] if self.decouple.method != "none" else []
+        odd += ["[metric_learning]"] if self.metric_learning != MetricLearning() else []
+        odd += ["sampling.per_class"] if self.sampling.per_class else []
         odd += ["loss.auxiliary"] if self.loss.auxiliary else []
         odd += ["loss.logit_adjust (predict.logit_adjust is)"] if self.loss.logit_adjust else []
         odd += [f"sampling.{key}" for key in ("balance", "repeat") if getattr(self.sampling, key) not in ("none", {})]
@@ -99,6 +104,30 @@ class Train(Section):
             raise ValueError('sampling.synthetic makes rows of features: it needs fit = "linear" or "boosted"')
         if self.fit != "network" and odd:
             raise ValueError(f'fit = "{self.fit}" is a head on features that nobody trains: it takes no {odd[0]}')
+        return self
+
+    @model_validator(mode="after")
+    def _metric_learning(self) -> Train:
+        how, each = self.metric_learning, self.sampling.per_class
+        if how.loss == "triplet" and (self.augment.mixup or self.augment.cutmix):
+            raise ValueError(
+                'metric_learning.loss = "triplet" compares classes, and a mixed row is of none: take augment.mixup and '
+                "augment.cutmix out"
+            )
+        if how.loss == "arcface" and self.teacher:
+            raise ValueError('metric_learning.loss = "arcface" and teacher exclude each other: it is of hard classes')
+        if how.loss == "arcface" and self.decouple.method == "tau":
+            raise ValueError('decouple.method = "tau" is of lengths of weights, and those of arcface have none')
+        if not how.biased and self.model.head_bias == "prior":
+            raise ValueError('model.head_bias = "prior" needs a bias, and metric_learning leaves the head without one')
+        if self.indicators and how.loss != "none":
+            raise ValueError("indicators = true and metric_learning.loss exclude each other: indicators are no class")
+        if each and (self.pseudo or self.difficulty.curriculum or self.difficulty.hard > 1):
+            raise ValueError("sampling.per_class says which rows are drawn: take pseudo and draws by difficulty out")
+        if each and (isinstance(self.batch_size, str) or self.batch_size % each or self.batch_size < 2 * each):
+            raise ValueError(
+                f"sampling.per_class = {each} divides a batch by classes: set batch_size to a multiple of it, from 2 on"
+            )
         return self
 
     @model_validator(mode="after")
@@ -148,4 +177,4 @@ class Train(Section):
 
     def fitting(self) -> dict[str, Any]:
         """Return what the weights depend on."""
-        return self.model_dump(exclude={"predict", "decouple", "decision", "stage", "pairs"})
+        return self.model_dump(exclude={"predict", "decouple", "decision", "retrieval", "stage", "pairs"})

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from pipeline.store.files import Array
-from pipeline.training.losses import ce
+from pipeline.store.metric_learning import MetricLearning
+from pipeline.store.section import Section
+from pipeline.training.losses import Goal, ce
 
 if TYPE_CHECKING:
     from pipeline.training.job import Job
-    from pipeline.training.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,11 @@ def parts_of(job: Job) -> list[Part]:
 def alone(job: Job) -> Job:
     """Return the job without what is learnt beside the targets."""
     model, loss = job.config.model, job.config.loss
-    plain = {"model": model.model_copy(update={"dropouts": 1}), "loss": loss.model_copy(update={"auxiliary": {}})}
+    plain: dict[str, Section] = {
+        "model": model.model_copy(update={"dropouts": 1}),
+        "loss": loss.model_copy(update={"auxiliary": {}}),
+    }
+    plain |= {"metric_learning": MetricLearning()}
     return replace(job, config=job.config.model_copy(update=plain))
 
 
@@ -75,7 +80,7 @@ class Widened:
     those of `parts`.
     """
 
-    def __init__(self, objective: Objective, columns: int, parts: Sequence[Part]) -> None:
+    def __init__(self, objective: Goal, columns: int, parts: Sequence[Part]) -> None:
         self.objective, self.columns, self.parts = objective, columns, parts
         self.width = sum(part.width for part in parts)
         self.progress = 0.0
@@ -94,9 +99,7 @@ class Widened:
         return total
 
 
-def widened(
-    job: Job, objective: Objective, targets: Tensor, rows: Array, gold: Array, columns: int
-) -> tuple[Objective | Widened, Tensor]:
+def widened(job: Job, objective: Goal, targets: Tensor, rows: Array, gold: Array, columns: int) -> tuple[Goal, Tensor]:
     """Return the objective of training and its targets N D', of some rows of the table; `gold` are trained on."""
     parts = parts_of(job)
     if not parts and job.config.model.dropouts == 1:

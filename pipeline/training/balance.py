@@ -27,6 +27,8 @@ def balanced(lessons: Lessons, shows: Array, names: Sequence[str], how: Sampling
 
     A row of several classes is drawn as its most wanted one asks for; to be of none is a class too.
     """
+    if how.per_class:
+        return replace(lessons, shows=shows, per_class=how.per_class, anew=True)
     if how.balance == "none" and not how.repeat:
         return lessons
     every = np.column_stack([shows, ~shows.any(1)])

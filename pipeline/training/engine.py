@@ -23,14 +23,12 @@ from pipeline.store.files import Array, atomic
 from pipeline.training.adversarial import Attack, backward
 from pipeline.training.alarm import Alarm
 from pipeline.training.augment import Augmenter, mix_batch
-from pipeline.training.auxiliary import Widened
 from pipeline.training.feed import feed
 from pipeline.training.images import Images, metadata
 from pipeline.training.layers import free_stages, stages_of, thaw
+from pipeline.training.losses import Goal
 from pipeline.training.machine import Machine, memory_advice
-from pipeline.training.mask_objective import MaskObjective
 from pipeline.training.normalize import on_device
-from pipeline.training.objective import Objective
 from pipeline.training.optim import OPTIMIZERS, averaged, factor, parameter_groups, shrink
 from pipeline.training.ragged import Ragged
 from pipeline.training.sampling import Batches, Lessons, Views
@@ -41,7 +39,7 @@ log = logging.getLogger(__name__)
 
 def fit(
     network: nn.Module,
-    objective: Objective | MaskObjective | Widened,
+    objective: Goal,
     *,
     images: Images | Ragged,
     targets: Tensor,
@@ -174,7 +172,7 @@ def fit(
 
 def _step(
     network: Any,
-    objective: Objective | MaskObjective | Widened,
+    objective: Goal,
     x: Tensor,
     y: Tensor,
     beside: int,

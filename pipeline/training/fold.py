@@ -23,6 +23,7 @@ from pipeline.training.layers import freeze_for
 from pipeline.training.lessons import Course, plan
 from pipeline.training.mask_fold import fit_masks
 from pipeline.training.mask_job import NAME
+from pipeline.training.metric_learning import margined, tripled
 from pipeline.training.models import Network, to_prediction
 from pipeline.training.normalize import of_rows
 from pipeline.training.predict import scores
@@ -58,7 +59,9 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     marked = np.isin(np.arange(len(y)), course.indicators)
     watched = np.where(marked, len(table.classes), y) if config.indicators else y
     columns = network.head.out_features
-    goal, targets = widened(job, objective, course.targets, course.rows, course.lessons.gold, columns)
+    scored = margined(job, objective)
+    goal, targets = widened(job, scored, course.targets, course.rows, course.lessons.gold, columns)
+    goal = tripled(job, goal, network.width, columns)
     watch = Watch(job.task, job.head, watched, width, objective.center, objective.spread, columns)
 
     def evaluate(current: nn.Module) -> dict[str, float]:

@@ -245,6 +245,7 @@ def without_weights(job: Job) -> Job:
 def new_network(job: Job) -> Network:
     """Build the network of a run, on the CPU."""
     model, outputs = job.config.model, outputs_of(job.task, job.head, len(job.table.classes))
+    metric = job.config.metric_learning
     return build(
         model.name,
         weights=model.weights,
@@ -267,6 +268,10 @@ def new_network(job: Job) -> Network:
         normalize=job.config.image.normalize,
         crop=job.config.image.crop,
         extra=int(job.config.indicators),
+        neck=metric.neck,
+        bias=metric.biased,
+        cosine=metric.scale if metric.loss == "arcface" else 0.0,
+        show=metric.loss == "triplet",
     )
 
 

@@ -7,12 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.tasks import Task
+
+
+class Goal(Protocol):
+    """What the loop goes down: it is told the share of the epochs that are over, and gives one loss a sample (N)."""
+
+    progress: float
+
+    def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return the losses (N) of what a network gives (N ...) against targets (N ...)."""
 
 
 def ce(scores: Tensor, targets: Tensor) -> Tensor:

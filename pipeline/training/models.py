@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.store.errors import UserError, nearest, resolve
 from pipeline.tasks import Several, Task
+from pipeline.training.metric_learning import fresh_head, fresh_neck
 from pipeline.training.normalize import by_image, fixed, standard
 from pipeline.training.pooling import AGGREGATES, POOLS, Beside
 from pipeline.training.small_cnn import SmallCNN
@@ -34,7 +35,8 @@ class Network(nn.Module):
     is seen (0: all), and metadata N M; output N D raw scores. `center` and `spread` undo the standardisation of
     `values` targets; `extra` last scores are of no real class. `scales` are the widths of the maps that are joined
     (none: the last one alone). In training further columns follow: `aux` scores of auxiliary targets, then D of each
-    further dropout mask.
+    further dropout mask, then (`show`) F pooled features. `neck`, `bias` and `cosine` (the scale of a cosine head) are
+    those of metric learning.
     """
 
     center: Tensor
@@ -61,6 +63,10 @@ class Network(nn.Module):
         unit: bool = False,
         aux: int = 0,
         dropouts: int = 1,
+        neck: bool = False,
+        bias: bool = True,
+        cosine: float = 0.0,
+        show: bool = False,
     ) -> None:
         super().__init__()
         self.extra, self.views, self.crop, self.normalize, self.dropouts = extra, views, crop, normalize, dropouts
@@ -72,8 +78,9 @@ class Network(nn.Module):
         width = (sum(scales) or backbone.num_features) * (2 if pool == "catavgmax" else 1)
         self.gather = AGGREGATES[aggregate](width) if views > 1 else None
         self.beside = Beside(meta, beside) if meta else None
+        self.neck, self.show, self.width = fresh_neck(width) if neck else None, show, width
         width += beside if meta else 0
-        self.head: Any = fresh_head(width, outputs + extra)
+        self.head: Any = fresh_head(width, outputs + extra, bias, cosine)
         self.auxiliary = fresh_head(width, aux) if aux else None
         for name, value in zip(("mean", "std"), fixed(normalize, channels), strict=True):
             # What was measured on the training rows belongs to the weights.
@@ -82,7 +89,15 @@ class Network(nn.Module):
         self.register_buffer("spread", torch.ones(values))
 
     def features(self, x: Tensor) -> Tensor:
-        """Return pooled features N F of the image, before dropout; the views of a row (N VC H W) become one."""
+        """Return features N F of the image as the head sees them, before dropout."""
+        return self.normed(self.pooled(x))
+
+    def normed(self, pooled: Tensor) -> Tensor:
+        """Return pooled features N F behind the neck."""
+        return pooled if self.neck is None else self.neck(pooled)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Return pooled features N F of the image; the views of a row (N VC H W) become one."""
         x = central(x, self.crop)
         if self.gather is None:
             return self.look(x)
@@ -117,15 +132,9 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, meta: Tensor | None = None) -> Tensor:
         """Return raw scores N D."""
-        return self.classify(self.features(x), meta)
-
-
-def fresh_head(width: int, outputs: int) -> nn.Linear:
-    """Return a linear layer with Kaiming's weights (He 2015) and no bias."""
-    head = nn.Linear(width, outputs)
-    nn.init.kaiming_normal_(head.weight, nonlinearity="relu")
-    nn.init.zeros_(head.bias)
-    return head
+        pooled = self.pooled(x)
+        scores = self.classify(self.normed(pooled), meta)
+        return torch.cat([scores, pooled], 1) if self.show and self.training else scores
 
 
 def build(

@@ -29,7 +29,8 @@ class Lessons:
     batch (`mixed`), or alone for the first `share` of the epochs and never again (`finetune`). `shows` (G C, bool) says
     of labelled rows which classes they are of, or are in their masks: `non_empty` is the share of rows drawn that show
     any, in the first epoch and in the last; with `equal` the classes take turns, row by row; with `under` each has as
-    many rows in an epoch as the rarest. `anew`: a row that comes twice in an epoch is seen in two ways.
+    many rows in an epoch as the rarest; with `per_class` a batch has so many of each of its classes. `anew`: a row that
+    comes twice in an epoch is seen in two ways.
     """
 
     gold: Array
@@ -43,6 +44,7 @@ class Lessons:
     non_empty: tuple[float, float] | None = None
     equal: bool = False
     under: bool = False
+    per_class: int = 0
     anew: bool = False
 
     @classmethod
@@ -104,6 +106,8 @@ class Batches:
 
     def _epoch(self) -> list[Array]:
         lessons, size = self.lessons, self.batch_size
+        if lessons.per_class:
+            return self._in_classes(lessons.shows, lessons.per_class)
         if not len(lessons.extra):
             return np.array_split(self._round(self.epoch, self.epochs), self.steps)
         extra = int(np.clip(round(lessons.share * size), 1, size - 1)) if size > 1 else 0
@@ -113,6 +117,25 @@ class Batches:
         first = np.split(self._stream(False, self.steps * (size - extra)), self.steps)
         second = np.split(self._stream(True, self.steps * extra), self.steps)
         return [np.concatenate(pair) for pair in zip(first, second, strict=True)]
+
+    def _in_classes(self, shows: Array | None, each: int) -> list[Array]:
+        """Return the batches of an epoch: blocks of `each` rows of a class (`shows` G C, one a row), spread evenly.
+
+        The blocks of a class lie at even distances from a random start, so that as few as can be share a batch.
+        """
+        assert shows is not None
+        rng = np.random.default_rng([self.seed, self.epoch, 9])
+        blocks, places = [self.lessons.gold[:0].reshape(0, each)], [np.zeros(0)]
+        for column in shows.T:
+            rows = rng.permutation(self.lessons.gold[column])
+            mine = np.resize(rows, (-(-len(rows) // each), each))
+            blocks.append(mine)
+            places.append((rng.random() + np.arange(len(mine))) / max(len(mine), 1))
+        order = np.argsort(np.concatenate(places), kind="stable")
+        most = self.steps * max(self.batch_size // each, 1)  # of many small classes some wait for another epoch
+        kept = np.sort(rng.permutation(len(order))[:most])
+        found = np.array_split(np.concatenate(blocks)[order[kept]], self.steps)
+        return [batch.ravel() for batch in found]
 
     def _stream(self, extra: bool, count: int) -> Array:
         """Return the next `count` rows of an endless row of permutations, so that epochs go on where the last ended."""

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from pipeline.store.errors import UserError, nearest
+from pipeline.store.metric_learning import MetricLearning
 from pipeline.tasks import refuse_several
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ def check_switches(job: Job) -> None:
     """Refuse what the task or the head of a run cannot have (what masks cannot have: see `mask_job.check_masks`)."""
     check_sampling(job)
     check_auxiliary(job)
+    check_metric_learning(job)
     if job.task.name != "segmentation":
         check_head(job)
 
@@ -50,6 +52,20 @@ def check_auxiliary(job: Job) -> None:
         if known is None or name not in known.names:
             near = nearest(name, known.names) if known else f"give it, in {contract}"
             raise UserError(f"{job.files.config}: loss.auxiliary has {name!r}, which [auxiliary] does not name; {near}")
+
+
+def check_metric_learning(job: Job) -> None:
+    """Refuse to tell classes apart where there are none, or where a row may be of several."""
+    config, where, loss = job.config, job.files.config, job.config.metric_learning.loss
+    asked = {
+        "sampling.per_class": (config.sampling.per_class > 0, ("binary", "multiclass", "ordinal")),
+        "retrieval.k": (config.retrieval.k > 0, ("binary", "multiclass", "ordinal")),
+        'metric_learning.loss = "arcface"': (loss == "arcface", ("multiclass",)),
+        "[metric_learning]": (config.metric_learning != MetricLearning(), ("binary", "multiclass")),
+    }
+    for what, (wanted, tasks) in asked.items():
+        if wanted and job.task.name not in tasks:
+            raise UserError(f"{where}: {what} is for {' or '.join(tasks)}, not for {job.task.name}: take it out")
 
 
 def check_sampling(job: Job) -> None:
