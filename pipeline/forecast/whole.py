@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.scoring.holdout import look_at_holdout
 from pipeline.scoring.problem import Problem
 from pipeline.scoring.report import score_oof, score_run
+from pipeline.scoring.retrieval import in_report, search
 from pipeline.store.files import read_npy, write_npy
 from pipeline.store.shelves import as_out_of_fold, of_repeat
 
@@ -46,11 +47,27 @@ def whole_rows(job: Job) -> Whole:
         report["by_repeat"] = [score_oof(problem, p, None)["score"] for p in (*each, oof)]
     real = table.folds[table.test] == TEST
     report = size_matched(problem, report, decision, list(tests[:, real]), tests[:, real].mean(0), job.repeats)
+    if job.config.retrieval.k:
+        report["retrieval"] = searched(job, problem)
     if len(table.holdout):
         models = [as_out_of_fold(files.run, job.repeats, k, "holdout") for k in job.folds]
         write_npy(files.holdout, np.stack(models).mean(0, dtype=np.float64).astype(np.float32))
         report["holdout"] = look_at_holdout(files, table, job.task, job.metric, models, decision)
     return Whole(report, decision)
+
+
+def searched(job: Job, problem: Problem) -> dict[str, Any]:
+    """Score the search for rows by their features: those of a fold among the rows that its model trained on."""
+    how, scored, y = job.config.retrieval, job.table.scored, problem.hard.reshape(-1)
+    models = [which for which in job.models if len(which.held_out) == 1]
+    found = np.full((2, len(models), len(scored)), np.nan)
+    for at, which in enumerate(models):
+        files, folds = which.files(job.files), job.within(which).table.folds[scored]
+        features, mine = read_npy(files.embeddings)[: len(scored)], np.isin(folds, which.held_out)
+        known = np.isin(scored, read_npy(files.rows))
+        told = search(features[mine], features[known], y[mine], y[known], how.k, how.pca, how.whiten)
+        found[:, at, mine] = told
+    return in_report(problem, found[0], found[1], how.k)
 
 
 def whole_maps(job: Job) -> Whole:

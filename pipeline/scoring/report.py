@@ -73,6 +73,10 @@ def in_words(report: dict[str, Any]) -> str:
         alone = f"{np.mean(each):.4f} (sd {np.std(each, ddof=1):.4f})"
         untuned = " at fixed cuts" if "fixed" in report else ""
         line += f"; one repeat alone {alone}, the mean of {len(each)} {mean:.4f}{untuned}"
+    if "retrieval" in report:
+        r = report["retrieval"]
+        line += f"; retrieval mAP@{r['k']} {r['map']:.4f} +- {r['map_se']:.4f}, top-1 {r['top1']:.4f}"
+        line += f" +- {r['top1_se']:.4f} (n={r['n']})"
     if "size_matched" in report:
         matched = report["size_matched"]
         line += f"; expected of the mean of {matched['models']} on test {matched['score']:.4f} +- {matched['se']:.4f}"

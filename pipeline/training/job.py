@@ -29,7 +29,7 @@ from pipeline.training.normalize import by_group
 from pipeline.training.optim import OPTIMIZERS, SCHEDULES
 from pipeline.training.predict import TTA
 from pipeline.training.ragged import Ragged, cached_ragged
-from pipeline.training.switches import check_switches
+from pipeline.training.switches import check_retrieval, check_switches
 
 Pictures = TypeVar("Pictures", Rows, Ragged)
 
@@ -228,7 +228,8 @@ def check_names(job: Job) -> None:
         raise UserError(f"{job.files.config}: fit = {config.fit!r} needs labels that are known and hard: use a network")
     if config.pairs and len(job.folds) < 3:
         raise UserError(f"{job.files.config}: pairs = true needs 3 folds or more: blind to 2 of 2, nothing is left")
-    new_network(without_weights(job) if config.model.weights == "pretrained" else job)
+    network = new_network(without_weights(job) if config.model.weights == "pretrained" else job)
+    check_retrieval(job, network.width)
 
 
 def any_network(job: Job) -> Network | MaskNetwork:

@@ -68,6 +68,14 @@ def check_metric_learning(job: Job) -> None:
             raise UserError(f"{where}: {what} is for {' or '.join(tasks)}, not for {job.task.name}: take it out")
 
 
+def check_retrieval(job: Job, width: int) -> None:
+    """Refuse more principal components than there are features (`width`), or rows to fit them to."""
+    folds, asked = job.table.folds[job.table.scored], job.config.retrieval.pca
+    most = min(width, *(int((folds != k).sum()) - 1 for k in job.folds))
+    if asked > most:
+        raise UserError(f"{job.files.config}: retrieval.pca = {asked}: a model has {most} components at most: lower it")
+
+
 def check_sampling(job: Job) -> None:
     """Refuse to draw classes where there are none, or none of that name."""
     how, where = job.config.sampling, job.files.config
