@@ -1,5 +1,6 @@
 """Triplets, cosine heads with a margin and the neck: against loops, numpy, and torch's own batch norm."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from hypothesis import strategies as st
 from problems import ROW_TASKS as TASKS
 from safetensors.torch import load_file
 from school import job_of, write
+from test_engine import Killed, killer, same
 from torch.nn import functional as F
 
+from pipeline.competitions import digits
+from pipeline.preflight.material import material_of
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.imbalance import Sampling
@@ -24,6 +28,7 @@ from pipeline.training.metric_learning import Margined, Tripled, add_margin, bat
 from pipeline.training.models import build
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import Batches, Lessons
+from pipeline.training.watch import Watch
 
 RNG = np.random.default_rng(0)
 
@@ -206,6 +211,40 @@ def test_classes_come_as_often_as_they_are_there():
     np.testing.assert_allclose(drawn, [64, 32, 4], atol=4)
 
 
+def learnt(run_fit, folder, weight, **how):
+    """Three classes of 24 images, learnt with triplets of some weight."""
+    y = np.random.default_rng(0).integers(0, 3, 24)  # as `run_fit` draws them
+    made = Objective(TASKS["multiclass"], "classification", 3, y[:20])
+    goal = Tripled(made, 4, 3, weight, 0.3) if weight else made
+    shows = y[:20, None] == np.arange(3)
+    lessons = balanced(Lessons.of(np.arange(20)), shows, ["a", "b", "c"], Sampling(per_class=2))
+    watch = Watch(made.task, "classification", y, 3, made.center, made.spread, 3)
+    net = network(show=weight > 0, **({"neck": True, "bias": False} if weight else {}))
+    return run_fit(net, folder, objective=goal, watch=watch, lessons=lessons, **how)
+
+
+def test_resume_is_the_same(run_fit, monkeypatch):
+    monkeypatch.setenv("PODIUM_CHECKPOINT_SECONDS", "0")
+    how = {"epochs": 4, "ema": 0.9, "accumulate": 2, "batch_size": 8}
+    whole = learnt(run_fit, "whole", 0.5, **how)
+    with pytest.raises(Killed):
+        learnt(run_fit, "cut", 0.5, **how, record=killer(2))
+    torch.manual_seed(12345)
+    assert same(whole, learnt(run_fit, "cut", 0.5, **how))
+    assert not same(whole, learnt(run_fit, "other", 5.0, **how))
+
+
+def test_triplets_draw_the_features_of_a_class_together(run_fit):
+    def hard(run):
+        x = torch.tensor(run.images / 255, dtype=torch.float32).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            features = F.normalize(run.net.eval().features(x), dim=1)
+        return float(batch_hard(features, torch.tensor(run.y), 0.3).mean())
+
+    how = {"epochs": 30, "batch_size": 10, "recipe": "none"}
+    assert hard(learnt(run_fit, "with", 2.0, **how)) < 0.5 * hard(learnt(run_fit, "without", 0.0, **how))
+
+
 @pytest.fixture
 def toy(house):
     make_competition(house, "multiclass")
@@ -302,3 +341,51 @@ def test_a_start_from_another_head_brings_no_bias(toy):
     net = fresh_network(job, Which((0,)), course)
     assert (net.head.bias == 0).all()
     assert torch.equal(net.head.weight, load_file(RunFiles("toy/a").fold(0).model)["head.weight"])
+    checked = material_of(job, Which((0,))).first  # `make check` looks at the targets alone, with a head as usual
+    assert type(checked.head) is torch.nn.Linear
+
+
+DIGITS = """task = "multiclass"
+metric = "accuracy"
+id = "id"
+target = "label"
+[images]
+pattern = "{split}_images/{id}.png"
+channels = "grey"
+[folds]
+n = 2
+"""
+LONGER = """stage = "train"
+epochs = 12
+model = { name = "cnn", options = { widths = [8, 16] } }
+image.size = 16
+augment.recipe = "upright"
+optim.lr = 3e-3
+retrieval.k = 10
+"""
+WAYS = {
+    "plain": "",
+    "triplet": '[metric_learning]\nloss = "triplet"\nneck = true\n[sampling]\nper_class = 4\n',
+    "arcface": '[metric_learning]\nloss = "arcface"\n',
+}
+
+
+@pytest.mark.proof
+def test_neighbours_of_learnt_features_are_of_their_class(house):
+    """Digits, 400 labels, two folds, three seeds: nearest neighbours out of fold with metric learning and without."""
+    digits.make(Path("data/d"), labelled=400)
+    Path("configs/d").mkdir(parents=True)
+    Path("configs/d/competition.toml").write_text(DIGITS)
+    prepare("d")
+    found = {}
+    for way, lines in WAYS.items():
+        for seed in range(3):
+            Path(f"configs/d/{way}{seed}.toml").write_text(f"seed = {seed}\n{LONGER}{lines}")
+            stage("train", f"d/{way}{seed}")
+        told = [json.loads(RunFiles(f"d/{way}{seed}").receipt.read_text())["metrics"] for seed in range(3)]
+        found[way] = np.array([[one["retrieval"]["map"], one["retrieval"]["top1"], one["score"]] for one in told])
+        print(way, found[way].mean(0).round(4))
+    for way in ("triplet", "arcface"):
+        gain = found[way] - found["plain"]
+        print(way, gain.mean(0).round(4), (gain.std(0, ddof=1) / 3**0.5).round(4))
+        assert gain[:, 0].mean() > 0
