@@ -388,4 +388,4 @@ def test_neighbours_of_learnt_features_are_of_their_class(house):
     for way in ("triplet", "arcface"):
         gain = found[way] - found["plain"]
         print(way, gain.mean(0).round(4), (gain.std(0, ddof=1) / 3**0.5).round(4))
-        assert gain[:, 0].mean() > 0
+        assert gain[:, 0].mean() > 0.05
