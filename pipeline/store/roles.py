@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.store.artifacts import RunFiles
-from pipeline.store.config import Competition
+from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import read_json
 from pipeline.store.keys import read_table_facts
@@ -60,7 +60,7 @@ def refuse_damaged(run: str) -> None:
 
 
 def refuse_overlap(other: str, role: str, files: RunFiles) -> None:
-    """Refuse a run of another competition that learnt from images which are scored here."""
+    """Refuse a run of another competition that learnt from images, or groups, which are scored here."""
     from pipeline.store.table import EXTRA, HOLDOUT, read_table
 
     if role != "init":
@@ -68,10 +68,25 @@ def refuse_overlap(other: str, role: str, files: RunFiles) -> None:
     theirs, ours = RunFiles(other).competition, files.competition
     known = read_table(theirs, read_table_facts(theirs))
     here = read_table(ours, read_table_facts(ours))
-    seen = np.isin(here.digests, known.digests[(known.folds >= 0) | (known.folds == EXTRA)])
-    seen &= (here.folds >= 0) | (here.folds == HOLDOUT)
-    if seen.any():
+    learnt = (known.folds >= 0) | (known.folds == EXTRA)
+    judged = (here.folds >= 0) | (here.folds == HOLDOUT)
+    if (seen := judged & np.isin(here.digests, known.digests[learnt])).any():
         raise UserError(
             f"init = {other!r} has trained on {seen.sum()} images that are scored here, for example that of id "
             f"{str(here.ids[seen][0])!r}: its weights are not blind; start from another run"
         )
+    groups = np.setdiff1d(known.groups[learnt], [""])
+    column = group_column(theirs.name, ours.name)
+    if column is not None and (seen := judged & np.isin(here.groups, groups)).any():
+        raise UserError(
+            f"init = {other!r} has trained on {len(np.unique(here.groups[seen]))} groups that are scored here, for "
+            f"example {column} {str(here.groups[seen][0])!r}: its weights are not blind; start from another run, or "
+            "give the column another name there if it means something else"
+        )
+
+
+def group_column(one: str, other: str) -> str | None:
+    """Return the column that says in the contracts of both of two competitions what a group is, None for none."""
+    named = [load_competition(name).group for name in (one, other)]
+    columns = {group.column if group else None for group in named}
+    return columns.pop() if len(columns) == 1 else None
