@@ -29,6 +29,7 @@ def refuse_misfit(config: Train, competition: Competition, where: object) -> Non
 def read_parents(config: Train, files: RunFiles, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the receipts of the runs that this one learns from, by role; whatever is not blind is refused."""
     stages = {"pseudo": ("pseudo",), "tags": ("tag",), "teacher": ("train", "ensemble"), "init": ("train",)}
+    stages["chosen_by"] = ("train",)
     receipts = {
         role: read_stage(run, role, *stages[role]) for role in stages if (run := getattr(config, role)) is not None
     }
@@ -43,11 +44,35 @@ def read_parents(config: Train, files: RunFiles, table: dict[str, Any]) -> dict[
                     )
         else:
             refuse_seen(receipt, role)
+        if role == "chosen_by":
+            refuse_other_patches(config, receipt, files)
         if receipt["run"].split("/")[0] == files.competition.name:
             refuse_strangers({receipt["run"]: receipt}, table | ({} if role != "init" else {"test": receipt["test"]}))
         else:
             refuse_overlap(receipt["run"], role, files)
     return receipts
+
+
+def refuse_other_patches(config: Train, receipt: dict[str, Any], files: RunFiles) -> None:
+    """Refuse a run that cannot choose patches: it cuts others, did not learn from all, or has no pair models."""
+    theirs, ours, run = receipt["config"], config.model_dump(), receipt["run"]
+    for key in ("patches.size", "patches.stride", "image.size"):
+        section, name = key.split(".")
+        if theirs[section][name] != ours[section][name]:
+            raise UserError(
+                f"{files.config}: chosen_by = {run!r} has {key} = {theirs[section][name]}, this run has "
+                f"{ours[section][name]}: patches must be the same to be chosen"
+            )
+    if theirs["chosen_by"]:
+        raise UserError(
+            f"{files.config}: chosen_by = {run!r} learnt from chosen patches, and is too sure of all others: name the "
+            f"run that chose them, {theirs['chosen_by']!r}"
+        )
+    if config.patches.nested == "pairs" and not theirs["pairs"]:
+        raise UserError(
+            f"{files.config}: chosen_by = {run!r} has no models blind to an image and to the fold that is left out: "
+            f'set pairs = true in configs/{run}.toml, or patches.nested = "none" (by models that learnt from the image)'
+        )
 
 
 def refuse_damaged(run: str) -> None:

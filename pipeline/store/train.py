@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from pipeline.store.imbalance import Decouple, Sampling
+from pipeline.store.patches import Patches, refuse_odd_patches
 from pipeline.store.section import Count, Section, Seed
 from pipeline.store.settings import (
     Adversarial,
@@ -60,6 +61,8 @@ class Train(Section):
     tags: str | None = None
     difficulty: Difficulty = Difficulty()
     init: str | None = None
+    chosen_by: str | None = None
+    patches: Patches = Patches()
     indicators: bool = False
     pairs: bool = False
 
@@ -67,8 +70,11 @@ class Train(Section):
     def _roles_fit(self) -> Train:
         if self.pseudo and self.teacher:
             raise ValueError("pseudo and teacher exclude each other: soft pseudo-labels are distillation on test rows")
-        if self.pairs and (self.pseudo or self.teacher or self.tags or self.init or self.select == "best"):
-            raise ValueError('pairs = true needs a run of its own: no pseudo, teacher, tags, init, or select = "best"')
+        roles = (self.pseudo, self.teacher, self.tags, self.init, self.chosen_by)
+        if self.pairs and (any(roles) or self.select == "best"):
+            raise ValueError(
+                'pairs = true needs a run of its own: no pseudo, teacher, tags, init, chosen_by, or select = "best"'
+            )
         if self.indicators and (self.pseudo or self.teacher or self.tags or self.init or self.select == "best"):
             raise ValueError("indicators = true needs a run of its own: it gives some rows a class that is none")
         if self.pseudo and self.batch_size == 1:
@@ -81,6 +87,11 @@ class Train(Section):
         for role, section in (("pseudo", "student"), ("teacher", "distill"), ("tags", "difficulty")):
             if section in self.model_fields_set and getattr(self, role) is None:
                 raise ValueError(f"[{section}] needs {role}, the name of a run")
+        return self
+
+    @model_validator(mode="after")
+    def _cut(self) -> Train:
+        refuse_odd_patches(self)
         return self
 
     @model_validator(mode="after")
@@ -148,4 +159,5 @@ class Train(Section):
 
     def fitting(self) -> dict[str, Any]:
         """Return what the weights depend on."""
-        return self.model_dump(exclude={"predict", "decouple", "decision", "stage", "pairs"})
+        later = dict.fromkeys(("predict", "decouple", "decision", "stage", "pairs"), True)
+        return self.model_dump(exclude={**later, "patches": {"gamma"}})

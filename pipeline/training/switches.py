@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.store.errors import UserError, nearest
 from pipeline.tasks import refuse_several
+from pipeline.training.patches import refusal
 
 if TYPE_CHECKING:
     from pipeline.training.job import Job
@@ -16,6 +17,8 @@ def check_switches(job: Job) -> None:
     """Refuse what the task or the head of a run cannot have (what masks cannot have: see `mask_job.check_masks`)."""
     check_sampling(job)
     check_auxiliary(job)
+    if job.config.patches.size and (why := refusal(job)):
+        raise UserError(f"{job.files.config}: [patches]: {why}")
     if job.task.name != "segmentation":
         check_head(job)
 
