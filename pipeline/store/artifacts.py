@@ -305,6 +305,11 @@ class RunFiles:
         """Return what post-processing was tried, what it was worth and what was adopted."""
         return self.folder / "postprocess.json"
 
+    @property
+    def links(self) -> Path:
+        """Return the rows of the table that are tiles side by side (M 4: one, another, the step down and right)."""
+        return self.folder / "links.npy"
+
     def trial(self, name: str, place: str) -> RunFiles:
         """Return the shelf of a trial: of a variant or setting, at a place of its own, `s<seed>`."""
         return RunFiles(f"{self.run}/{name}/{place}")
