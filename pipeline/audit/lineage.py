@@ -17,6 +17,7 @@ from pipeline.audit.records import Doubt, Model, Records, Refit, Shelf, read_mod
 from pipeline.store.artifacts import RUNS, FoldFiles, RunFiles
 from pipeline.store.files import Array
 from pipeline.store.receipts import LEVELS
+from pipeline.store.roles import group_column
 from pipeline.store.table import EXTRA, TEST, UNLABELLED
 
 
@@ -151,6 +152,9 @@ class Lineage(Records):
                 known |= mine | np.isin(here.groups, np.setdiff1d(table.groups[mine], [""]))
                 # An extra row that is nearly a copy of one of the fold is of its unit.
                 known |= (here.folds == EXTRA) & np.isin(here.units, table.units[mine])
+            elif (named := np.isin(here.groups, np.setdiff1d(table.groups[mine], [""]))).any():
+                # Elsewhere a name means the same where the same column gives it.
+                known |= named & (group_column(competition, fold.competition) is not None)
             self._kin[fold, competition] = known & ~np.isin(here.folds, (TEST, UNLABELLED))
         return self._kin[fold, competition]
 

@@ -127,7 +127,8 @@ def post_processed(shelf: Shelf) -> Iterator[Doubt]:
     below, files, adopted = shelf.members[0], shelf.files, shelf.receipt["adopted"]
     told = read_json(files.postprocess)
     leaves = {leaf.run: leaf.receipt for leaf in shelf.leaves}
-    source = Below(scene_of(below), below.files, below.receipt, leaves)
+    links = read_npy(shelf.files.links) if shelf.receipt["config"].get("mosaic") == "fill" else None
+    source = Below(scene_of(below), below.files, below.receipt, leaves, links)
     for name, rows in (("oof", shelf.table.scored), ("test", shelf.table.test)):
         if adopted:
             wrong, what = read_back(source, scene_of(shelf), files, name, told[name]), "not decided as told"

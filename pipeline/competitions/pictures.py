@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,9 @@ from pipeline.store.config import Images
 from pipeline.store.errors import UserError, resolve
 from pipeline.store.files import Array
 from pipeline.store.table import files_of
+
+if TYPE_CHECKING:
+    from pipeline.masks.mosaic import Borders
 
 
 def sizes(images: Images, data: Path, paths: Array) -> Array:
@@ -59,20 +63,39 @@ def mosaics(images: Images, data: Path, paths: Array) -> Array:
 
     Only tiles of one size and one number of channels can lie side by side.
     """
-    from pipeline.masks.mosaic import Borders, assemble
+    from pipeline.masks.mosaic import assemble
 
-    def look(path: str) -> tuple[tuple[int, ...], Borders]:
-        tile = read(images, data / files_of(path, images.channel)[0])
-        return tile.shape, Borders.of(tile[None])  # of a tile no more is kept
-
-    tiles, alike = each(look, paths), defaultdict[tuple[int, ...], list[int]](list)
-    for row, (shape, _) in enumerate(tiles):
-        alike[shape].append(row)
-    found = np.full(len(tiles), "", object)
-    for rows in alike.values():
-        numbers = assemble(Borders.together([tiles[row][1] for row in rows]))
+    found = np.full(len(paths), "", object)
+    for rows, borders in alike(images, data, paths):
+        numbers = assemble(borders)
         values, counts = np.unique(numbers[numbers >= 0], return_counts=True)
         for row, number in zip(rows, numbers.tolist(), strict=True):
             if number in values[counts > 1]:
                 found[row] = f"mosaic {rows[int(np.flatnonzero(numbers == number)[0])]}"
     return found.astype(str)
+
+
+def touching(images: Images, data: Path, paths: Array) -> Array:
+    """Return which tiles lie side by side (M 4: positions of one and another, the step down and right)."""
+    from pipeline.masks.mosaic import links
+
+    found = [np.zeros((0, 4), np.int64)]
+    for rows, borders in alike(images, data, paths):
+        pairs = links(borders)
+        found.append(np.column_stack([np.array(rows)[pairs.pairs], pairs.steps]))
+    return np.concatenate(found)
+
+
+def alike(images: Images, data: Path, paths: Array) -> Iterator[tuple[list[int], Borders]]:
+    """Yield the positions of the tiles of one size and number of channels, with their borders."""
+    from pipeline.masks.mosaic import Borders
+
+    def look(path: str) -> tuple[tuple[int, ...], Borders]:
+        tile = read(images, data / files_of(path, images.channel)[0])
+        return tile.shape, Borders.of(tile[None])  # of a tile no more is kept
+
+    tiles, shapes = each(look, paths), defaultdict[tuple[int, ...], list[int]](list)
+    for row, (shape, _) in enumerate(tiles):
+        shapes[shape].append(row)
+    for rows in shapes.values():
+        yield rows, Borders.together([tiles[row][1] for row in rows])

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from pipeline.forecast.level import Match
+from pipeline.forecast.mask_fill import Beside
 from pipeline.forecast.mask_match import IMAGES, Views, match_masks
 from pipeline.forecast.mask_survey import Action, Goal, Source, mask_of
 from pipeline.forecast.mask_worth import worth
 from pipeline.forecast.masks import Decided, Output, process
 from pipeline.masks.decide import Decision, components, objects_of
 from pipeline.masks.maps import Averaged, InTurn, pack, write_flat
-from pipeline.scoring.mask_choice import Choice, as_decision, from_decision, report
+from pipeline.scoring.mask_choice import Choice, as_decision, report
 from pipeline.scoring.mask_ensemble import apart
 from pipeline.scoring.mask_shelf import Scene, choose_masks, mover
 from pipeline.scoring.mask_variants import Shown
@@ -35,12 +36,16 @@ COVER = (0.05, 0.95)
 
 @dataclass(frozen=True)
 class Below:
-    """The run that is built on: the rows as it shows them, its shelf and receipt, and how the runs below it do."""
+    """The run that is built on: the rows as it shows them, its shelf and receipt, and how the runs below it do.
+
+    `links` (M 4) are rows of the table that touch, where masks may be continued: one, another, the step down and right.
+    """
 
     scene: Scene
     files: RunFiles
     receipt: dict[str, Any]
     leaves: dict[str, dict[str, Any]]
+    links: Array | None = None
 
     def source(self, name: str, rows: Array, statistics: Array) -> Source:
         """Return the images of some rows of the table, whose maps lie in the files called `name`."""
@@ -66,7 +71,8 @@ class Below:
     def _seen(self, maps: Shown, members: Sequence[Shown], rows: Array, statistics: Array) -> Source:
         scene = self.scene
         exclusive, scored = scene.truth.kind == "exclusive", scene.problem.scored_classes
-        return Source(maps, members, scene.table.sizes[rows], statistics, exclusive, scored)
+        beside = None if self.links is None else Beside.of(scene.truth, self.links, rows, scene.table.folds)
+        return Source(maps, members, scene.table.sizes[rows], statistics, exclusive, scored, beside)
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ def evidence(made: Processed) -> dict[str, Any]:
     """
 
     def how(decided: Decided) -> dict[str, Any]:
-        actions = [{"masks": [d.as_dict() for d in a.setting], "member": a.member} for a in decided.actions]
+        actions = [action.as_dict() for action in decided.actions]
         return {"actions": actions, "which": decided.which.tolist()}
 
     output = made.output
@@ -171,7 +177,7 @@ def read_back(below: Below, plain: Scene, files: RunFiles, name: str, told: dict
     rows = getattr(plain.table, "scored" if name == "oof" else name)
     source, maps = below.source(name, rows, np.zeros((len(rows), 0))), plain.maps(getattr(files, name), rows)
     objects = plain.problem.mask_metric.objects
-    actions = [Action(from_decision(action), action["member"]) for action in told["actions"]]
+    actions = [Action.from_dict(action) for action in told["actions"]]
     known = Decided(source, actions, np.array(told["which"]), np.zeros(len(rows)), np.zeros(0), np.zeros(0))
 
     def right(i: int) -> bool:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from pipeline.forecast.mask_features import OBJECT, of_action, of_image, of_mask, of_objects
+from pipeline.forecast.mask_fill import Beside
 from pipeline.masks.decide import Decision, components, decide, resize
 from pipeline.masks.metrics import MaskMetric
+from pipeline.scoring.mask_choice import from_decision
 from pipeline.scoring.mask_variants import Masks, Setting, Shown, scorer, stream, variants
 from pipeline.store.files import Array
 
@@ -25,17 +28,32 @@ UNTUNED = Decision()
 
 @dataclass(frozen=True)
 class Action:
-    """A candidate: a setting, on the maps of the run (`member` -1) or of a member."""
+    """A candidate: a setting, on the maps of the run (`member` -1) or of a member.
+
+    With `fill` what it makes is continued from the masks of tiles beside it (`mask_fill`).
+    """
 
     setting: Setting
     member: int = -1
+    fill: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the candidate for a file."""
+        told = {"masks": [d.as_dict() for d in self.setting], "member": self.member}
+        return told | ({"fill": True} if self.fill else {})
+
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> Action:
+        """Return the candidate that a file tells of."""
+        return cls(from_decision(told), told["member"], told.get("fill", False))
 
 
 @dataclass(frozen=True)
 class Source:
     """Where the images are seen: maps of the run and of the members below it, full sizes (N 2), statistics (N S).
 
-    `classes`: the places of those that are scored (None: all), which alone the features tell of.
+    `classes`: the places of those that are scored (None: all), which alone the features tell of. `beside`: what masks
+    of tiles beside them say, where that is asked for.
     """
 
     maps: Shown
@@ -44,6 +62,7 @@ class Source:
     statistics: Array
     exclusive: bool = False
     classes: tuple[int, ...] | None = None
+    beside: Beside | None = None
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -163,7 +182,8 @@ def mask_of(source: Source, i: int, action: Action, gone: Array | None = None) -
     if gone is not None:
         return _View.of(source, i).without(gone)
     maps = source.maps if action.member < 0 else source.members[action.member]
-    return decide(maps[i], maps.present(i), action.setting, source.size(i), source.exclusive)
+    mask = decide(maps[i], maps.present(i), action.setting, source.size(i), source.exclusive)
+    return source.beside.fill(i, mask) if action.fill and source.beside else mask
 
 
 @dataclass(frozen=True)
@@ -193,12 +213,14 @@ class _View:
     def masks(self, actions: Sequence[Action]) -> Iterator[tuple[list[int], Array, Array]]:
         """Yield each distinct mask with the places of the actions that make it, and the maps it is of."""
         source, size = self.source, self.source.size(self.i)
-        own = [a for a, action in enumerate(actions) if action.member < 0]
+        own = [a for a, action in enumerate(actions) if action.member < 0 and not action.fill]
         grid = [actions[a].setting for a in own]
         for places, mask in variants(self.maps, self.present, grid, size, source.exclusive):
             yield [own[g] for g in places], mask, self.maps
         for a, action in enumerate(actions):
-            if action.member >= 0:
+            if action.fill:
+                yield [a], mask_of(source, self.i, action), self.maps
+            elif action.member >= 0:
                 yield [a], mask_of(source, self.i, action), source.members[action.member][self.i]
 
     def of_mask(self, mask: Array) -> Array:

@@ -27,14 +27,17 @@ from pipeline.forecast.mask_survey import (
     survey,
 )
 from pipeline.forecast.mask_table import Model, tabulate
+from pipeline.masks.decide import Decision
 from pipeline.scoring.bootstrap import gate, replicate
-from pipeline.scoring.mask_choice import Choice, from_decision
+from pipeline.scoring.mask_choice import Choice
 from pipeline.scoring.mask_variants import Setting
 from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 
 # By how much a candidate must be predicted to beat the run's own decision: each margin is a rule of its own.
 MARGINS = (0.0, 0.02, 0.05)
+# The rule that asks no predictor: masks are continued from those of tiles beside them.
+FILL = "mosaic"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Decided:
         """Return for a file how an image is decided: settings, whose maps (-1: the run's), and the objects that go."""
         at = int(self.which[i])
         action = self.actions[at if at < len(self.actions) else 0]
-        found = {"masks": [d.as_dict() for d in action.setting], "member": action.member}
+        found = action.as_dict()
         if at < len(self.actions):
             return found
         return found | {"gone": np.flatnonzero(self.values[self.owner == i] < CUTS[at - len(self.actions)]).tolist()}
@@ -81,7 +84,10 @@ class Plan:
             values = self.objects(seen.objects)
             features = np.concatenate([features, prune(source, seen.owner, values[None])[0][:, 0]], 1)
         told = self.scores(features.reshape(-1, features.shape[2])).reshape(features.shape[:2])
-        which = take(self.rule, told, soft_iou(seen), self.plain)
+        if self.rule == FILL:
+            which = filled(source, self.actions, self.plain)
+        else:
+            which = take(self.rule, told, soft_iou(seen), self.plain)
         return Decided(source, made, which, told[np.arange(len(told)), which], values, seen.owner)
 
 
@@ -105,12 +111,15 @@ def process(problem: Problem, source: Source, goal: Goal, choice: Choice) -> Out
     """
     folds, rows = problem.folds, np.arange(len(problem.folds))
     base = default_actions(problem.classes, source.exclusive, len(source.members), goal.metric.objects)
+    base += [Action((Decision(),) * problem.classes, fill=True)] * (source.beside is not None)
     actions = list(dict.fromkeys([*base, *(Action(s) for s in (*choice.by_fold.values(), choice.deployed))]))
     table, objects = tabulate(problem, source, goal, actions, len(base))
     plain = np.array([actions.index(Action(choice.by_fold[k])) for k in folds.tolist()])
     told, (stats, worths, values) = table.predict(plain), table.whole()
     soft = np.where(np.isfinite(told[:, : len(actions)]), soft_iou(table.seen), -np.inf)
     which = {name: take(name, told, soft, plain) for name in ("soft", *(f"row {margin:g}" for margin in MARGINS))}
+    if source.beside is not None:
+        which[FILL] = filled(source, actions, plain)
     oracle = np.where(np.isfinite(told), problem.metric.gain(worths, 0.0), -np.inf).argmax(1)
     held = {name: stats[rows, at] for name, at in which.items()}
     simple = {"plain": stats[rows, plain], "untuned": choice.fixed, "best setting": choice.optimal}
@@ -129,8 +138,14 @@ def process(problem: Problem, source: Source, goal: Goal, choice: Choice) -> Out
 
 def redo(source: Source, i: int, told: dict[str, Any]) -> Array:
     """Return the mask (C H W bool) of an image that is decided as `Decided.told` says."""
-    action = Action(from_decision(told), told["member"])
-    return mask_of(source, i, action, np.array(told["gone"], np.int64) if "gone" in told else None)
+    return mask_of(source, i, Action.from_dict(told), np.array(told["gone"], np.int64) if "gone" in told else None)
+
+
+def filled(source: Source, actions: Sequence[Action], plain: Array | int) -> Array:
+    """Return the candidate (N,) of the rule that masks are continued where a tile beside them tells how."""
+    assert source.beside is not None
+    at = next(a for a, action in enumerate(actions) if action.fill)
+    return np.where(source.beside.speaks, at, plain)
 
 
 def take(rule: str | None, told: Array, soft: Array, plain: Array | int) -> Array:

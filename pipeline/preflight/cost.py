@@ -17,6 +17,7 @@ from pipeline.training.job import Job
 from pipeline.training.mask_job import look_of
 from pipeline.training.mask_nets import MaskNetwork
 from pipeline.training.mask_predict import MASK_TTA, predicted
+from pipeline.training.patches import count
 from pipeline.training.predict import scores, views_of
 from pipeline.training.ragged import Ragged
 
@@ -80,7 +81,7 @@ def cost_of(material: Material, step: float, network: Net) -> Cost:
     """Return what a run costs in seconds and bytes, of a measured step and of predictions measured here."""
     job = material.job
     config, table = job.config, job.table
-    row = seconds_a_row(material, network)
+    row = seconds_a_row(material, network) * count(job)
     held, seen = len(table.scored) / len(job.folds), len(table.test) + len(table.holdout)
     epoch = -(-len(material.rows) // job.batch_size) * step + held * row
     # At the end every view of its own rows and of the test rows, and (not of masks) one more look at all of them.

@@ -33,7 +33,7 @@ def neighbours_agree(material: Material) -> Finding:
     """Compare the agreement of labels among look-alikes with that of shuffled labels."""
     job, rows = material.job, material.sample(ROWS)
     near = neighbours(cheap([pixels(material, row) for row in rows]), NEIGHBOURS)
-    t = columns(job.task, job.table.y[job.table.labelled][rows], len(job.table.classes))
+    t = columns(job.task, job.table.y[material.places[rows]], len(job.table.classes))
     real, shuffled = shuffle_test(lambda order: agreement(t[order], near), len(rows), material.seed)
     words = f"look-alikes agree by {real:+.3f}, with shuffled labels {shuffled.mean():+.3f} +- {shuffled.std():.3f}"
     return judged_shuffle(real, shuffled, words, "labels")

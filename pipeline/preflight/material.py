@@ -56,8 +56,9 @@ class Batch:
 class Material:
     """A model of a run before its first step, and its training rows: `views` as it sees them, `plain` without change.
 
-    `images` are those of the labelled rows, `targets` (N D; none of masks, which are the last `masks` channels of a
-    view) and `weights` (N) theirs; `lessons` say which are trained on.
+    `images` are those of the labelled rows, or their patches, `places` (N) their positions in the table; `targets`
+    (N D; none of masks, which are the last `masks` channels of a view) and `weights` (N) theirs; `lessons` say which
+    are trained on.
     """
 
     job: Job
@@ -70,6 +71,7 @@ class Material:
     lessons: Lessons
     views: Dataset[tuple[Array, int]]
     plain: Dataset[tuple[Array, int]]
+    places: Array
     masks: int = 0
 
     @property
@@ -85,8 +87,7 @@ class Material:
     @cached_property
     def y(self) -> Array:
         """Return the targets of the training rows, as the table has them (n T)."""
-        table = self.job.table
-        return np.asarray(table.y[table.labelled][self.rows])
+        return np.asarray(self.job.table.y[self.places[self.rows]])
 
     def sample(self, count: int) -> Array:
         """Return at most `count` training rows, drawn at random, in table order."""
@@ -144,7 +145,7 @@ def _of_rows(job: Job, which: Which) -> Material:
     views, plain = (Views(course.images, change, seed) for change in (changed, augmenter("none", how.image.crop)))
     return Material(
         job, which, fresh_network(job, which, course), course.objective, course.images, course.targets,
-        course.weights, course.lessons, views, plain,
+        course.weights, course.lessons, views, plain, course.rows,
     )  # fmt: skip
 
 
@@ -155,5 +156,5 @@ def _of_masks(job: Job, which: Which) -> Material:
     plain = DenseViews(views.dense, augmenter("none"), views.seed, views.fit, size_of(job), views.show)
     return Material(
         job, which, network, objective, course.images, torch.zeros(len(course.rows), 0), course.weights,
-        course.lessons, views, plain, masks,
+        course.lessons, views, plain, course.rows, masks,
     )  # fmt: skip

@@ -30,7 +30,7 @@ def chosen(material: Material, count: int) -> Array:
     """Return `count` training rows, the strata (classes, bins of values, sizes of masks) in turn."""
     job, rng = material.job, np.random.default_rng(material.seed)
     rows = material.sample(2000)
-    strata = job.task.strata(job.task.targets(job.table.y[job.table.labelled][rows]), 5)
+    strata = job.task.strata(job.task.targets(job.table.y[material.places[rows]]), 5)
     order = rng.permutation(len(rows))
     rank = np.zeros(len(rows), int)
     for column in strata.T:
@@ -76,7 +76,7 @@ def by_heart(material: Material, learner: Learner, batch: Batch) -> float:
     if isinstance(objective, MaskObjective):
         return dice(objective, scores, batch.y.cpu())
     prediction = to_prediction(job.task, job.head, scores, objective.center, objective.spread).numpy()
-    return known(job.task, job.task.targets(job.table.y[job.table.labelled][batch.rows]), prediction)
+    return known(job.task, job.task.targets(job.table.y[material.places[batch.rows]]), prediction)
 
 
 def known(task: Task, y: Array, prediction: Array) -> float:

@@ -16,7 +16,7 @@ PICTURES, SHOWN = 24, 0.05
 
 def write_pictures(path: Path, material: Material, batch: Batch) -> None:
     """Write the first images of a batch, with their ids and what the loss is told of them."""
-    ids = material.job.table.ids[material.job.table.labelled[batch.rows]]
+    ids = material.job.table.ids[material.places[batch.rows]]
     pictures = [picture(material, x, y) for x, y in zip(batch.x[:PICTURES], batch.y[:PICTURES], strict=True)]
     captions = [[str(i), told(material, y)] for i, y in zip(ids, batch.y[:PICTURES].cpu(), strict=False)]
     write_sheet(path, pictures, captions)

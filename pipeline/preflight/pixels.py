@@ -83,7 +83,7 @@ def content(material: Material) -> Finding:
     after = np.array([flat(pixels(material, row, True)) for row in rows])
     verdict = judged(before.mean(), *FLAT)
     words = f"{before.sum()} of {len(rows)} images are of one colour"
-    ids = material.job.table.ids[material.job.table.labelled]
+    ids = material.job.table.ids[material.places]
     if verdict != OK:
         first = str(ids[rows[before.argmax()]])
         return Finding("images", verdict, words, f"look at id {first!r}: is it decoded rightly, and not empty?")
@@ -111,8 +111,8 @@ def twins(material: Material) -> Finding:
     rows, groups = material.sample(TWINS), dict[str, list[int]]()
     for n, row in enumerate(rows):
         groups.setdefault(digest(pixels(material, row).tobytes()), []).append(n)
-    table = material.job.table
-    y, ids = table.y[table.labelled][rows], table.ids[table.labelled][rows]
+    table, places = material.job.table, material.places[rows]
+    y, ids = table.y[places], table.ids[places]
     alike = [g for g in groups.values() if len(g) > 1]
     odd = [g for g in alike if any(not np.array_equal(y[g[0]], y[n], equal_nan=True) for n in g)]
     count = sum(map(len, odd))

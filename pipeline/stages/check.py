@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # imports torch
     from pipeline.training.job import Job
 
 # What rests on other runs is not looked at: a preflight comes before there are any.
-ROLES = {"pseudo": None, "teacher": None, "tags": None, "indicators": False}
+ROLES = {"pseudo": None, "teacher": None, "tags": None, "chosen_by": None, "indicators": False}
 
 
 def run(args: argparse.Namespace) -> None:

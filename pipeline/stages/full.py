@@ -79,7 +79,7 @@ def refuse_stackers(receipt: dict[str, Any]) -> None:
 
 def refuse_roles(leaf: str, config: dict[str, Any]) -> None:
     """Refuse a run that learnt from others fold by fold: for all rows at once there is nobody to learn from."""
-    named = [role for role in ("pseudo", "teacher", "tags", "init") if config[role]]
+    named = [role for role in ("pseudo", "teacher", "tags", "init", "chosen_by") if config[role]]
     if named:
         raise UserError(f"{leaf} learns from {named[0]} = {config[named[0]]!r}, fold by fold: refit the run it is from")
     if config["fit"] != "network":

@@ -17,7 +17,7 @@ from pipeline.scoring.problem import Problem
 from pipeline.scoring.report import in_words, score_run
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.command import log_to, main
-from pipeline.store.config import load_competition
+from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, atomic, digest, lock, read_npy, write_json, write_npy
 from pipeline.store.keys import built_key, read_table_facts
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> None:
     refuse_several(competition, files.config, "make lb")
     if TASKS[competition.task].dense:
         refuse_of_rows(files, config)
+    if config.mosaic == "fill":
+        refuse_to_fill(files, competition)
     with lock(files.lock, f"run {args.run}"):
         facts = read_table_facts(files.competition)
         parent = read_stage(config.run, "run", *PREDICTING)
@@ -85,6 +87,16 @@ def refuse_of_rows(files: RunFiles, config: Lb) -> None:
     for name, asked in {"strict = true": config.strict, "[capacity]": config.capacity is not None}.items():
         if asked:
             raise UserError(f"{files.config}: {name} is not for a segmentation task: take it out")
+
+
+def refuse_to_fill(files: RunFiles, competition: Competition) -> None:
+    """Refuse to continue masks from tiles beside where that means nothing, or could not be measured."""
+    what = f'{files.config}: mosaic = "fill"'
+    if not TASKS[competition.task].dense or competition.masks.exclusive:
+        raise UserError(f"{what} is for masks of classes that do not exclude each other: take it out")
+    if competition.group is not None and competition.group.mosaic:
+        told = "keeps tiles that touch in one fold, whose labels may not speak: nothing would show what it is worth"
+        raise UserError(f"{what}: group.mosaic = true in {files.competition.config} {told}; take one of them out")
 
 
 @dataclass(frozen=True)
@@ -177,7 +189,11 @@ def predict_masks(job: Job) -> Made:
 
     files, problem, table = job.files, job.problem, job.table
     scene = Scene.of(files, job.competition, table, problem.task, problem.metric, job.parent["maps"])
-    below, statistics = mask_lb.Below(scene, job.below, job.parent, job.leaves), statistics_of(job, [MASKS, MASKS])
+    links = write_links(job) if job.config.mosaic == "fill" else None
+    below, statistics = (
+        mask_lb.Below(scene, job.below, job.parent, job.leaves, links),
+        statistics_of(job, [MASKS, MASKS]),
+    )
     made = mask_lb.post_process(below, files, statistics, job.submitted)
     moved = compare(job, statistics, embedded=False)
     # What the predictor makes of the mean is taken off: the size match is what is known of it.
@@ -204,7 +220,21 @@ def predict_masks(job: Job) -> Made:
     told = [*masks.in_words(made.output), in_words(made.report)]
     told += [*shift.in_words(moved), *leaderboard.in_words(foretold)]
     report, adopted = made.report, made.output.adopted
-    return Made(adopted, made.method, report, made.decision, foretold, [], False, told, {"maps": made.shown})
+    paths = [] if links is None else [files.links]
+    return Made(adopted, made.method, report, made.decision, foretold, paths, False, told, {"maps": made.shown})
+
+
+def write_links(job: Job) -> Array:
+    """Write which scored and test tiles touch (M 4), and tell how many."""
+    from pipeline.competitions.pictures import touching
+
+    found, rows = touching(job.competition.images, job.files.competition.data, job.table.paths[job.rows]), job.rows
+    links = np.column_stack([rows[found[:, :2]], found[:, 2:]])
+    write_npy(job.files.links, links)
+    folds = job.table.folds[links[:, :2]]
+    apart = (folds.max(1) >= 0) & (folds[:, 0] != folds[:, 1])
+    log.info("%s: %d pairs of tiles touch, %d of them in other folds or test", job.files.run, len(links), apart.sum())
+    return links
 
 
 def foretell(

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
             return touch(files.receipt)
         refuse_unknown_names(config, task_of(competition, facts["classes"]).dense)
         with log_to(files.log):
-            for run in filter(None, (config.teacher, config.init)):
+            for run in filter(None, (config.teacher, config.init, config.chosen_by)):
                 refuse_damaged(run)
             started, job = time.monotonic(), pose(config, competition, files, facts, parents)
             fit_and_predict(job)
@@ -107,6 +107,7 @@ def fit_and_predict(job: Job) -> None:
     """Fit what is not fitted, predict what is not predicted."""
     from pipeline.store.tracking import track
     from pipeline.training.job import check_names
+    from pipeline.training.patches import count as per_image
     from pipeline.training.shelf import join_halves, predict_fold
     from pipeline.training.weights import choose_epochs
 
@@ -116,7 +117,9 @@ def fit_and_predict(job: Job) -> None:
         problem.score(problem.ideal)
     files, table, settings = job.files, job.table, job.config.model_dump()
     rows = 2 * len(table.scored) + 2 * len(table.test)
-    need = rows * len(job.models) * (job.task.width(len(table.classes)) * 4 + 1024)
+    width = job.task.width(len(table.classes))
+    need = rows * len(job.models) * (width * 4 + 1024)
+    need += rows // 2 * len(job.models) * (per_image(job) - 1) * width * 4
     require_space(files.folder, need, "the predictions and features of the run")
     state = {"fold_map": table.fold_map(), "fit_hash": job.fit_key, "machine": asdict(job.machine)}
     write_json(files.state, state)

@@ -153,6 +153,21 @@ class FoldFiles:
         """Return what was seen of each training row over the epochs (see `training.watch`); NaN for other rows."""
         return self.folder / "epochs.npy"
 
+    @property
+    def patches(self) -> Path:
+        """Return this model's predictions of the patches of all scored rows (N V P), one view of each."""
+        return self.folder / "patches.npy"
+
+    @property
+    def test_patches(self) -> Path:
+        """Return the same of the test rows."""
+        return self.folder / "patches-test.npy"
+
+    @property
+    def holdout_patches(self) -> Path:
+        """Return the same of the holdout, where there is one."""
+        return self.folder / "patches-holdout.npy"
+
     def half(self, number: int) -> FoldFiles:
         """Return the student that trained on one half of the pseudo-labels."""
         return FoldFiles(self.folder / f"half{number}")
@@ -289,6 +304,11 @@ class RunFiles:
     def postprocess(self) -> Path:
         """Return what post-processing was tried, what it was worth and what was adopted."""
         return self.folder / "postprocess.json"
+
+    @property
+    def links(self) -> Path:
+        """Return the rows of the table that are tiles side by side (M 4: one, another, the step down and right)."""
+        return self.folder / "links.npy"
 
     def trial(self, name: str, place: str) -> RunFiles:
         """Return the shelf of a trial: of a variant or setting, at a place of its own, `s<seed>`."""

@@ -50,14 +50,15 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
     parts = [[part.task, part.columns, part.weight] for part in competition.targets or []]
     contract = [competition.task, how, own_code(how), *parts]
     scored_by = metric_facts(competition) + [asked for asked in (table.get("scored_classes"),) if asked]
-    chosen_by = scored_by if config.select == "best" and config.select_by == "metric" else None
+    by_score = config.select == "best" and config.select_by == "metric"
+    chosen_by = [*scored_by, config.patches.gamma] if by_score else None
     known = [digest_file(weights) if weights.is_file() else None, own_code(config.fitting())]
     rows = [table["classes"], table["fold_map"], table["scored"], table.get("extra")]
     fitted = digest_json([config.fitting(), known, contract, chosen_by, rows, built_on])
     # The groups of test rows are in no hash but that of the table itself.
     groups = [table["outputs"]] if config.image.normalize == "group" else []
-    how = config.predict.model_dump() | {"decouple": config.decouple.model_dump()}
-    shown = [table["test"], table.get("holdout")]
+    how = config.predict.model_dump() | {"decouple": config.decouple.model_dump(), "gamma": config.patches.gamma}
+    shown = [table["test"], table.get("holdout"), trusted(config.chosen_by) if config.chosen_by else None]
     predicted = digest_json([fitted, how, own_code(how), shown, *groups])
     return (
         fitted,
@@ -107,12 +108,23 @@ def role_hashes(role: str, run: str, config: Train) -> dict[str, str]:
         wanted = files.pseudo_files
     elif role == "tags":
         wanted = [files.difficulty_train]
+    elif role == "chosen_by":
+        asked = [receipt.parent for receipt in files.fold_receipts()]
+        pairs = config.patches.nested == "pairs"
+        wanted = [FoldFiles(model).patches for model in asked if pairs or not model.name.startswith("pair")]
     elif role == "init":
         wanted = [FoldFiles(receipt.parent).model for receipt in files.fold_receipts()]
     else:
         pairs = config.distill.nested == "pairs"
         models = [r.parent for leaf in leaves(run) for r in RunFiles(leaf).fold_receipts()]
         wanted = [FoldFiles(model).train for model in models if model.name.startswith("pair") == pairs]
+    return {str(path): digest_file(path) for path in wanted if path.exists()}
+
+
+def trusted(run: str) -> dict[str, str]:
+    """Return the hashes of how sure the models of a run are of the patches of rows that nobody learns from."""
+    models = [FoldFiles(receipt.parent) for receipt in RunFiles(run).fold_receipts()]
+    wanted = [path for model in models for path in (model.test_patches, model.holdout_patches)]
     return {str(path): digest_file(path) for path in wanted if path.exists()}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.store.artifacts import RunFiles
-from pipeline.store.config import Competition
+from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import read_json
 from pipeline.store.keys import read_table_facts
@@ -29,6 +29,7 @@ def refuse_misfit(config: Train, competition: Competition, where: object) -> Non
 def read_parents(config: Train, files: RunFiles, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the receipts of the runs that this one learns from, by role; whatever is not blind is refused."""
     stages = {"pseudo": ("pseudo",), "tags": ("tag",), "teacher": ("train", "ensemble"), "init": ("train",)}
+    stages["chosen_by"] = ("train",)
     receipts = {
         role: read_stage(run, role, *stages[role]) for role in stages if (run := getattr(config, role)) is not None
     }
@@ -43,11 +44,35 @@ def read_parents(config: Train, files: RunFiles, table: dict[str, Any]) -> dict[
                     )
         else:
             refuse_seen(receipt, role)
+        if role == "chosen_by":
+            refuse_other_patches(config, receipt, files)
         if receipt["run"].split("/")[0] == files.competition.name:
             refuse_strangers({receipt["run"]: receipt}, table | ({} if role != "init" else {"test": receipt["test"]}))
         else:
             refuse_overlap(receipt["run"], role, files)
     return receipts
+
+
+def refuse_other_patches(config: Train, receipt: dict[str, Any], files: RunFiles) -> None:
+    """Refuse a run that cannot choose patches: it cuts others, did not learn from all, or has no pair models."""
+    theirs, ours, run = receipt["config"], config.model_dump(), receipt["run"]
+    for key in ("patches.size", "patches.stride", "image.size"):
+        section, name = key.split(".")
+        if theirs[section][name] != ours[section][name]:
+            raise UserError(
+                f"{files.config}: chosen_by = {run!r} has {key} = {theirs[section][name]}, this run has "
+                f"{ours[section][name]}: patches must be the same to be chosen"
+            )
+    if theirs["chosen_by"]:
+        raise UserError(
+            f"{files.config}: chosen_by = {run!r} learnt from chosen patches, and is too sure of all others: name the "
+            f"run that chose them, {theirs['chosen_by']!r}"
+        )
+    if config.patches.nested == "pairs" and not theirs["pairs"]:
+        raise UserError(
+            f"{files.config}: chosen_by = {run!r} has no models blind to an image and to the fold that is left out: "
+            f'set pairs = true in configs/{run}.toml, or patches.nested = "none" (by models that learnt from the image)'
+        )
 
 
 def refuse_damaged(run: str) -> None:
@@ -60,7 +85,7 @@ def refuse_damaged(run: str) -> None:
 
 
 def refuse_overlap(other: str, role: str, files: RunFiles) -> None:
-    """Refuse a run of another competition that learnt from images which are scored here."""
+    """Refuse a run of another competition that learnt from images, or groups, which are scored here."""
     from pipeline.store.table import EXTRA, HOLDOUT, read_table
 
     if role != "init":
@@ -68,10 +93,25 @@ def refuse_overlap(other: str, role: str, files: RunFiles) -> None:
     theirs, ours = RunFiles(other).competition, files.competition
     known = read_table(theirs, read_table_facts(theirs))
     here = read_table(ours, read_table_facts(ours))
-    seen = np.isin(here.digests, known.digests[(known.folds >= 0) | (known.folds == EXTRA)])
-    seen &= (here.folds >= 0) | (here.folds == HOLDOUT)
-    if seen.any():
+    learnt = (known.folds >= 0) | (known.folds == EXTRA)
+    judged = (here.folds >= 0) | (here.folds == HOLDOUT)
+    if (seen := judged & np.isin(here.digests, known.digests[learnt])).any():
         raise UserError(
             f"init = {other!r} has trained on {seen.sum()} images that are scored here, for example that of id "
             f"{str(here.ids[seen][0])!r}: its weights are not blind; start from another run"
         )
+    groups = np.setdiff1d(known.groups[learnt], [""])
+    column = group_column(theirs.name, ours.name)
+    if column is not None and (seen := judged & np.isin(here.groups, groups)).any():
+        raise UserError(
+            f"init = {other!r} has trained on {len(np.unique(here.groups[seen]))} groups that are scored here, for "
+            f"example {column} {str(here.groups[seen][0])!r}: its weights are not blind; start from another run, or "
+            "give the column another name there if it means something else"
+        )
+
+
+def group_column(one: str, other: str) -> str | None:
+    """Return the column that says in the contracts of both of two competitions what a group is, None for none."""
+    named = [load_competition(name).group for name in (one, other)]
+    columns = {group.column if group else None for group in named}
+    return columns.pop() if len(columns) == 1 else None

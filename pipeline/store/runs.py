@@ -90,7 +90,10 @@ class Capacity(Section):
 
 
 class Lb(Section):
-    """The predicted score of a run's rows and of its submission, and post-processing chosen by it."""
+    """The predicted score of a run's rows and of its submission, and post-processing chosen by it.
+
+    `mosaic` offers masks that are continued from the training masks of tiles whose borders fit.
+    """
 
     stage: Literal["lb"]
     run: str
@@ -98,6 +101,7 @@ class Lb(Section):
     public_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
     capacity: Capacity | None = None
     shift: Literal["report", "weight"] = "report"
+    mosaic: Literal["off", "fill"] = "off"
     seed: Seed = 0
 
 

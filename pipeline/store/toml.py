@@ -12,7 +12,7 @@ from pipeline.store.errors import UserError, nearest
 
 RUN_STAGES = ["train", "ensemble", "pseudo", "tag", "lb", "full", "ablate", "tune"]
 # The keys by which a run names what it builds on.
-ROLES = ("run", "pseudo", "teacher", "tags", "init")
+ROLES = ("run", "pseudo", "teacher", "tags", "init", "chosen_by")
 
 
 def read_toml(path: Path) -> dict[str, Any]:

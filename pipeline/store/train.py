@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from pipeline.store.imbalance import Decouple, Sampling
 from pipeline.store.metric_learning import MetricLearning, Retrieval
+from pipeline.store.patches import Patches, refuse_odd_patches
 from pipeline.store.section import Count, Section, Seed
 from pipeline.store.settings import (
     Adversarial,
@@ -63,6 +64,8 @@ class Train(Section):
     tags: str | None = None
     difficulty: Difficulty = Difficulty()
     init: str | None = None
+    chosen_by: str | None = None
+    patches: Patches = Patches()
     indicators: bool = False
     pairs: bool = False
 
@@ -70,8 +73,11 @@ class Train(Section):
     def _roles_fit(self) -> Train:
         if self.pseudo and self.teacher:
             raise ValueError("pseudo and teacher exclude each other: soft pseudo-labels are distillation on test rows")
-        if self.pairs and (self.pseudo or self.teacher or self.tags or self.init or self.select == "best"):
-            raise ValueError('pairs = true needs a run of its own: no pseudo, teacher, tags, init, or select = "best"')
+        roles = (self.pseudo, self.teacher, self.tags, self.init, self.chosen_by)
+        if self.pairs and (any(roles) or self.select == "best"):
+            raise ValueError(
+                'pairs = true needs a run of its own: no pseudo, teacher, tags, init, chosen_by, or select = "best"'
+            )
         if self.indicators and (self.pseudo or self.teacher or self.tags or self.init or self.select == "best"):
             raise ValueError("indicators = true needs a run of its own: it gives some rows a class that is none")
         if self.pseudo and self.batch_size == 1:
@@ -84,6 +90,11 @@ class Train(Section):
         for role, section in (("pseudo", "student"), ("teacher", "distill"), ("tags", "difficulty")):
             if section in self.model_fields_set and getattr(self, role) is None:
                 raise ValueError(f"[{section}] needs {role}, the name of a run")
+        return self
+
+    @model_validator(mode="after")
+    def _cut(self) -> Train:
+        refuse_odd_patches(self)
         return self
 
     @model_validator(mode="after")
@@ -120,8 +131,10 @@ class Train(Section):
             raise ValueError('decouple.method = "tau" is of lengths of weights, and those of arcface have none')
         if not how.biased and self.model.head_bias == "prior":
             raise ValueError('model.head_bias = "prior" needs a bias, and metric_learning leaves the head without one')
-        if self.indicators and how.loss != "none":
-            raise ValueError("indicators = true and metric_learning.loss exclude each other: indicators are no class")
+        if how.loss != "none" and (self.indicators or self.patches.background):
+            raise ValueError(
+                "metric_learning.loss excludes indicators = true and patches.background: they are no class"
+            )
         if each and (self.pseudo or self.difficulty.curriculum or self.difficulty.hard > 1):
             raise ValueError("sampling.per_class says which rows are drawn: take pseudo and draws by difficulty out")
         if each and (isinstance(self.batch_size, str) or self.batch_size % each or self.batch_size < 2 * each):
@@ -177,4 +190,5 @@ class Train(Section):
 
     def fitting(self) -> dict[str, Any]:
         """Return what the weights depend on."""
-        return self.model_dump(exclude={"predict", "decouple", "decision", "retrieval", "stage", "pairs"})
+        later = dict.fromkeys(("predict", "decouple", "decision", "retrieval", "stage", "pairs"), True)
+        return self.model_dump(exclude={**later, "patches": {"gamma"}})

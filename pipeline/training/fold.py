@@ -26,6 +26,7 @@ from pipeline.training.mask_job import NAME
 from pipeline.training.metric_learning import margined, tripled
 from pipeline.training.models import Network, to_prediction
 from pipeline.training.normalize import of_rows
+from pipeline.training.patches import count, cut, joined, of_images, patches_of, trust
 from pipeline.training.predict import scores
 from pipeline.training.watch import Watch
 from pipeline.training.weights import save_weights, start_from
@@ -43,21 +44,23 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     for stale in (files.rows, files.epochs):  # of another config: with them a fit that is killed would look done
         stale.unlink(missing_ok=True)
     images, bad = labelled_images(job)
+    shown = cut(job, images)
     course = plan(job, which, images, bad)
     held_out = np.flatnonzero(np.isin(table.folds[table.scored], which.held_out))
     everything = Problem.of(table, job.task, job.metric)
-    y, problem = everything.hard, everything.part(held_out)
+    y, problem = np.repeat(everything.hard, count(job), axis=0), everything.part(held_out)
+    believed = trust(job, which, "scored")
     seed = which.seed(config.seed)
     network, objective = fresh_network(job, which, course), course.objective
     freeze: str = config.optim.freeze
     if freeze == "auto":
-        labels = job.task.harden(job.task.targets(table.y[course.rows[course.lessons.gold]]))
+        labels = job.task.harden(job.task.targets(table.y[np.unique(course.rows[course.lessons.gold])]))
         freeze = freeze_for(labels, len(table.classes))
         log.info("%s %s: optim.freeze = auto is %r", job.files.run, which.title, freeze)
     width = job.task.width(len(table.classes))
     # Indicators among the extra rows are watched by nobody: only scored rows have a place on the shelf.
     marked = np.isin(np.arange(len(y)), course.indicators)
-    watched = np.where(marked, len(table.classes), y) if config.indicators else y
+    watched = np.where(marked, len(table.classes), y) if network.extra else y
     columns = network.head.out_features
     scored = margined(job, objective)
     goal, targets = widened(job, scored, course.targets, course.rows, course.lessons.gold, columns)
@@ -67,10 +70,12 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     def evaluate(current: nn.Module) -> dict[str, float]:
         if not len(held_out):
             return {}
-        raw = scores(current, images, held_out, machine=job.machine, batch_size=config.predict.batch_size)
-        real = raw[:, : raw.shape[1] - config.indicators]
+        at = patches_of(job, held_out)
+        raw = scores(current, shown, at, machine=job.machine, batch_size=config.predict.batch_size)
+        real = raw[:, : raw.shape[1] - network.extra]
         prediction = to_prediction(job.task, job.head, real, objective.center, objective.spread).numpy()
-        loss = objective.loss(raw, course.targets[held_out]).mean().item()
+        prediction = joined(job, prediction, None if believed is None else believed[held_out])
+        loss = objective.loss(raw, course.targets[at]).mean().item()
         return {"valid_loss": loss, f"valid_{job.metric.name}": problem.score(prediction)}
 
     def keep(entry: dict[str, Any], current: nn.Module) -> None:
@@ -88,18 +93,19 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
         attack=attack_of(config.adversarial), **config.average.model_dump(),
     )  # fmt: skip
     learnt = np.concatenate([course.lessons.gold, course.lessons.extra])
-    write_npy(files.rows, np.sort(course.rows[learnt]).astype(np.int32))
+    rows = np.unique(course.rows[learnt])
+    write_npy(files.rows, rows.astype(np.int32))
     seen = watch.table()
     aum = seen[marked, width + 1]
     seen[marked] = np.nan
-    write_npy(files.epochs, seen)
+    write_npy(files.epochs, of_images(job, seen))
     if config.select == "last":
         facts: dict[str, Any] = {"indicators": float(np.quantile(aum, 0.99))} if config.indicators else {}
         facts |= {"freeze": freeze} if config.optim.freeze == "auto" else {}
         save_weights(files.model, fitted, key=job.fit_key, epoch=config.epochs - 1, **facts)
     files.last.unlink(missing_ok=True)
     took = time.monotonic() - started
-    log.info("%s %s: trained on %d rows in %.1f s", job.files.run, which.title, len(learnt), took)
+    log.info("%s %s: trained on %d rows in %.1f s", job.files.run, which.title, len(rows), took)
 
 
 def fresh_network(job: Job, which: Which, course: Course) -> Network:

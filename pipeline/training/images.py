@@ -37,19 +37,45 @@ log = logging.getLogger(__name__)
 class Rows:
     """Arrays of images (n H W C each) as one, those of the first array first.
 
-    Beside them stand `meta` (N M), and where they are normalised by group its mean and sd, `stats` (N 2 C).
+    Beside them stand `meta` (N M), and where they are normalised by group its mean and sd, `stats` (N 2 C). With
+    `corners` (V 2) rows are parts of them, `side` x `side`: those of the first image, then those of the next.
     """
+
+    corners: Array | None = None
+    side = 0
 
     def __init__(self, parts: Sequence[Array], meta: Array, stats: Array | None = None) -> None:
         # A memory map indexes slowly; the array that it also is does not.
         self.parts, self.meta, self.stats = [np.asarray(part) for part in parts], meta.astype(np.float32), stats
         self.starts = np.cumsum([0, *(len(part) for part in parts)])
-        self.shape, self.dtype = (int(self.starts[-1]), *self.parts[0].shape[1:]), self.parts[0].dtype
+        self.dtype = self.parts[0].dtype
+        self.shape: tuple[int, ...] = (int(self.starts[-1]), *self.parts[0].shape[1:])
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return self.shape[0]
 
     def __getitem__(self, rows: Any) -> Array:
+        if self.corners is None:
+            return self._whole(rows)
+        image, part = np.divmod(rows, len(self.corners))
+        if np.ndim(rows) == 0:
+            top, left = self.corners[part]
+            return self._whole(int(image))[top : top + self.side, left : left + self.side]
+        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for n, (i, (top, left)) in enumerate(zip(image.tolist(), self.corners[part].tolist(), strict=True)):
+            out[n] = self._whole(i)[top : top + self.side, left : left + self.side]
+        return out
+
+    def cut(self, corners: Array, side: int) -> Rows:
+        """Return parts of all these images as rows."""
+        each = len(corners)
+        stats = None if self.stats is None else np.repeat(self.stats, each, axis=0)
+        found = Rows(self.parts, np.repeat(self.meta, each, axis=0), stats)
+        found.corners, found.side = corners, side
+        found.shape = (each * self.shape[0], side, side, *self.shape[3:])
+        return found
+
+    def _whole(self, rows: Any) -> Array:
         if len(self.parts) == 1:
             return np.asarray(self.parts[0][rows])
         if np.ndim(rows) == 0:

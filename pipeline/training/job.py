@@ -14,6 +14,7 @@ from pipeline.store.artifacts import FoldFiles, RunFiles
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError, nearest, resolve
 from pipeline.store.files import Array, digest
+from pipeline.store.patches import has_background
 from pipeline.store.table import Table
 from pipeline.store.train import Train
 from pipeline.tasks import Task, refuse_several, task_of
@@ -148,7 +149,7 @@ class Job:
     @property
     def seen(self) -> list[int]:
         """Return height and width of what the network sees of an image."""
-        crop = self.config.image.crop
+        crop = self.config.image.crop or self.config.patches.size
         return [crop, crop] if crop else self.size
 
     @property
@@ -268,7 +269,7 @@ def new_network(job: Job) -> Network:
         drop_path=model.drop_path,
         normalize=job.config.image.normalize,
         crop=job.config.image.crop,
-        extra=int(job.config.indicators),
+        extra=int(job.config.indicators or has_background(job.config)),
         neck=metric.neck,
         bias=metric.biased,
         cosine=metric.scale if metric.loss == "arcface" else 0.0,

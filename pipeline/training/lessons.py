@@ -15,12 +15,14 @@ from pipeline.store.artifacts import FoldFiles, RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest, read_npy
 from pipeline.store.imbalance import Sampling
+from pipeline.store.patches import has_background
 from pipeline.store.shelves import leaves
 from pipeline.training.balance import balanced, shows_of
 from pipeline.training.images import Rows
 from pipeline.training.job import Job, Which
 from pipeline.training.joint import objective_of
 from pipeline.training.objective import Objective
+from pipeline.training.patches import choosers, count, cut, patches_of, rejected
 from pipeline.training.sampling import Lessons
 from pipeline.training.weights import start_of
 
@@ -30,7 +32,7 @@ NATURAL = Sampling()
 @dataclass(frozen=True)
 class Course:
     """Images, targets N D, loss weights N and table positions of the scored rows, the extra rows, then of the test rows
-    where some are learnt.
+    where some are learnt; with [patches] of the patches of them all.
 
     `indicators` are the rows that were given a class of their own (AUM, Pleiss 2020).
     """
@@ -57,6 +59,11 @@ def plan(job: Job, which: Which, images: Rows, bad: dict[int, str]) -> Course:
         marked = gold[np.argsort([digest(str(i), str(config.seed)) for i in table.ids[rows][gold]])]
         marked = marked[: max(1, len(gold) // (classes + 1))]
         y, classes = np.where(np.isin(np.arange(len(y)), marked), classes, y), classes + 1
+    if config.patches.size:
+        images, rows, y = cut(job, images), np.repeat(rows, count(job)), np.repeat(y, count(job), axis=0)
+        gold, marked = chosen_patches(job, which, gold)
+        if has_background(config):
+            y[marked], classes = classes, classes + 1
     follow: dict[str, Any] = config.distill.model_dump(exclude={"nested"}) if config.teacher else {}
     objective = objective_of(job.task, job.head, classes, y[gold], **config.loss.model_dump(), **follow)
     targets, weights = objective.encode(y), torch.tensor(table.weights[rows], dtype=torch.float32)
@@ -75,11 +82,20 @@ def plan(job: Job, which: Which, images: Rows, bad: dict[int, str]) -> Course:
     return with_pseudo(job, which, course) if config.pseudo else course
 
 
+def chosen_patches(job: Job, which: Which, gold: Array) -> tuple[Array, Array]:
+    """Return which patches of some rows a model trains on, and those among them that are background."""
+    mine = patches_of(job, gold)
+    if not job.config.chosen_by:
+        return mine, mine[:0]
+    odd = rejected(job, which).ravel()[mine]
+    return (mine, mine[odd]) if has_background(job.config) else (mine[~odd], mine[:0])
+
+
 def training_rows(job: Job, which: Which, bad: dict[int, str]) -> Array:
     """Return which labelled rows a model trains on: all but its own folds, what is of them, and unreadable images."""
     usable = job.table.foreign(which.held_out)
     usable[list(bad)] = False
-    if job.config.teacher:
+    if job.config.teacher or job.config.chosen_by:
         usable[len(job.table.scored) :] = False
     return np.asarray(np.flatnonzero(usable))
 
@@ -153,6 +169,8 @@ def sources(job: Job, which: Which) -> dict[str, list[Path]]:
     if config.teacher:
         models = [model for leaf in leaves(config.teacher) for model in teachers(job, which, leaf).values()]
         found["teacher"] = [model.train for model in models]
+    if config.chosen_by:
+        found["chosen_by"] = [model.patches for model in choosers(job, which).values()]
     if config.init:
         found["init"] = [start_of(job, which)]
     return found

@@ -113,16 +113,23 @@ def predict(
 
     The spread (N, float32) is the standard deviation over the views, mean over the columns.
     """
+    seen = through(network, task, head, images, rows, machine=machine, tta=tta, batch_size=batch_size)
+    return seen.mean(0).numpy(), seen.std(0, correction=0).mean(1).numpy()
+
+
+def through(
+    network: Network, task: Task, head: str, images: Images, rows: Array, *, machine: Machine, tta: str, batch_size: int
+) -> Tensor:
+    """Return predictions of some rows of `images` through each view of `tta` (W N P)."""
     views = views_of(tta, network.crop)
     center, spread = network.center.cpu(), network.spread.cpu()
-    seen = torch.stack(
+    return torch.stack(
         [
             to_prediction(task, head, scored[:, : scored.shape[1] - network.extra], center, spread)
             for view in views
             for scored in [scores(network, images, rows, machine=machine, batch_size=batch_size, view=view)]
         ]
     )
-    return seen.mean(0).numpy(), seen.std(0, correction=0).mean(1).numpy()
 
 
 @torch.inference_mode()

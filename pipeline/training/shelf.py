@@ -24,8 +24,9 @@ from pipeline.training.lessons import sources
 from pipeline.training.mask_job import NAME
 from pipeline.training.mask_shelf import join_mask_halves, predict_masks
 from pipeline.training.models import Network, to_prediction
+from pipeline.training.patches import cut, joined, patches_of, trust
 from pipeline.training.posthoc import predictor
-from pipeline.training.predict import embed, predict
+from pipeline.training.predict import embed, predict, through
 from pipeline.training.weights import header_of
 
 
@@ -43,10 +44,11 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
     look = partial(look_twice, job, network)
     images, bad = job.images(scored)
     test_images = every_image(job, test)
-    train, train_features = embedded(job, network, images)
-    once, test_features = embedded(job, network, test_images)
-    oof, spread = look(images, held_out)
-    on_test, test_spread = look(test_images, np.arange(len(test)), once)
+    believed, on_tests = trust(job, which, "scored"), trust(job, which, "test")
+    train, train_features, patches = embedded(job, network, images, believed)
+    once, test_features, test_patches = embedded(job, network, test_images, on_tests)
+    oof, spread = look(images, held_out, believed=None if believed is None else believed[held_out])
+    on_test, test_spread = look(test_images, np.arange(len(test)), once, on_tests)
     spreads = np.full(len(scored), np.nan, np.float32)
     spreads[held_out] = spread
     train[held_out] = oof
@@ -68,10 +70,17 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
         files.spread,
         files.epochs,
     ]
-    if len(table.holdout) and len(which.held_out) == 1:
+    single, kept_apart = len(which.held_out) == 1, {files.patches: patches, files.test_patches: test_patches}
+    for path, said in list(kept_apart.items())[: (1 + single) * chooses(job)]:
+        write_npy(path, said)
+        outputs.append(path)
+    if len(table.holdout) and single:
         kept = every_image(job, table.holdout, "row of the holdout")
-        write_npy(files.holdout, look(kept, np.arange(len(kept)))[0])
+        write_npy(files.holdout, look(kept, np.arange(len(kept)), believed=trust(job, which, "holdout"))[0])
         outputs.append(files.holdout)
+        if chooses(job):
+            write_npy(files.holdout_patches, embedded(job, network, kept)[2])
+            outputs.append(files.holdout_patches)
     score = sign(job, which, outputs, oof, facts)
     tracker.summary({f"oof_{job.metric.name}": score, "rows": len(held_out)})
     columns = {f"p{c}": oof[:, c] for c in range(oof.shape[1])}
@@ -101,17 +110,25 @@ def facts_of(job: Job, which: Which, bad: dict[int, str], started: float) -> dic
 def moved(job: Job, trained: Network, network: Network, images: Rows, rows: Array) -> float:
     """Return how far (mean absolute difference) a way to predict moves the predictions of some rows."""
     how: dict[str, Any] = {"machine": job.machine, "tta": "none", "batch_size": job.config.predict.batch_size}
-    first, second = (predict(net, job.task, job.head, images, rows, **how)[0] for net in (trained, network))
+    shown, at = cut(job, images), patches_of(job, rows)
+    first, second = (predict(net, job.task, job.head, shown, at, **how)[0] for net in (trained, network))
     return round(float(np.abs(first - second).mean()), 6)
 
 
-def look_twice(job: Job, network: Network, images: Rows, rows: Array, once: Array | None = None) -> tuple[Array, Array]:
+def look_twice(
+    job: Job,
+    network: Network,
+    images: Rows,
+    rows: Array,
+    once: Array | None = None,
+    believed: Array | None = None,
+) -> tuple[Array, Array]:
     """Return predictions (N P) and spread (N) of some rows; those left least sure are seen through more views.
 
     `once`: what the network said of these rows, in batches like these, by the view that is the only one without TTA.
+    `believed`: what a first run says of their patches (N V P).
     """
-    how, machine, task = job.config.predict, job.machine, job.task
-    see = partial(predict, network, task, job.head, images, machine=machine, batch_size=how.batch_size)
+    how, task, see = job.config.predict, job.task, partial(seen, job, network, images, believed)
     if once is None or how.tta != "none":
         prediction, spread = see(rows, tta=how.tta)
     else:
@@ -125,13 +142,34 @@ def look_twice(job: Job, network: Network, images: Rows, rows: Array, once: Arra
     return prediction, spread
 
 
-def embedded(job: Job, network: Network, images: Rows) -> tuple[Array, Array]:
-    """Return predictions (N P) of all images from one view, and their embeddings (N F)."""
-    batches = list(embed(network, images, machine=job.machine, batch_size=job.config.predict.batch_size))
+def seen(
+    job: Job, network: Network, images: Rows, believed: Array | None, rows: Array, tta: str
+) -> tuple[Array, Array]:
+    """Return predictions (N P) and spread (N) of some rows; of patches they are put together view by view."""
+    how: dict[str, Any] = {"machine": job.machine, "tta": tta, "batch_size": job.config.predict.batch_size}
+    if not job.config.patches.size:
+        return predict(network, job.task, job.head, images, rows, **how)
+    views = through(network, job.task, job.head, cut(job, images), patches_of(job, rows), **how)
+    each = np.stack([joined(job, view.numpy(), believed) for view in views])
+    return each.mean(0), each.std(0).mean(1)
+
+
+def chooses(job: Job) -> bool:
+    """Say whether a run learns from all patches: what it says of each of them is kept, for another to choose by."""
+    return job.config.patches.size > 0 and not job.config.chosen_by
+
+
+def embedded(job: Job, network: Network, images: Rows, believed: Array | None = None) -> tuple[Array, Array, Array]:
+    """Return predictions (N P) of all images from one view, their embeddings (N F), predictions of patches (N V P)."""
+    shown = cut(job, images)
+    batches = list(embed(network, shown, machine=job.machine, batch_size=job.config.predict.batch_size))
     raw = torch.cat([scored for _, scored in batches])
     center, spread = network.center.cpu(), network.spread.cpu()
-    prediction = to_prediction(job.task, job.head, raw[:, : raw.shape[1] - network.extra], center, spread)
-    return prediction.numpy(), np.concatenate([pooled.numpy() for pooled, _ in batches])
+    real = raw[:, : raw.shape[1] - network.extra]
+    said = to_prediction(job.task, job.head, real, center, spread).numpy()
+    features = np.concatenate([pooled.numpy() for pooled, _ in batches])
+    patches = said.reshape(len(images), -1, said.shape[1])
+    return joined(job, said, believed), joined(job, said, believed, features), patches
 
 
 def join_halves(job: Job, which: Which) -> None:

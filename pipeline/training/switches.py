@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.store.errors import UserError, nearest
 from pipeline.store.metric_learning import MetricLearning
 from pipeline.tasks import refuse_several
+from pipeline.training.patches import refusal
 
 if TYPE_CHECKING:
     from pipeline.training.job import Job
@@ -18,6 +19,8 @@ def check_switches(job: Job) -> None:
     check_sampling(job)
     check_auxiliary(job)
     check_metric_learning(job)
+    if job.config.patches.size and (why := refusal(job)):
+        raise UserError(f"{job.files.config}: [patches]: {why}")
     if job.task.name != "segmentation":
         check_head(job)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.store.artifacts import RunFiles
+from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import atomic, read_json
 from pipeline.training.job import Job, Which, any_network, without_weights
 from pipeline.training.mask_nets import MaskNetwork
 from pipeline.training.models import Network
+
+log = logging.getLogger(__name__)
+# The parts of a network that answer what a competition asks, or read columns of its own.
+ASKED = ("head", "auxiliary", "beside", "presence", "sizes", "deep")
 
 
 def save_weights(path: Path, network: nn.Module, **header: Any) -> None:
@@ -94,13 +100,14 @@ def choose_epochs(job: Job) -> None:
 def start_of(job: Job, which: Which) -> Path:
     """Return the weights of the same model of the run that `init` names: of the same half, where it has halves.
 
-    A run of another competition may have fewer repeats: none of its models saw an image that is scored here.
+    A run of another competition may have fewer folds and repeats: none of its models saw an image that is scored here.
     """
     assert job.config.init is not None
     files = RunFiles(job.config.init)
     there = files.fold(which.held_out[0], which.repeat).folder.exists()
-    same = there or files.competition == job.files.competition
-    which = which if same else replace(which, repeat=0)
+    if not there and files.competition != job.files.competition:
+        folds = read_json(files.receipt)["folds"]
+        which = replace(which, repeat=0, held_out=(folds[which.held_out[0] % len(folds)],))
     whole = replace(which, half=None).files(files)
     known = read_json(whole.receipt) if whole.receipt.exists() else {}
     path = which.files(files).model if "halves" in known else whole.model
@@ -109,13 +116,27 @@ def start_of(job: Job, which: Which) -> Path:
     return path
 
 
+def asks_the_same(job: Job) -> bool:
+    """Say whether the run that `init` names was asked the same: of another competition only by task, names, columns."""
+    assert job.config.init is not None
+    files = RunFiles(job.config.init)
+    if files.competition == job.files.competition:
+        return True
+    theirs, ours = load_competition(files.competition.name), job.competition
+    same = all(getattr(theirs, key) == getattr(ours, key) for key in ("task", "targets", "metadata", "auxiliary"))
+    return same and read_json(files.receipt)["classes"] == job.table.classes
+
+
 def start_from(job: Job, which: Which, network: nn.Module) -> None:
-    """Load the weights of the model that `init` names; a head of another shape stays as it is."""
+    """Load the weights of the model that `init` names; a head of another shape, or of other classes, starts anew."""
     path = start_of(job, which)
     state, own = load_file(path), network.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     if any(name.startswith("backbone.") and name not in fitting for name in (*own, *state)):
         raise UserError(f"init = {job.config.init!r}: {path} is of another network than {job.config.model.name!r}")
     # How values and pixels are standardised belongs to this model's own training rows.
-    own_rows = ("center", "spread", "mean", "std", "beside.center", "beside.spread")
-    network.load_state_dict({n: v for n, v in fitting.items() if n not in own_rows}, strict=False)
+    skipped = ["center", "spread", "mean", "std", "beside.center", "beside.spread"]
+    if not asks_the_same(job):
+        skipped += [name for name in fitting if name.split(".")[0] in ASKED]
+        log.info("%s %s: %s was asked for other classes: the head starts anew", job.files.run, which.title, path)
+    network.load_state_dict({n: v for n, v in fitting.items() if n not in skipped}, strict=False)

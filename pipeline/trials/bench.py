@@ -17,6 +17,7 @@ from pipeline.store.config import Competition, load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import read_json, write_json
 from pipeline.store.keys import read_table_facts
+from pipeline.store.patches import shown
 from pipeline.store.section import validate
 from pipeline.store.table import Table, read_table
 from pipeline.store.train import Train
@@ -103,7 +104,7 @@ class Bench:
         """Return how many optimiser steps an epoch of a run takes, by the mean number of rows of its models."""
         rows = np.mean([self.table_of(None).foreign((k,)).sum() for k in self.folds])
         assert isinstance(config.batch_size, int)
-        return math.ceil(float(rows) / config.batch_size)
+        return math.ceil(shown(config) * float(rows) / config.batch_size)
 
     def scheduled(self, config: Train, steps: int, seed: int, what: str) -> Train:
         """Return a run with a seed, and the whole epochs that are nearest to a number of steps."""

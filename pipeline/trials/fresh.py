@@ -23,7 +23,8 @@ def why_not(files: CompetitionFiles, *runs: Train) -> str | None:
     method = read_json(files.folds_receipt)["method"] if files.folds_receipt.exists() else "given by hand"
     if method not in DRAWN:
         return f"folds that are {method} cannot be drawn anew"
-    named = [(role, getattr(run, role)) for run in runs for role in ("pseudo", "tags", "teacher", "init")]
+    parents = ("pseudo", "tags", "teacher", "init", "chosen_by")
+    named = [(role, getattr(run, role)) for run in runs for role in parents]
     # A model of the committed fold k has seen labels of the fresh one; that of another competition has seen none.
     roles = [role for role, parent in named if parent and parent.split("/")[0] == files.name]
     return f"{roles[0]} = ... is blind to the committed folds only" if roles else None

@@ -31,6 +31,7 @@ from pipeline.training.machine import Machine, choose_machine
 from pipeline.training.mask_job import extra_maps
 from pipeline.training.mask_nets import MaskNetwork
 from pipeline.training.mask_shelf import write_maps
+from pipeline.training.patches import trust
 from pipeline.training.posthoc import predictor
 from pipeline.training.probe import with_fastest
 from pipeline.training.shelf import join_halves, look_twice, predict_fold
@@ -59,7 +60,7 @@ def pose(bench: Bench, trial: Trial) -> tuple[Job, str]:
 def check(bench: Bench, trial: Trial) -> None:
     """Refuse, before anything is trained, what the models of a trial cannot be."""
     job, _ = pose(bench, trial)
-    for run in filter(None, (trial.config.teacher, trial.config.init)):
+    for run in filter(None, (trial.config.teacher, trial.config.init, trial.config.chosen_by)):
         refuse_damaged(run)
     try:
         check_names(job)
@@ -150,7 +151,9 @@ def predict(home: Job, job: Job, folds: tuple[int, ...]) -> None:
             write_maps(job, masks, path, job.ragged(table.scored)[0], rows, table.scored[rows])
         else:
             network = ready(predictor(replace(job, files=home.files), which), job.inference, job.seen)
-            write_npy(path, look_twice(job, network, job.images(table.scored)[0], rows)[0])
+            believed = trust(job, which, "scored")
+            mine = None if believed is None else believed[rows]
+            write_npy(path, look_twice(job, network, job.images(table.scored)[0], rows, believed=mine)[0])
 
 
 def judged(bench: Bench, job: Job, trial: Trial) -> Array:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.competitions.pictures import mosaics, size, sizes
+from pipeline.competitions.pictures import mosaics, size, sizes, touching
 from pipeline.store.config import Images
 from pipeline.store.errors import UserError
 
@@ -84,6 +84,13 @@ def test_tiles_of_other_sizes_and_strangers_stand_alone(tmp_path):
     assert of[4] == {""}
     assert all(len(of[field]) == 1 and "" not in of[field] for field in (0, 1, 2, 3, 5))
     assert len({*map(tuple, of.values())}) == 6
+    pairs = touching(images(channels="grey"), tmp_path, np.array(paths))
+    for one, other, down, right in pairs.tolist():
+        (field, at), (same, next_to) = ((int(n) for n in paths[row].split(".")[0].split("_")) for row in (one, other))
+        wide = 2 if field < 5 else 4
+        assert same == field
+        assert divmod(next_to, wide) == (at // wide + down, at % wide + right)
+    assert len(pairs) > 4 * 4 + 12
 
 
 def test_of_tiles_no_more_than_borders_is_held(tmp_path):

@@ -10,11 +10,14 @@ from mask_house import make_masks
 
 from pipeline.audit.refit import refit
 from pipeline.audit.report import audit
+from pipeline.competitions import pictures
+from pipeline.forecast import mask_fill
 from pipeline.forecast.masks import Tried
 from pipeline.masks.rle import decode
-from pipeline.store.artifacts import RunFiles
+from pipeline.store.artifacts import CompetitionFiles, RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import digest_file, read_json, read_npy, write_json
+from pipeline.store.table import read_table
 
 
 def lb(house, text="", below="a", name="lb"):
@@ -94,9 +97,53 @@ def test_what_is_kept_is_proved_to_be_that_of_the_run_below(trained, monkeypatch
     assert "1 masks of test are not those of toy/a, and yet nothing was adopted" in told
 
 
+def test_masks_that_go_on_beside_a_training_tile(trained, monkeypatch):
+    """From tiles that touch (here told, and those of toy masks go on after one line) to a shelf that the audit proves."""
+    monkeypatch.setattr(mask_fill, "STILL", 0.01)
+    table, judge = read_table(CompetitionFiles("toy"), read_json(CompetitionFiles("toy").table_receipt)), Tried.judge
+    rows = np.concatenate([table.scored, table.test])
+    alike = [np.flatnonzero((table.sizes[rows] == size).all(1)) for size in np.unique(table.sizes, axis=0)]
+    links = np.array([(a, b, 1, 0) for group in alike for a in group for b in group if a != b])
+    monkeypatch.setattr(pictures, "touching", lambda *_: links)
+    monkeypatch.setattr(Tried, "judge", lambda self, rows: ("mosaic", judge(self, rows)[1]))
+    receipt, files = lb(trained, 'mosaic = "fill"'), RunFiles("toy/lb")
+    monkeypatch.setattr(Tried, "judge", judge)
+    told = read_json(files.postprocess)
+    assert receipt["adopted"] == "mosaic"
+    assert {"row 0", "mosaic"} <= set(told["rules"])
+    kinds = [action.get("fill", False) for action in told["test"]["actions"]]
+    assert any(kinds[which] for which in told["test"]["which"])
+    assert str(files.links) in receipt["outputs"]
+    assert not audit("toy/lb", refit).findings
+    # A tile that is decided by a neighbour of its own fold is found.
+    folds = table.folds[rows]
+    within = [link for link in links.tolist() if folds[link[0]] == folds[link[1]] >= 0]
+    assert within
+    monkeypatch.setattr(mask_fill.Beside, "of", leaking(mask_fill.Beside.of))
+    monkeypatch.setattr(Tried, "judge", lambda self, rows: ("mosaic", judge(self, rows)[1]))
+    lb(trained, 'mosaic = "fill"\nseed = 1')
+    monkeypatch.undo()
+    monkeypatch.chdir(trained)
+    monkeypatch.setattr(mask_fill, "STILL", 0.01)
+    assert "masks of oof are not decided as told" in str(audit("toy/lb", refit).findings[0])
+
+
+def leaking(of):
+    """Let every tile be told of by others of its own fold."""
+    return lambda truth, links, rows, folds: of(truth, links, rows, np.where(folds >= 0, np.arange(len(folds)), folds))
+
+
 def test_what_does_not_fit_masks_is_refused(trained):
     with pytest.raises(UserError, match="strict = true is not for a segmentation task: take it out"):
         lb(trained, "strict = true")
+    contract = trained / "configs/toy/competition.toml"
+    before = contract.read_text()
+    contract.write_text(before + "[group]\nmosaic = true\n")
+    with pytest.raises(
+        UserError, match='mosaic = "fill": group.mosaic = true in .* keeps tiles that touch in one fold'
+    ):
+        lb(trained, 'mosaic = "fill"')
+    contract.write_text(before)
     with pytest.raises(UserError, match=r"\[capacity\] is not for a segmentation task"):
         lb(trained, "[capacity]\neach = 2")
     lb(trained)

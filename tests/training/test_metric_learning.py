@@ -299,7 +299,7 @@ def test_predictions_and_features_are_those_of_the_network_as_it_is(toy):
         ('[metric_learning]\nloss = "arcface"\nmargin = 1.6\n', "that of arcface is an angle"),
         ('[metric_learning]\nneck = true\n[model]\nhead_bias = "prior"\n', "leaves the head without one"),
         ('[metric_learning]\nloss = "arcface"\n[decouple]\nmethod = "tau"\n', "lengths of weights"),
-        ("indicators = true\n[metric_learning]\nloss = 'arcface'\n", "indicators are no class"),
+        ("indicators = true\n[metric_learning]\nloss = 'arcface'\n", "excludes indicators"),
         ('fit = "linear"\n[metric_learning]\nneck = true\n', "takes no .metric_learning."),
         ("[sampling]\nper_class = 3\n", "set batch_size to a multiple of it"),
         ("[sampling]\nper_class = 16\n", "set batch_size to a multiple of it, from 2 on"),
