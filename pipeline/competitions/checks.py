@@ -12,8 +12,8 @@ from pipeline.store.files import Array
 
 # So many rare classes are told one by one.
 TOLD = 20
-# Strata of values and of mask sizes are no classes: that a few rows cannot fill them all is said once.
-BIN = re.compile(r"(^| )(bin|size) \d+$")
+# Strata of values, of mask sizes and of looks are no classes: that a few rows cannot fill them all is said once.
+BIN = re.compile(r"(^| )(bin|size|cluster) \d+$")
 
 
 def check(

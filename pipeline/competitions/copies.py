@@ -9,7 +9,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from pipeline.scoring import clusters
 from pipeline.scoring.duplicates import SIDE, near_copies
+from pipeline.scoring.split import union
+from pipeline.store.config import Competition, Images
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest_file
 from pipeline.store.table import combined, files_of
@@ -48,6 +51,46 @@ def find_near(data: Path, paths: Array, channel: list[str] | None, most: int) ->
 
     numbers = near_copies(np.stack(each(one, paths)), most)
     return np.where(numbers < 0, "", numbers.astype(str))
+
+
+def embeddings(data: Path, paths: Array, digests: Array, images: Images) -> Array:
+    """Return what rows look like (N D, see `clusters.embed`): of all their files; what cannot be read looks flat."""
+    from pipeline.training.decode import BadImage, load
+
+    size = [clusters.SIDE, clusters.SIDE]
+
+    def one(path: str, known: str) -> Array:
+        try:
+            return np.asarray(clusters.shrink(load(data, path, known, images, size)[None])[0])
+        except BadImage:
+            return np.zeros((*size, images.views * images.width), np.float32)
+
+    with ThreadPoolExecutor() as pool:
+        return clusters.embed(np.stack(list(pool.map(one, paths.tolist(), digests.tolist()))))
+
+
+def find_alike(config: Competition, data: Path, paths: Array, digests: Array) -> tuple[Array, Array]:
+    """Return a key (N, text; "": none) that near copies and look-alikes share, and what rows look like (N D).
+
+    D is 0 where nobody asks.
+    """
+    folds, images = config.folds, config.images
+    near, x = find_near(data, paths, images.channel, folds.near), np.zeros((len(paths), 0), np.float32)
+    if folds.alike or folds.clusters:
+        x = embeddings(data, paths, digests, images)
+    if folds.alike:
+        numbers = clusters.alike(x, folds.alike)
+        kin = np.where(numbers < 0, "", numbers.astype(str))
+        near = np.where((near == "") & (kin == ""), "", union(near, kin).astype(str))
+    return near, x
+
+
+def with_clusters(strata: Array, x: Array, count: int, seed: int) -> Array:
+    """Return strata (N S) and beside them (0/1) which of `count` clusters (0: none) a row is of by its looks (N D)."""
+    if not count:
+        return strata
+    of_row = clusters.clusters(x, count, seed)
+    return np.column_stack([strata, np.eye(int(of_row.max()) + 1, dtype=strata.dtype)[of_row]])
 
 
 def each(work: Callable[[str], T], paths: Array) -> list[T]:

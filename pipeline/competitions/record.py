@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competitions.checks import check
-from pipeline.competitions.copies import find_near, hash_images
+from pipeline.competitions.copies import find_alike, hash_images, with_clusters
 from pipeline.competitions.mask_submission import read_mask_form
 from pipeline.competitions.masks import write_masks
 from pipeline.competitions.pictures import sizes as picture_sizes
@@ -44,7 +44,7 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     y = task.harden(task.targets(raw.y[train]))
     channel = config.images.channel
     digests = hash_images(files.data, raw.paths, channel)
-    near = find_near(files.data, raw.paths, channel, config.folds.near)
+    near, looks = find_alike(config, files.data, raw.paths, digests)
     wanted = {
         "folds": config.folds.model_dump(),
         "group": config.group and config.group.model_dump(),
@@ -54,9 +54,12 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     known = reuse(files, raw, wanted)
     # Of classes that exclude each other the commonest is the background: the size of a mask is that of the others.
     sized = np.delete(y, y.mean(0).argmax(), 1) if config.masks.exclusive else y
-    strata = task.strata(sized, config.folds.bins)
+    strata = with_clusters(
+        task.strata(sized, config.folds.bins), looks[train], config.folds.clusters, config.folds.seed
+    )
     method, folds = known or split(config, raw, strata, units, files.data)
     held, names = folds[:, 0] == HOLDOUT, stratum_names(task, sized, raw.classes, config.folds.bins)
+    names += [f"cluster {c}" for c in range(strata.shape[1] - len(names))]
     counts = balance(strata[~held], folds[~held, 0], names)
     errors, warnings = check(raw, digests, near, folds, counts)
     if errors:
@@ -84,7 +87,7 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
         facts["masks"] = told
     if held.any():
         facts["holdout"] = dict(zip(names, strata[held].sum(0).tolist(), strict=True))
-    if config.folds.near:
+    if config.folds.near or config.folds.alike:
         sets = np.unique(near[train][near[train] != ""], return_counts=True)[1]
         facts["near_copies"] = {"rows": int(sets[sets > 1].sum()), "sets": int((sets > 1).sum())}
     if known is None:

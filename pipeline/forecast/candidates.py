@@ -19,12 +19,15 @@ from pipeline.store.files import Array
 from pipeline.tasks import Task
 
 TAUS, NEAR_TIE = (0.25, 0.5, 1.0), 0.3
+# How much of a prediction the neighbours' vote may be.
+VOTES = (0.25, 0.5)
 
 
 @dataclass(frozen=True)
 class View:
     """Rows as the rules see them, label-free: the run's prediction (N P) and as it lay on the shelf (`raw`), those of
-    the trained runs below it (M N P), features, and the block of each row ("" for none) for a capacity.
+    the trained runs below it (M N P), features, and the block of each row ("" for none) for a capacity;
+    `votes` (N P) of nearest training rows, where they are asked, NaN where these know nothing.
     """
 
     run: Array
@@ -32,6 +35,7 @@ class View:
     leaves: Array
     features: Features
     blocks: Array
+    votes: Array | None = None
 
     def of(self, rows: Array) -> View:
         """Return some of the rows."""
@@ -43,6 +47,7 @@ class View:
             leaves=self.leaves[:, rows],
             features=features,
             blocks=self.blocks[rows],
+            votes=None if self.votes is None else self.votes[rows],
         )
 
 
@@ -75,11 +80,18 @@ def candidates(problem: Problem, view: View, facts: Facts) -> dict[str, Array]:
     found |= {f"cuts {method}": recut(task, view.raw, cuts) for method, cuts in facts.cuts.items()}
     if task.name == "multiclass":
         found |= {f"prior {tau:g}": scale(run, facts.prior**-tau) for tau in TAUS}
+    if view.votes is not None:
+        found |= {f"neighbours {share:g}": towards(run, view.votes, share) for share in VOTES}
     if problem.metric.label and task.name == "multiclass":
         found["minority"] = minority(run, facts.prior).astype(np.float32)
     if problem.metric.label and task.name != "regression":
         found["runner-up"] = settle(task, run, runner_up(task, run, problem.classes), problem.classes)
     return found
+
+
+def towards(p: Array, votes: Array, share: float) -> Array:
+    """Return predictions (N P, float32) moved a share of the way to votes, where there are any."""
+    return np.asarray(np.where(np.isnan(votes), p, (1 - share) * p + share * votes), np.float32)
 
 
 def sureness(task: Task, p: Array, classes: int) -> Array:

@@ -2,8 +2,8 @@
 
 Simple rules: `global` (the single candidate that is best on the fitted rows), `surest` (each row as the surest member
 says), `prior` (a class-prior adjustment), `shares` (a factor a class, so that classes are decided as often as they
-occur), `capacity` (at most so many rows of a class in a group). The learned rule, `row`, takes for each row the
-candidate whose gain a learner predicts to be largest.
+occur), `capacity` (at most so many rows of a class in a group), `neighbours` (a share of the vote of the nearest
+training rows). The learned rule, `row`, takes for each row the candidate whose gain a learner predicts to be largest.
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ from pipeline.store.files import Array
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules fitted on some rows: what they know, the best candidate and prior adjustment, the learner of gains."""
+    """The rules fitted on some rows: what they know, the best candidate, prior adjustment and share of the neighbours,
+    the learner of gains.
+    """
 
     problem: Problem
     facts: Facts
     best: str
     prior: str
+    neighbours: str
     chooser: Fitted | None
     each: int | None
 
@@ -49,8 +52,8 @@ class Rules:
         if name == "shares":
             return scale(run, self.facts.factors)
         found = candidates(problem, view, self.facts)
-        if name in ("global", "prior"):
-            return found[self.best if name == "global" else self.prior]
+        if name in ("global", "prior", "neighbours"):
+            return found[{"global": self.best, "prior": self.prior, "neighbours": self.neighbours}[name]]
         if name == "surest":
             return surest(problem, view)
         return self.choose(found, view)
@@ -76,6 +79,7 @@ def offered(problem: Problem, view: View, each: int | None) -> list[str]:
     return [
         "global",
         *["surest"] * (len(view.leaves) > 1 and problem.task.name != "regression"),
+        *["neighbours"] * (view.votes is not None),
         *["prior"] * (problem.task.name == "multiclass"),
         *["shares"] * labels,
         *["capacity"] * (labels and each is not None),
@@ -137,9 +141,10 @@ def fit_rules(problem: Problem, rows: Array, view: View, names: Sequence[str], e
         for name, p in candidates(mine, seen.of(parts == part), facts).items():
             found.setdefault(name, np.empty_like(seen.run))[parts == part] = p
     facts = Facts.of(mine, np.ones(len(mine.y), bool), seen.run, seen.raw)
-    taus = [name for name in found if name == "plain" or name.startswith("prior")]
+    kinds = ("", "prior", "neighbours")
+    of = [_best(mine, found, [n for n in found if n == "plain" or n.startswith(kind)]) for kind in kinds]
     chooser = fit_chooser(mine, found, seen, facts, units[rows], seed) if "row" in names else None
-    return Rules(problem, facts, _best(mine, found, list(found)), _best(mine, found, taus), chooser, each)
+    return Rules(problem, facts, of[0], of[1], of[2], chooser, each)
 
 
 def _best(problem: Problem, found: dict[str, Array], names: list[str]) -> str:

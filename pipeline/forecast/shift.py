@@ -20,6 +20,8 @@ from pipeline.store.files import Array
 COMPONENTS = 32
 INNER = 5
 CLIP = (0.1, 10.0)
+# Without a shift shown at this level no row is more like test than others.
+SHOWN = 0.05
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,18 @@ def most_test_like(shift: Shift, ids: Array, count: int = 20) -> list[tuple[str,
     return [(str(ids[i]), float(shift.likeness[i])) for i in order]
 
 
-def in_words(shift: Shift) -> list[str]:
-    """Return the comparison for a person."""
+def in_words(shift: Shift, ids: Array) -> list[str]:
+    """Return the comparison for a person; `ids` (N_s,) of the scored rows."""
     lines = [
         f"shift: test against scored rows AUC {shift.auc:.3f} (95 % {shift.low:.3f}..{shift.high:.3f}, "
         f"permutation p {shift.p:.3f}, {len(shift.by_model)} models)"
     ]
     told = [f"{d.name} {d.difference:+.2f} sd (p {d.p:.3f})" for d in shift.drivers[:3]]
-    return [*lines, "shift: largest differences of test: " + ", ".join(told)] if told else lines
+    lines += ["shift: largest differences of test: " + ", ".join(told)] if told else []
+    if shift.p < SHOWN:
+        likely = ", ".join(f"{name} ({p:.2f})" for name, p in most_test_like(shift, ids, 5))
+        lines.append(f"shift: scored rows most like test: {likely}")
+    return lines
 
 
 def _even_parts(units: Array, rng: np.random.Generator) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # they import pandas, scipy or scikit-learn, which a stage wi
     from pipeline.store.table import Table
 
 
-# The nearest of so many training rows, evenly chosen, say how far a row lies from what a model knows.
+# The nearest of so many training rows, evenly chosen, say how far a row lies from what a model knows, and vote.
 NEIGHBOURS, REFERENCES = 10, 20_000
 
 
@@ -105,8 +105,9 @@ def read_model(job: Job, leaf: str, held_out: tuple[int, ...]) -> Seen:
     else:
         model = files.pair(*held_out)
         p = np.concatenate([read_npy(model.train), read_npy(model.test)])
-    foreign = np.isin(job.problem.folds, held_out)
-    return Seen(p, np.nan_to_num(read_npy(model.spread)), distances(model, job.table.ids[job.rows], foreign))
+    foreign, ids, asked = np.isin(job.problem.folds, held_out), job.table.ids[job.rows], job.config.neighbours
+    said = votes(model, ids, foreign, job.table.scored, job.problem.ideal, asked) if asked else None
+    return Seen(p, np.nan_to_num(read_npy(model.spread)), distances(model, ids, foreign), said)
 
 
 def distances(model: FoldFiles, ids: Array, foreign: Array) -> Array:
@@ -115,19 +116,44 @@ def distances(model: FoldFiles, ids: Array, foreign: Array) -> Array:
     `foreign` (N_s,): the scored rows that it did not train on.
     """
     from pipeline.scoring.features import in_model
+
+    out, known = np.zeros(len(ids)), some(~foreign)
+    for source, rows in predictors(model, ids, foreign):
+        embeddings = read_npy(source.embeddings)
+        out[rows] = in_model(embeddings[rows], embeddings[known], NEIGHBOURS)[0]
+    return out
+
+
+def votes(model: FoldFiles, ids: Array, foreign: Array, scored: Array, labels: Array, k: int) -> Array:
+    """Return the mean label (all rows, P) of the k nearest rows that a model learnt, inside it, as a prediction.
+
+    `labels` (N_s P) of the `scored` rows (table positions) as predictions, NaN what is not known. NaN for rows that it
+    learnt, and where no neighbour's label is known.
+    """
+    from pipeline.scoring.features import neighbours_say
+
+    out = np.full((len(ids), labels.shape[1]), np.nan)
+    for source, rows in predictors(model, ids, foreign):
+        known = some(~foreign & np.isin(scored, read_npy(source.rows)))
+        embeddings = read_npy(source.embeddings)
+        out[rows] = neighbours_say(embeddings[rows], embeddings[known], labels[known], k)
+    return out
+
+
+def some(learnt: Array) -> Array:
+    """Return the positions of the rows of a mask, at most so many, evenly chosen."""
+    known = np.flatnonzero(learnt)
+    return np.asarray(known[np.linspace(0, len(known) - 1, min(len(known), REFERENCES)).astype(int)])
+
+
+def predictors(model: FoldFiles, ids: Array, foreign: Array) -> Iterator[tuple[FoldFiles, Array]]:
+    """Yield a model and the rows (a mask) it did not train on: of two students that which did not learn their half."""
     from pipeline.store.table import half_of
 
-    out, mine = np.zeros(len(ids)), np.r_[foreign, np.ones(len(ids) - len(foreign), bool)]
-    known = np.flatnonzero(~foreign)
-    known = known[np.linspace(0, len(known) - 1, min(len(known), REFERENCES)).astype(int)]
-    # Of two students a row is predicted by the one that did not train on its half.
+    mine = np.r_[foreign, np.ones(len(ids) - len(foreign), bool)]
     whole = model.embeddings.exists()
     parts = [(model, mine)] if whole else [(model.half(1 - h), mine & (half_of(ids) == h)) for h in (0, 1)]
-    for source, rows in parts:
-        if rows.any():
-            embeddings = read_npy(source.embeddings)
-            out[rows] = in_model(embeddings[rows], embeddings[known], NEIGHBOURS)[0]
-    return out
+    yield from ((source, rows) for source, rows in parts if rows.any())
 
 
 def blocks_of(capacity: Capacity, table: Table, rows: Array) -> Array:

@@ -5,8 +5,8 @@ Arrays over "all rows" hold the N_s scored rows, then the N_t test rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,14 @@ Decision = dict[str, Any] | None
 class Seen:
     """One model over all rows: predictions (N P), sd over TTA views and distance to its training rows (N each).
 
+    And the `votes` (N P) of the nearest of these, where they are asked, NaN where they know nothing.
     Of the scored rows only those that it did not train on are used; the others may hold anything.
     """
 
     p: Array
     spread: Array
     distance: Array
+    votes: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Source:
         """
         folds = self.problem.folds
         below = {leaf: np.zeros(0) for leaf in self.leaves}
-        looks = np.zeros((2, len(folds)))
+        looks, votes = np.zeros((2, len(folds))), voted([])
         for j in np.unique(folds).tolist():
             mine = np.flatnonzero(folds == j)
             held_out = (j,) if blind in (None, j) else (min(j, blind), max(j, blind))
@@ -64,14 +66,20 @@ class Source:
                 below[leaf] = below[leaf] if below[leaf].size else np.zeros((len(folds), model.p.shape[1]), np.float32)
                 below[leaf][mine] = model.p[mine]
             looks[:, mine] = np.mean([(model.spread[mine], model.distance[mine]) for model in seen.values()], 0)
-        return self._view(raw(below), below, looks, folds if blind is None else blind, np.arange(len(folds)))
+            if (said := voted(seen.values())) is not None:
+                votes = said.copy() if votes is None else votes
+                votes[mine] = said[mine]
+        view = self._view(raw(below), below, looks, folds if blind is None else blind, np.arange(len(folds)))
+        return replace(view, votes=votes)
 
     def test(self, raw: Array, fold: int) -> View:
         """Return the test rows as the models of a fold see them; `raw` (N_t P): the run's predictions by that fold."""
         seen = {leaf: self.seen(leaf, (fold,)) for leaf in self.leaves}
         rows = np.arange(len(self.problem.folds), len(self.blocks))
         looks = np.mean([(model.spread[rows], model.distance[rows]) for model in seen.values()], 0)
-        return self._view(raw, {leaf: model.p[rows] for leaf, model in seen.items()}, looks, fold, rows)
+        votes = voted(seen.values())
+        view = self._view(raw, {leaf: model.p[rows] for leaf, model in seen.items()}, looks, fold, rows)
+        return replace(view, votes=None if votes is None else votes[rows])
 
     def whole(self, raw: Array, models: list[View]) -> View:
         """Return the test rows as submitted (`raw`, N_t P), decided by the cuts that `submit` moves to the mean."""
@@ -96,3 +104,12 @@ class Source:
         if decision is None:
             return self.problem.task.default_cuts(self.problem.classes)
         return np.array(decision["cuts"] if fold is None else decision["by_fold"][str(fold)])
+
+
+def voted(models: Iterable[Seen]) -> Array | None:
+    """Return the mean vote (N P) inside several models, NaN where none of them knows, or None where none is asked."""
+    votes = [model.votes for model in models if model.votes is not None]
+    if not votes:
+        return None
+    known = np.sum([~np.isnan(vote) for vote in votes], 0)
+    return np.asarray(np.where(known > 0, np.nansum(votes, 0) / np.maximum(known, 1), np.nan))

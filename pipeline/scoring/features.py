@@ -66,6 +66,22 @@ def in_model(query: Array, reference: Array, k: int, values: Array | None = None
     return (away.astype(np.float64) ** 2 / 2).mean(1), None if values is None else values[index]
 
 
+def neighbours_say(query: Array, reference: Array, labels: Array, k: int) -> Array:
+    """Return the mean of the labels (R P; NaN: unknown) of the k nearest reference rows of each query row (N P).
+
+    As for `in_model` both are embeddings of one model; NaN where the labels of all of them are unknown.
+    """
+    from scipy.sparse import csr_matrix
+
+    near = in_model(query, reference, k, np.arange(len(reference)))[1]
+    assert near is not None
+    ends = np.arange(len(query) + 1) * near.shape[1]
+    which = csr_matrix((np.ones(near.size), near.ravel(), ends), (len(query), len(reference)))
+    known = ~np.isnan(labels)
+    count = which @ known.astype(np.float64)
+    return np.where(count > 0, which @ np.where(known, labels, 0.0) / np.maximum(count, 1), np.nan)
+
+
 def _unit(x: Array, side: int) -> Array:
     """Return vectors (N F) at length 1 (N F+2); those of length 0 lie at right angles to all of the other side."""
     x = x.astype(np.float32)

@@ -84,7 +84,8 @@ def run(args: argparse.Namespace) -> None:
 
 def refuse_of_rows(files: RunFiles, config: Lb) -> None:
     """Refuse settings that masks have no use for."""
-    for name, asked in {"strict = true": config.strict, "[capacity]": config.capacity is not None}.items():
+    of_rows = {"strict = true": config.strict, "[capacity]": config.capacity is not None}
+    for name, asked in (of_rows | {"neighbours": config.neighbours > 0}).items():
         if asked:
             raise UserError(f"{files.config}: {name} is not for a segmentation task: take it out")
 
@@ -176,7 +177,7 @@ def predict_rows(job: Job) -> Made:
     for k, p in output.models.items():
         write_npy(files.fold(k).test, p)
     told = [*rowscores.in_words(rows), *postprocess.in_words(output), in_words(report)]
-    told += [*shift.in_words(moved), *leaderboard.in_words(foretold)]
+    told += [*shift.in_words(moved, job.table.ids[job.table.scored]), *leaderboard.in_words(foretold)]
     told += [line for leaf, found in lost.items() for line in gaps.in_words(found, leaf)]
     paths = [files.fold(k).test for k in models]
     return Made(output.adopted, method, report, decision, foretold, paths, rows.strict, told, {})
@@ -218,7 +219,7 @@ def predict_masks(job: Job) -> Made:
     write_scores(job, made.output.oof.predicted, made.test.predicted, made.ends, made.actual)
     write_evidence(job, mask_lb.evidence(made), moved, foretold)
     told = [*masks.in_words(made.output), in_words(made.report)]
-    told += [*shift.in_words(moved), *leaderboard.in_words(foretold)]
+    told += [*shift.in_words(moved, table.ids[table.scored]), *leaderboard.in_words(foretold)]
     report, adopted = made.report, made.output.adopted
     paths = [] if links is None else [files.links]
     return Made(adopted, made.method, report, made.decision, foretold, paths, False, told, {"maps": made.shown})
@@ -279,8 +280,11 @@ def write_scores(job: Job, oof: Array, test: Array, ends: tuple[Array, Array], a
 
 def write_evidence(job: Job, facts: dict[str, Any], moved: Shift, foretold: Forecast) -> None:
     """Write what was tried, what was adopted, and the forecast."""
-    test_like = {k: v for k, v in asdict(moved).items() if k not in ("likeness", "weight")}
-    write_json(job.files.postprocess, {**facts, "shift": test_like, "forecast": asdict(foretold)})
+    from pipeline.forecast.shift import most_test_like
+
+    compared = {k: v for k, v in asdict(moved).items() if k not in ("likeness", "weight")}
+    compared["most_test_like"] = most_test_like(moved, job.table.ids[job.table.scored])
+    write_json(job.files.postprocess, {**facts, "shift": compared, "forecast": asdict(foretold)})
 
 
 if __name__ == "__main__":

@@ -104,7 +104,11 @@ Method = Literal[
 
 
 class Folds(Section):
-    """How rows are split: `near` joins images whose hashes differ in so many of 64 bits (0: identical ones only)."""
+    """How rows are split: `near` joins images whose hashes differ in so many of 64 bits (0: identical ones only).
+
+    `alike` joins those whose small pictures lie within a cosine distance (1 - correlation; 0: none); so many `clusters`
+    of small pictures are spread evenly over the folds, beside the classes (0: none).
+    """
 
     method: Method = "auto"
     n: Annotated[int, Field(ge=2)] = 5
@@ -114,6 +118,8 @@ class Folds(Section):
     order: str | None = None
     gap: Annotated[float, Field(ge=0)] = 0.0
     near: Annotated[int, Field(ge=0, le=16)] = 0
+    alike: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    clusters: Annotated[int, Field(ge=0)] = 0
     repeats: Count = 1
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 

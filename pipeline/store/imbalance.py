@@ -28,13 +28,15 @@ class Sampling(Section):
     still goes through all rows, those of a class that are too few to make up a number coming again.
 
     `balance`: classes in proportion to the root of their counts (sqrt), equally often in an epoch (parity) or in turn
-    (balanced), or of each as many rows as the rarest has, others every epoch (under). `repeat`: how often a row of some
-    classes comes where others come once. `synthetic`: rows of rare classes are made, of features (fit = "linear" or
+    (balanced), or of each as many rows as the rarest has, others every epoch (under); or so many `clusters` of images
+    that look alike equally often in an epoch (clusters). `repeat`: how often a row of some classes comes where others
+    come once. `synthetic`: rows of rare classes are made, of features (fit = "linear" or
     "boosted"). Of masks: the share of rows that show any, at first and at last (`non_empty`), or the classes in turn
     (`equal`).
     """
 
-    balance: Literal["none", "sqrt", "parity", "balanced", "under"] = "none"
+    balance: Literal["none", "sqrt", "parity", "balanced", "under", "clusters"] = "none"
+    clusters: Annotated[int, Field(ge=2)] = 20
     repeat: dict[str, Annotated[float, Field(ge=1)]] = Field(default_factory=dict)
     synthetic: Literal["none", "gauss", "interpolate", "smote"] = "none"
     per_class: Annotated[int, Field(ge=0)] = 0
@@ -49,4 +51,6 @@ class Sampling(Section):
         named = [name for name, wanted in asked.items() if wanted]
         if len(named) > 1:
             raise ValueError(f"sampling: {' and '.join(named)} exclude each other")
+        if self.clusters != 20 and self.balance != "clusters":
+            raise ValueError('sampling.clusters is how many: it needs sampling.balance = "clusters"')
         return self

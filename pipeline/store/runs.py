@@ -93,6 +93,7 @@ class Lb(Section):
     """The predicted score of a run's rows and of its submission, and post-processing chosen by it.
 
     `mosaic` offers masks that are continued from the training masks of tiles whose borders fit.
+    `neighbours`: so many nearest training rows inside each model have a vote, which may be adopted (0: none).
     """
 
     stage: Literal["lb"]
@@ -102,6 +103,7 @@ class Lb(Section):
     capacity: Capacity | None = None
     shift: Literal["report", "weight"] = "report"
     mosaic: Literal["off", "fill"] = "off"
+    neighbours: Annotated[int, Field(ge=0)] = 0
     seed: Seed = 0
 
 

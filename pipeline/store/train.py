@@ -109,6 +109,8 @@ class Train(Section):
         odd += ["[metric_learning]"] if self.metric_learning != MetricLearning() else []
         odd += ["sampling.per_class"] if self.sampling.per_class else []
         odd += ["loss.auxiliary"] if self.loss.auxiliary else []
+        odd += ["model.head_init"] if self.model.head_init != "auto" else []
+        odd += ["model.head_bias"] if self.model.head_bias != "zero" else []
         odd += ["loss.logit_adjust (predict.logit_adjust is)"] if self.loss.logit_adjust else []
         odd += [f"sampling.{key}" for key in ("balance", "repeat") if getattr(self.sampling, key) not in ("none", {})]
         if self.fit == "network" and self.sampling.synthetic != "none":

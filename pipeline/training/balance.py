@@ -1,4 +1,4 @@
-"""Class imbalance met by drawing rows: over-sampling, under-sampling, classes in turn."""
+"""Imbalance met by drawing rows: of classes (over-sampling, under-sampling, in turn), of images that look alike."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 
+from pipeline.scoring.clusters import clusters, embed, shrink
 from pipeline.store.files import Array
 from pipeline.store.imbalance import Sampling
 from pipeline.tasks import Task
+from pipeline.training.images import Images
+from pipeline.training.ragged import Ragged
 from pipeline.training.sampling import Lessons
 
 # Rows of a class are drawn as often as its count to this power asks for, against the commonest class.
 POWERS = {"sqrt": 0.5, "parity": 1.0}
+# So many images are made small at a time.
+CHUNK = 256
 
 
 def shows_of(task: Task, y: Array, classes: int) -> Array:
@@ -36,6 +41,21 @@ def balanced(lessons: Lessons, shows: Array, names: Sequence[str], how: Sampling
         turns = how.balance == "balanced"
         return replace(lessons, shows=every, equal=turns, under=not turns, anew=True)
     draw = np.where(every, factors(every.sum(0), names, how), 0.0).max(1)
+    return replace(lessons, draw=draw if lessons.draw is None else lessons.draw * draw, anew=True)
+
+
+def evened(lessons: Lessons, images: Images | Ragged, how: Sampling, seed: int) -> Lessons:
+    """Return lessons in which clusters of labelled rows are drawn equally often: a row by 1 / the size of its own.
+
+    The clusters are of the rows that a model learns from, by what they look like; labels are not asked.
+    """
+    rows = lessons.gold
+    if isinstance(images, Ragged):
+        small = [shrink(images[int(row)][None]) for row in rows]
+    else:
+        small = [shrink(images[part]) for part in np.split(rows, range(CHUNK, len(rows), CHUNK))]
+    of_row = clusters(embed(np.concatenate(small)), how.clusters, seed)
+    draw = 1 / np.bincount(of_row)[of_row]
     return replace(lessons, draw=draw if lessons.draw is None else lessons.draw * draw, anew=True)
 
 

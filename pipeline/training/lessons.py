@@ -17,7 +17,7 @@ from pipeline.store.files import Array, digest, read_npy
 from pipeline.store.imbalance import Sampling
 from pipeline.store.patches import has_background
 from pipeline.store.shelves import leaves
-from pipeline.training.balance import balanced, shows_of
+from pipeline.training.balance import balanced, evened, shows_of
 from pipeline.training.images import Rows
 from pipeline.training.job import Job, Which
 from pipeline.training.joint import objective_of
@@ -76,7 +76,9 @@ def plan(job: Job, which: Which, images: Rows, bad: dict[int, str]) -> Course:
         said[: len(table.scored)] = objective.soften(teacher_says(job, which))
         targets = torch.cat([targets, said], 1)
     lessons = lessons_of(job, gold, tags)
-    if config.sampling != NATURAL:
+    if config.sampling.balance == "clusters":
+        lessons = evened(lessons, images, config.sampling, which.seed(config.seed))
+    elif config.sampling != NATURAL:
         lessons = balanced(lessons, shows_of(job.task, y[gold], classes), table.classes, config.sampling)
     course = Course(objective, images, targets, weights, rows, lessons, marked)
     return with_pseudo(job, which, course) if config.pseudo else course

@@ -17,7 +17,7 @@ from pipeline.store.tracking import Tracker
 from pipeline.training.adversarial import attack_of
 from pipeline.training.alarm import Alarm
 from pipeline.training.augment import augmenter
-from pipeline.training.balance import balanced
+from pipeline.training.balance import balanced, evened
 from pipeline.training.dense import Dense, DenseViews, distances
 from pipeline.training.engine import fit
 from pipeline.training.heads import start_masks
@@ -87,6 +87,8 @@ def mask_views(job: Job, which: Which) -> tuple[Ragged, MaskCourse, DenseViews]:
     rows, truth = table.labelled, truth_of(job)
     depth = distances(job.files.competition, truth, rows, table.sizes[rows]) if config.loss.distance else None
     lessons, show = lessons_of(job, training_rows(job, which, bad))
+    if config.sampling.balance == "clusters":
+        lessons = evened(lessons, images, config.sampling, which.seed(config.seed))
     course = mask_course(job, which, images, lessons)
     dense = Dense(course.images, truth, rows, depth, course.soft)
     augment = augmenter(config.augment.recipe, masks=dense.masks)
@@ -121,6 +123,8 @@ def lessons_of(job: Job, gold: Array) -> tuple[Lessons, tuple[int, ...]]:
     if how.equal:
         shows = job.table.y[rows] > 0  # of exclusive classes the background takes its turn too
         return Lessons(gold, gold[:0], shows=shows, equal=True), tuple(np.flatnonzero(shows.any(0)).tolist())
+    if how.balance == "clusters":
+        return Lessons.of(gold), ()
     if how.non_empty is None:
         return balanced(Lessons.of(gold), shown(job, rows), job.table.classes, how), ()
     first, last = how.non_empty

@@ -84,7 +84,8 @@ def check_sampling(job: Job) -> None:
     how, where = job.config.sampling, job.files.config
     if how.synthetic == "smote" and find_spec("imblearn") is None:
         raise UserError(f'{where}: sampling.synthetic = "smote" needs imbalanced-learn: pip install imbalanced-learn')
-    for name in [name for name in ("balance", "repeat", "synthetic") if getattr(how, name) not in ("none", {})]:
+    of_classes = [n for n in ("balance", "repeat", "synthetic") if getattr(how, n) not in ("none", {}, "clusters")]
+    for name in of_classes:
         refuse_several(job.competition, where, f"sampling.{name}")
         if job.task.name == "regression":
             raise UserError(f"{where}: sampling.{name} needs classes; a regression has none: take it out")

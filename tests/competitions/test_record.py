@@ -150,7 +150,7 @@ def test_a_split_of_before_a_setting_was_there_is_kept(house):
     rows = (house / "folds/toy.csv").read_text().splitlines()
     swapped = [rows[0], *[f"{line[:-1]}{(int(line[-1]) + 1) % 3}" if "-1" not in line else line for line in rows[1:]]]
     (house / "folds/toy.csv").write_text("\n".join(swapped) + "\n")
-    for name in ("order", "gap", "near", "repeats", "holdout"):
+    for name in ("order", "gap", "near", "alike", "clusters", "repeats", "holdout"):
         del facts["settings"]["folds"][name]
     path.write_text(json.dumps(facts))
     prepare()
@@ -241,6 +241,40 @@ def test_near_copies_are_joined_and_told_in_test(house, caplog):
     assert "1 train row(s) have a near copy in test, for example 'i004'" in caplog.text
 
 
+def test_look_alikes_are_joined_with_near_copies_of_them(house):
+    data = make_competition(house, "multiclass", extra="alike = 0.001\nnear = 1\n")
+    image = cv2.imread(str(data / "train/i000.png"), cv2.IMREAD_GRAYSCALE).astype(float)
+    for name, how in (("train/i031", 0.7 * image), ("test/i070", image), ("train/i044", 0.8 * image + 30)):
+        copy = how + np.random.default_rng(0).normal(0, 0.7, image.shape)
+        cv2.imwrite(str(data / f"{name}.png"), copy.clip(0, 255).astype(np.uint8))
+    cv2.imwrite(str(data / "train/i005.png"), np.full_like(image, 7))
+    cv2.imwrite(str(data / "train/i006.png"), np.full_like(image, 8))
+    (data / "train/i009.png").write_bytes(b"no image at all")
+    prepare()
+    made = table()
+    assert made.folds[0] == made.folds[31] == made.folds[44]
+    assert len(np.unique(made.units[:60])) == 58
+    assert receipt(house)["near_copies"] == {"rows": 3, "sets": 1}
+    assert any("near copy in test" in said for said in receipt(house)["warnings"])
+
+
+def test_clusters_of_looks_are_even_over_the_folds(house):
+    data = make_competition(house, "binary", extra="clusters = 3\n")
+    looks, rng = np.arange(60) % 3, np.random.default_rng(0)
+    for j, look in enumerate(looks):  # bright on the left, above, or below
+        image = rng.integers(0, 60, (12, 12)) + 120 * (np.indices((12, 12))[[1, 0, 0][look]] // 6 == [0, 0, 1][look])
+        cv2.imwrite(str(data / f"train/i{j:03d}.png"), image.astype(np.uint8))
+    prepare()
+    made, facts = table(), receipt(house)
+    for k in range(3):
+        assert np.isin(np.bincount(looks[made.folds[:60] == k]), (6, 7)).all()
+    assert [name for name in facts["balance"] if name.startswith("cluster")] == [f"cluster {c}" for c in range(3)]
+    assert [sum(facts["balance"][f"cluster {c}"]) for c in range(3)] == [20, 20, 20]
+    labels = np.array(list(facts["balance"].values()))[:2]
+    assert np.ptp(labels, axis=1).max() <= 1
+    assert made.y.shape[1] == 1, "clusters are no targets"
+
+
 def test_near_copies_that_a_given_split_divides_are_told(house):
     data = make_competition(house, "multiclass", extra='near = 4\ncolumn = "part"\n')
     copy_with_noise(data, "train/i000.png", "train/i031.png")
@@ -263,6 +297,8 @@ def test_near_copies_that_a_given_split_divides_are_told(house):
         ("holdout = 0.6", "folds.holdout: Input should be less than or equal to 0.5"),
         ("near = -1", "folds.near: Input should be greater than or equal to 0"),
         ("near = 17", "folds.near: Input should be less than or equal to 16"),
+        ("alike = 0.6", "folds.alike: Input should be less than or equal to 0.5"),
+        ("clusters = -1", "folds.clusters: Input should be greater than or equal to 0"),
         ("gap = 3.0", "folds.gap is a time between blocks: it needs folds.order"),
         ("repeats = 0", "folds.repeats: Input should be greater than or equal to 1"),
         ('method = "iterative"', '"iterative" does not fit a multiclass task'),

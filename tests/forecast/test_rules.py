@@ -1,5 +1,7 @@
 """Rules: who proposes what, what is chosen on which rows, and what a rule makes of other rows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -147,6 +149,30 @@ def test_a_prior_adjustment_is_chosen_where_balance_is_asked_for():
     problem = Problem(TASKS["multiclass"], METRICS["balanced_accuracy"], 3, y, np.arange(600) % 3, None)
     out = fit_rules(problem, everything(problem), view, ["prior"], None, 0).apply("prior", view)
     np.testing.assert_allclose(out, scaled / scaled.sum(1, keepdims=True), atol=1e-5)
+
+
+def test_a_share_of_the_neighbours_is_taken_where_they_know_better():
+    problem, view = scene(240, planted=False, skill=0.3)
+    right, rng = np.eye(3)[problem.y], np.random.default_rng(1)
+    noise = rng.dirichlet(np.ones(3), 240)
+    train = problem.folds != 0
+    for votes, want in ((right, "neighbours 0.5"), (1 - right, "plain")):
+        votes[::7] = np.nan
+        asked = replace(view, votes=votes)
+        assert "neighbours" in offered(problem, asked, None)
+        rules = fit_rules(problem, train, asked, ["neighbours"], None, 0)
+        assert rules.neighbours == want
+        out = rules.apply("neighbours", asked)
+        np.testing.assert_array_equal(out[::7], view.run[::7])
+        mixed = 0.5 * view.run + 0.5 * votes if want != "plain" else view.run
+        known = ~np.isnan(votes[:, 0])
+        np.testing.assert_allclose(out[known], mixed[known], atol=1e-6)
+    asked = replace(view, votes=noise)
+    other = replace(problem, y=np.where(train, problem.y, (problem.y + 1) % 3))
+    one, two = (
+        fit_rules(p, train, asked, ["neighbours"], None, 0).apply("neighbours", asked) for p in (problem, other)
+    )
+    np.testing.assert_array_equal(one, two)
 
 
 def test_the_surest_member_speaks():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import kstest
@@ -184,17 +186,20 @@ def test_too_few_rows_to_compare():
     assert np.isnan([found.auc, found.p, found.low, found.high]).all()
     assert (found.weight == 1).all()
     assert (found.likeness == 0.5).all()
-    assert "AUC nan" in in_words(found)[0]
+    assert "AUC nan" in in_words(found, np.arange(90))[0]
 
 
 def test_words():
     found = adversarial(*rows(np.random.default_rng(0), 90, 60, 2.0))
-    first, second = in_words(found)
+    ids = np.array([f"i{j}" for j in range(90)])
+    first, second, third = in_words(found, ids)
     assert f"AUC {found.auc:.3f}" in first
     assert "3 models" in first
     assert second.index("mean") < second.index("sd (p")
     assert f"{found.drivers[0].difference:+.2f}" in second
-    assert in_words(adversarial(None, np.arange(9) % 3, np.zeros((20, 0)), [])) != []
-    top = most_test_like(found, np.array([f"i{j}" for j in range(90)]), 5)
+    assert in_words(adversarial(None, np.arange(9) % 3, np.zeros((20, 0)), []), ids) != []
+    top = most_test_like(found, ids, 5)
+    assert third == "shift: scored rows most like test: " + ", ".join(f"{name} ({p:.2f})" for name, p in top)
+    assert len(in_words(replace(found, p=0.5), ids)) == 2, "without a shift no row is like test"
     assert [p for _, p in top] == sorted(found.likeness, reverse=True)[:5]
     assert top[0][0] == f"i{np.argmax(found.likeness)}"

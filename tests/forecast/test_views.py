@@ -1,5 +1,7 @@
 """Views hold the predictions of models that never trained on a row, at cuts fitted without it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,26 @@ def test_a_strict_view_is_by_pairs(blind):
         np.testing.assert_array_equal(view.leaves[m][:, 0], np.array(want, np.float32))
     np.testing.assert_allclose(view.run, view.leaves.mean(0))
     assert np.isfinite(view.features[0]).all()
+
+
+@pytest.mark.parametrize("blind", [None, 1])
+def test_votes_are_those_of_the_models_that_see_the_row(blind):
+    def voting(leaf, held_out):
+        model = seen(leaf, held_out)
+        said = np.where(leaf == "b" and np.arange(N + TEST) == 5, np.nan, 2 * model.spread)
+        return replace(model, votes=said[:, None])
+
+    where = replace(source(), seen=voting)
+    view = where.scored(lambda below: below["a"], blind)
+    held = [(k,) if blind in (None, k) else tuple(sorted((k, blind))) for k in FOLDS]
+    want = np.array([np.mean([2 * seen(leaf, h).spread[k] for leaf in "ab"]) for k, h in zip(FOLDS, held, strict=True)])
+    want[5] = 2 * seen("a", held[5]).spread[5]
+    np.testing.assert_allclose(view.votes[:, 0], want)
+    np.testing.assert_array_equal(view.of(np.arange(3, 7)).votes, view.votes[3:7])
+    raw = np.zeros((TEST, 1), np.float32)
+    test = where.test(raw, 2)
+    np.testing.assert_allclose(test.votes[:, 0], 2 * np.mean([seen(leaf, (2,)).spread[N:] for leaf in "ab"], 0))
+    assert source().test(raw, 2).votes is None
 
 
 def test_test_rows_are_seen_by_one_fold():

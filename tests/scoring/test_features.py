@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from problems import ROW_TASKS as TASKS
 from scipy import ndimage, stats
+from sklearn.neighbors import KNeighborsRegressor
 
-from pipeline.scoring.features import image_statistics, in_model, label_free, schema, statistic_names
+from pipeline.scoring.features import image_statistics, in_model, label_free, neighbours_say, schema, statistic_names
 
 WIDTH = {"binary": 1, "multiclass": 5, "multilabel": 4, "ordinal": 1, "regression": 2}
 
@@ -113,6 +114,19 @@ def test_neighbours_are_those_of_brute_force():
     assert nothing is None
     np.testing.assert_allclose(found, distances[:, :2].mean(1), atol=1e-5)
     assert in_model(query[:0], reference, 4, labels)[1].shape == (0, 4)
+
+
+def test_what_neighbours_say_is_that_of_scikit_learn_and_unknown_labels_say_nothing():
+    rng = np.random.default_rng(0)
+    query, reference, labels = rng.normal(size=(23, 6)), rng.normal(size=(40, 6)), rng.random((40, 3))
+    theirs = KNeighborsRegressor(4, metric="cosine", algorithm="brute").fit(reference, labels).predict(query)
+    np.testing.assert_allclose(neighbours_say(query, reference, labels, 4), theirs, atol=1e-6)
+    labels[rng.random((40, 3)) < 0.6] = np.nan
+    near = in_model(query, reference, 4, np.arange(40))[1]
+    for said, mine in zip(neighbours_say(query, reference, labels, 4), labels[near], strict=True):
+        wanted = [np.mean(known) if len(known := column[~np.isnan(column)]) else np.nan for column in mine.T]
+        np.testing.assert_allclose(said, wanted)
+    assert neighbours_say(query[:0], reference, labels, 4).shape == (0, 3)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 100])

@@ -178,6 +178,20 @@ def test_what_is_adopted_is_a_run_like_any_other(task, metric, rule, shelf, monk
     lb(house, below="lb", name="again")
 
 
+@pytest.mark.parametrize("task, strict", [("multiclass", "true"), ("ordinal", "false")])
+def test_neighbours_vote_where_they_are_asked_and_the_gate_has_the_say(task, strict, shelf, monkeypatch):
+    house = shelf(task)
+    with monkeypatch.context() as gate:
+        adopt(gate, "neighbours")
+        receipt, found = lb(house, f"neighbours = 5\nstrict = {strict}")
+    assert receipt["adopted"] == "neighbours"
+    assert receipt["metrics"]["score"] == pytest.approx(found["rules"]["neighbours"]["score"], abs=1e-5)
+    assert receipt["level"] == dict.fromkeys("012", "crossfit")
+    stage("audit", "toy/lb")
+    stage("submit", "toy/lb")
+    assert len(found["shift"]["most_test_like"]) == 20
+
+
 def test_strict_mode_says_so(shelf, monkeypatch):
     house = shelf()
     adopt(monkeypatch, None)

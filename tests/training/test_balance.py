@@ -10,10 +10,15 @@ from problems import ROW_TASKS as TASKS
 from school import job_of, learn, write
 from sklearn.utils.class_weight import compute_class_weight
 
+from pipeline.scoring.clusters import shrink
 from pipeline.store.errors import UserError
 from pipeline.store.imbalance import Sampling
-from pipeline.training.balance import balanced, shows_of
+from pipeline.training import balance as balancing
+from pipeline.training.balance import balanced, evened, shows_of
+from pipeline.training.images import Rows
+from pipeline.training.ragged import Ragged, Stretch
 from pipeline.training.sampling import Batches, Lessons
+from pipeline.training.switches import check_switches
 
 NAMES = ["a", "b", "c"]
 
@@ -131,6 +136,50 @@ def test_counts_are_of_the_rows_that_are_trained_on(school, balance):
             np.testing.assert_allclose(course.lessons.draw, np.sqrt(counts.max() / counts[y[gold]]))
         else:
             assert np.array_equal(course.lessons.shows[:, :4], np.eye(4)[y[gold]] == 1)
+
+
+def looks(n=(30, 12, 3), side=16):
+    """Images of three looks, so many of each, each with noise of its own."""
+    rng = np.random.default_rng(0)
+    bright = [np.indices((side, side))[axis] // (side // 2) == half for axis, half in ((1, 0), (0, 0), (0, 1))]
+    images = np.stack([120 * bright[look] + rng.integers(0, 60, (side, side)) for look in np.repeat(range(3), n)])
+    return np.repeat(range(3), n), images[..., None].astype(np.uint8)
+
+
+def test_clusters_are_drawn_equally_often_and_rows_of_others_are_not_asked():
+    look, images = looks()
+    gold = np.flatnonzero(np.arange(45) % 4 != 1)
+    images[1::4] = np.random.default_rng(1).integers(0, 256, images[1::4].shape)
+    how = Sampling(balance="clusters", clusters=3)
+    parts = [Stretch(image.ravel(), np.array([image.shape[:2]]), 1) for image in images]
+    rows = Rows([images[:20], images[20:]], np.zeros((45, 0)))
+    for source in (images, rows, Ragged(parts)):
+        lessons = evened(Lessons.of(gold), source, how, 0)
+        np.testing.assert_allclose(lessons.draw, 1 / np.bincount(look[gold])[look[gold]])
+        batches = Batches(lessons, 8, 0, 30)
+        drawn = [row for batches.epoch in range(30) for batch in batches for _, row, *_ in batch]
+        np.testing.assert_allclose(np.bincount(look[drawn]) / len(drawn), 1 / 3, atol=0.02)
+    tags = Lessons(gold, gold[:0], draw=np.where(gold == 0, 3.0, 1.0))
+    np.testing.assert_allclose(evened(tags, images, how, 0).draw / lessons.draw, tags.draw)
+
+
+def test_clusters_of_a_run_are_of_its_own_training_rows_and_stay(school, monkeypatch):
+    write("n", 'base = "s"\n[sampling]\nbalance = "clusters"\nclusters = 4\n')
+    asked, real = [], balancing.embed
+    monkeypatch.setattr(balancing, "embed", lambda small: asked.append(small) or real(small))
+    job, course = learn("toy/n", 1, half=0)
+    draw = course.lessons.draw
+    gold = np.flatnonzero(job.table.folds[job.table.scored] != 1)
+    assert np.array_equal(course.lessons.gold, gold)
+    np.testing.assert_array_equal(asked[0], shrink(job.images(job.table.scored)[0][gold]))
+    assert draw.sum() == pytest.approx(4)
+    assert np.array_equal(learn("toy/n", 1, half=0)[1].lessons.draw, draw)
+    check_switches(job_of("toy/n"))
+
+
+def test_the_number_of_clusters_needs_the_switch():
+    with pytest.raises(ValueError, match='it needs sampling.balance = "clusters"'):
+        Sampling(clusters=5)
 
 
 def test_draws_by_tags_and_by_classes_multiply():

@@ -93,6 +93,9 @@ def test_features_are_of_the_images_and_the_network(house, monkeypatch):
         ('select = "best"', "takes no select"),
         ('teacher = "a"', "takes no teacher"),
         ('sampling.balance = "sqrt"', "takes no sampling.balance"),
+        ('sampling.balance = "clusters"', "takes no sampling.balance"),
+        ('model.head_init = "xavier"', "takes no model.head_init"),
+        ('model.head_bias = "prior"', "takes no model.head_bias"),
     ],
 )
 def test_contradictions_are_one_line(house, line, said):
