@@ -111,6 +111,8 @@ class Train(Section):
             "compile": self.compile,
             "adversarial.method": self.adversarial.method != "none",
             "average (its teacher is one)": method != "target_forward" and self.average != Average(),
+            "average.swa and average.soup (their batch norms go by training rows)": self.average.swa
+            + self.average.soup,
             "init": method == "mmt" and self.init is not None,
             "optim.freeze": method == "mmt" and self.optim.freeze != "none",
         }
