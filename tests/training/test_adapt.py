@@ -10,14 +10,15 @@ import torch
 from house import make_competition, prepare, stage
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from masked import masked
 from school import job_of, write
 from torch import nn
 
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import digest_file, read_json, write_json
-from pipeline.training.adapt import adapted, mixed, share_of, to_rows
-from pipeline.training.job import check_names, new_network
+from pipeline.training.adapt import adapted, mixed, share_of, to_maps, to_rows
+from pipeline.training.job import any_network, check_names, new_network
 from pipeline.training.layers import norms_of
 
 
@@ -145,6 +146,20 @@ def test_a_fold_does_not_change_what_is_said_of_test(house):
         job, config=job.config.model_copy(update={"predict": job.config.predict.model_copy(update={"bn": "off"})})
     )
     assert to_rows(off, network, pictures, np.arange(10)) is network
+
+
+@pytest.mark.parametrize("fit", ["resize", "tiles"])
+def test_masks_are_predicted_so_too(house, fit):
+    job = masked(f'fit = "{fit}"\n[predict]\nbn = "replace"\n')
+    torch.manual_seed(0)
+    network, (pictures, _) = any_network(job), job.ragged(job.table.scored)
+    rows = np.arange(6)
+    twin = to_maps(job, network, pictures, rows)
+    again = to_maps(job, network, pictures, rows)
+    for norm, other, before in zip(norms_of(twin), norms_of(again), norms_of(network), strict=True):
+        assert torch.equal(norm.running_mean, other.running_mean)
+        assert not torch.equal(norm.running_var, before.running_var)
+    assert to_maps(job, network, pictures, rows[:0]) is network
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,9 @@ def test_a_run_is_trained_so(house, task, lines):
     assert not report.findings
     assert report.counts["models"] == 6
     assert "without their labels" in report.tree[0]
+    write("f", 'stage = "full"\nrun = "n"\nseeds = 1\n')
+    stage("full", "toy/f")  # on all rows, adapted to test
+    assert np.isfinite(np.load(RunFiles("toy/f").test)).all()
     told = read_json(own.for_test.receipt)
     told["unlabelled"] = {"test": "0"}
     write_json(own.for_test.receipt, told)
