@@ -1,6 +1,6 @@
 """Learn from clean digits, predict others that are faint, blurred and noisy: what adapting to them is worth.
 
-    python benchmarks/shift.py [seeds=3] [epochs=25]
+    python benchmarks/shift.py [seeds=3] [epochs=10]
 
 The other column is of the same test images as they are: adapting must do no harm where nothing is shifted. Accuracy of
 the mean of the folds' models on the test images, and out of fold, mean +- standard error over seeds (of labels and
@@ -119,7 +119,7 @@ def shown(values: Array) -> str:
 
 def main() -> None:
     """Print the table."""
-    seeds, epochs = (int(sys.argv[at]) if len(sys.argv) > at else given for at, given in ((1, 3), (2, 25)))
+    seeds, epochs = (int(sys.argv[at]) if len(sys.argv) > at else given for at, given in ((1, 3), (2, 10)))
     logging.disable(logging.WARNING)
     os.chdir(tempfile.mkdtemp(prefix="shift"))
     found = {}
