@@ -106,11 +106,27 @@ def _rows(model: Model, table: Table, parents: dict[str, Shelf]) -> Iterator[str
     if told != {"rows": len(rows), "ids": digest(*table.ids[rows])}:
         yield f"{files.rows.name} holds other rows than the receipt says it trained on"
     yield from _pseudo_rows(model, table, parents.get("pseudo"))
+    yield from _adapted(model, table)
     seen = table.scored[np.isfinite(model.epochs[:, 0])] if files.epochs.exists() else rows
     if len(stray := np.setdiff1d(seen, rows)):
         yield f"{files.epochs.name} shows that it trained on {len(stray)} rows that {files.rows.name} lacks"
     if model.header.get("key", facts["fit_hash"]) != facts["fit_hash"]:
         yield f"{files.model.name} is of another fit than the receipt"
+
+
+def _adapted(model: Model, table: Table) -> Iterator[str]:
+    """Check that a model looked at images of its own folds to predict them, and at the test set's for that.
+
+    Those that are in no table at all it may learn from, too.
+    """
+    wanted = {"fold": np.isin(table.folds, model.named), "test": table.folds == TEST}
+    for role, free in (("adapted", []), ("unlabelled", table.ids[table.folds == UNLABELLED])):
+        for name, told in model.facts.get(role, {}).items():
+            if told != digest(*table.ids[wanted[name]], *free):
+                yield f"was adapted, for what it predicts of the {name}, to other images"
+    whole = model.facts.get("for_test")
+    if whole and not np.array_equal(read_npy(model.files.test), read_npy(model.files.for_test.test)):
+        yield f"{model.files.test.name} is not what the model says that was adapted to the test images"
 
 
 def _pseudo_rows(model: Model, table: Table, pseudo: Shelf | None) -> Iterator[str]:

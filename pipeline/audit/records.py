@@ -197,10 +197,11 @@ class Records:
 
 
 def read_models(run: str, receipt: Path) -> list[Model]:
-    """Return the model of a receipt and, where two halves are put together, theirs; none for another file."""
+    """Return the model of a receipt, and those of its two halves or for test; none for another file."""
     files = FoldFiles(receipt.parent)
     if receipt != files.receipt or not receipt.exists():
         return []
     model = Model(run, files, read_json(receipt))
-    halves = [files.half(h).receipt for h in model.facts.get("halves", [])]
-    return [model, *(half for path in halves for half in read_models(run, path))]
+    more = [files.half(h).receipt for h in model.facts.get("halves", [])]
+    more += [files.for_test.receipt] * bool(model.facts.get("for_test"))
+    return [model, *(part for path in more for part in read_models(run, path))]

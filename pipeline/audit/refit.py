@@ -224,6 +224,8 @@ def _epochs(leaf: Shelf, fold: int, repeat: int) -> Iterator[Array]:
     """Yield what the models of a fold saw of their training rows, N x (P + 4): see `scoring.tags.Seen`."""
     for model in leaf.models:
         if (model.named, model.repeat) == ([fold], repeat) and "halves" not in model.facts:
+            if "test" in model.facts.get("unlabelled", {}):
+                continue  # the model for the test rows, of which no tag is made
             seen = model.epochs.astype(np.float64)
             low = seen[:, -2] < model.facts.get("indicators", {}).get("threshold", -np.inf)
             yield np.column_stack([seen, np.where(np.isnan(seen[:, -2]), np.nan, low)])

@@ -196,6 +196,8 @@ def line(lineage: Lineage, node: Node, sound: bool) -> str:
     if trained:
         most = f"-{max(trained)}" if max(trained) > min(trained) else ""
         text += f"  {len(trained)} models, each trained on {min(trained)}{most} rows"
+    if shelf.stage == "train" and any({"adapted", "unlabelled"} & set(model.facts) for model in shelf.models):
+        text += "; adapted to images of its own fold for those, of test for that, without their labels"
     return text
 
 

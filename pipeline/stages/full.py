@@ -121,7 +121,7 @@ def fit(job: Job, leaf: str, seed: int) -> Array:
     from pipeline.training.job import Which
     from pipeline.training.weights import is_fitted
 
-    which = Which((), whole=f"{leaf.split('/')[-1]}-{seed}")
+    which = Which((), whole=f"{leaf.split('/')[-1]}-{seed}", target="test")
     shelf = which.files(job.files)
     if not fresh(shelf.receipt, job.predict_key):
         with track(job.files, "full", job.config.model_dump(), job.fit_key, which.title) as tracker:
@@ -134,6 +134,8 @@ def fit(job: Job, leaf: str, seed: int) -> Array:
 
 def predict_masks(job: Job, which: Which) -> None:
     """Predict the masks of the test rows with one model."""
+    from pipeline.store.table import TEST
+    from pipeline.training.adapt import to_maps
     from pipeline.training.job import readable
     from pipeline.training.mask_nets import MaskNetwork
     from pipeline.training.mask_shelf import write_maps
@@ -143,19 +145,22 @@ def predict_masks(job: Job, which: Which) -> None:
     network = fitted(job, shelf.model)
     assert isinstance(network, MaskNetwork)
     images = readable(job.ragged, table.test)
+    network = to_maps(job, network, images, np.flatnonzero(table.folds[table.test] == TEST))
     write_maps(job, network, shelf.test, images, np.arange(len(table.test)), table.test)
 
 
 def predict_rows(job: Job, which: Which) -> None:
     """Predict the test rows with one model."""
+    from pipeline.store.table import TEST
+    from pipeline.training.adapt import to_rows
     from pipeline.training.inference import ready
     from pipeline.training.job import every_image
     from pipeline.training.posthoc import predictor
     from pipeline.training.shelf import look_twice
 
     table, shelf = job.table, which.files(job.files)
-    network = ready(predictor(job, which), job.inference, job.seen)
-    images = every_image(job, table.test)
+    images, real = every_image(job, table.test), np.flatnonzero(table.folds[table.test] == TEST)
+    network = ready(to_rows(job, predictor(job, which), images, real), job.inference, job.seen)
     write_npy(shelf.test, look_twice(job, network, images, np.arange(len(table.test)))[0])
 
 

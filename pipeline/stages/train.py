@@ -123,6 +123,8 @@ def fit_and_predict(job: Job) -> None:
     require_space(files.folder, need, "the predictions and features of the run")
     state = {"fold_map": table.fold_map(), "fit_hash": job.fit_key, "machine": asdict(job.machine)}
     write_json(files.state, state)
+    if job.config.semi.method != "none":
+        log.info("%s: of each fold a second model is adapted to the test images: twice the time", files.run)
     count = min(slots(), len(unfitted(job)))
     if count > 1:
         side_by_side(functools.partial(fit_part, files.run), count)
@@ -160,7 +162,7 @@ def fit(job: Job, models: list[Which]) -> None:
                 fit_frozen(job, which, tracker)
                 continue
             fit_fold(job, which, tracker)
-            if job.config.select == "last":
+            if job.config.select == "last" and job.config.semi.method == "none":  # else a fold's two models are needed
                 predict_fold(job, which, tracker)
 
 

@@ -173,6 +173,11 @@ class FoldFiles:
         return FoldFiles(self.folder / f"half{number}")
 
     @property
+    def for_test(self) -> FoldFiles:
+        """Return the model of the same fold that was adapted to the test images."""
+        return FoldFiles(self.folder / "for-test")
+
+    @property
     def receipt(self) -> Path:
         """Return the model's receipt, written last."""
         return self.folder / "fold.json"

@@ -54,7 +54,8 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
     chosen_by = [*scored_by, config.patches.gamma] if by_score else None
     known = [digest_file(weights) if weights.is_file() else None, own_code(config.fitting())]
     rows = [table["classes"], table["fold_map"], table["scored"], table.get("extra")]
-    fitted = digest_json([config.fitting(), known, contract, chosen_by, rows, built_on])
+    adapted = [table["test"]] if config.semi.method != "none" else []
+    fitted = digest_json([config.fitting(), known, contract, chosen_by, rows, built_on, *adapted])
     # The groups of test rows are in no hash but that of the table itself.
     groups = [table["outputs"]] if config.image.normalize == "group" else []
     how = config.predict.model_dump() | {"decouple": config.decouple.model_dump(), "gamma": config.patches.gamma}

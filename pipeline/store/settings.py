@@ -176,6 +176,8 @@ class Predict(Section):
     """How predictions are made; changing it never trains again. `fastest` lets a CPU round as that pays (bf16).
 
     `logit_adjust` takes so many times the log prior of the training rows from the scores.
+    `bn` gives batch norms the statistics of the images that are predicted (AdaBN), of a fold for it and of the test set
+    for that: theirs alone (replace), or with those of training counted as `bn_prior` images (blend).
     `hard_tta` is for the `hard_share` of rows, of each model's own and of the test set, that `tta` leaves least sure.
     Of masks: maps are kept at `shelf_scale` of the image's size; tiles overlap by a share of their side or more and are
     weighed by a `window`.
@@ -187,6 +189,8 @@ class Predict(Section):
     batch_size: Count = 256
     fastest: bool = False
     logit_adjust: Annotated[float, Field(ge=0)] = 0.0
+    bn: Literal["off", "replace", "blend"] = "off"
+    bn_prior: Count = 16
     shelf_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     window: Literal["hann", "flat"] = "hann"

@@ -24,6 +24,7 @@ from pipeline.store.settings import (
     Predict,
     Student,
 )
+from pipeline.store.shift import Semi
 
 
 class Train(Section):
@@ -57,6 +58,7 @@ class Train(Section):
     decouple: Decouple = Decouple()
     sampling: Sampling = Sampling()
     retrieval: Retrieval = Retrieval()
+    semi: Semi = Semi()
     pseudo: str | None = None
     student: Student = Student()
     teacher: str | None = None
@@ -98,13 +100,37 @@ class Train(Section):
         return self
 
     @model_validator(mode="after")
+    def _without_labels(self) -> Train:
+        method = self.semi.method
+        odd = {
+            "pseudo": self.pseudo is not None,
+            "pairs": self.pairs,
+            "patches": self.patches.size > 0,
+            "indicators": self.indicators,
+            'select = "best"': self.select == "best",
+            "compile": self.compile,
+            "adversarial.method": self.adversarial.method != "none",
+            "average (its teacher is one)": method != "target_forward" and self.average != Average(),
+            "average.swa and average.soup (their batch norms go by training rows)": self.average.swa
+            + self.average.soup,
+            "init": method == "mmt" and self.init is not None,
+            "optim.freeze": method == "mmt" and self.optim.freeze != "none",
+        }
+        named = [name for name, asked in odd.items() if asked]
+        if method != "none" and named:
+            raise ValueError(f'semi.method = "{method}" excludes {named[0]}: take one of them out')
+        return self
+
+    @model_validator(mode="after")
     def _frozen(self) -> Train:
         odd = [name for name in ("pseudo", "teacher", "tags", "init", "indicators") if getattr(self, name)]
         odd += ['select = "best"'] if self.select == "best" else []
         odd += ['image.normalize = "train"'] if self.image.normalize == "train" else []
+        odd += ["predict.bn"] if self.predict.bn != "off" else []
         odd += ["predict.hard_tta"] if self.predict.hard_tta != "none" else []
         odd += [name for name in ("fastest", "compile") if getattr(self, name)]
         odd += ["adversarial.method"] if self.adversarial.method != "none" else []
+        odd += ["semi.method"] if self.semi.method != "none" else []
         odd += ["decouple.method"] if self.decouple.method != "none" else []
         odd += ["[metric_learning]"] if self.metric_learning != MetricLearning() else []
         odd += ["sampling.per_class"] if self.sampling.per_class else []

@@ -61,6 +61,17 @@ def upright() -> list[Any]:
     ]
 
 
+def strong() -> list[Any]:
+    """Contrast, blur or noise, a hole; no geometry: what the second view of an image without a label has more."""
+    # Always: seeded by the sample all transforms throw the same coin, and a fifth of the views would stay as they are.
+    hole: dict[str, Any] = {"hole_height_range": (0.1, 0.35), "hole_width_range": (0.1, 0.35)}
+    return [
+        A.RandomBrightnessContrast(brightness_limit=0.3, contrast_limit=0.4, p=1.0, strict=True),
+        A.OneOf([A.GaussianBlur(p=1.0, strict=True), A.GaussNoise(std_range=(0.02, 0.15), p=1.0, strict=True)], p=0.5),
+        A.CoarseDropout(num_holes_range=(1, 1), **hole, p=1.0, strict=True),
+    ]
+
+
 def resnet(size: tuple[int, int], channels: int) -> list[Any]:
     """Scale the shorter side to 256 .. 480 of 224, crop anywhere (He 2016, three steps), flip, colour jitter."""
     side = min(size)
@@ -83,6 +94,7 @@ RECIPES: dict[str, Callable[..., list[Any]] | type[Still]] = {
     "medium": medium,
     "heavy": heavy,
     "upright": upright,
+    "strong": strong,
     "resnet": resnet,
     "inception": inception,
 }

@@ -7,13 +7,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import update_bn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -32,6 +33,7 @@ from pipeline.training.normalize import on_device
 from pipeline.training.optim import OPTIMIZERS, averaged, factor, parameter_groups, shrink
 from pipeline.training.ragged import Ragged
 from pipeline.training.sampling import Batches, Lessons, Views
+from pipeline.training.semi import Adaptation
 from pipeline.training.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -82,6 +84,7 @@ def fit(
     compiled: bool = False,
     l1: float = 0.0,
     attack: Attack | None = None,
+    adaptation: Adaptation | None = None,
 ) -> nn.Module:
     """Train on some rows and return the network to predict with; a killed call continues from `checkpoint`.
 
@@ -89,13 +92,16 @@ def fit(
     `evaluate` scores a network on the held-out rows after each epoch, `record` gets each epoch's numbers, `keep` each
     epoch's network, `watch` every row's scores. A step sees `batch_size` rows, in `accumulate` pieces.
     `dense` gives views whose last `masks` channels are targets too, the first ones. `compiled`: by torch.compile.
-    `attack` trains adversarially.
+    `attack` trains adversarially, `adaptation` on images without labels beside.
     """
     machine.place(network)
-    groups = parameter_groups(network, weight_decay, layer_decay)
-    optim = machine.fuse(resolve(OPTIMIZERS, optimizer, "optimizer")(groups, lr, momentum))
-    if l1:
-        optim.register_step_post_hook(shrink(l1))
+    pupils = adaptation.pupils if adaptation else [network]
+    optims = []
+    for pupil in pupils:
+        groups = parameter_groups(pupil, weight_decay, layer_decay)
+        optims.append(machine.fuse(resolve(OPTIMIZERS, optimizer, "optimizer")(groups, lr, momentum)))
+        if l1:
+            optims[-1].register_step_post_hook(shrink(l1))
     scaler = torch.amp.GradScaler(machine.device, enabled=machine.precision == "fp16")
     average = averaged(network, ema, swa, soup)
     stages = stages_of(network) if freeze != "none" else []
@@ -106,8 +112,11 @@ def fit(
     targets = torch.cat([targets, weights[:, None], meta], 1).to(machine.device)
     raw = getattr(network, "reads_bytes", False)
     learner: Any = torch.compile(network) if compiled else network
-    parts: dict[str, Any] = {"network": network, "optimizer": optim, "scaler": scaler, "watch": watch}
+    taught = list(zip([learner, *pupils[1:]], optims, strict=True))
+    parts: dict[str, Any] = {"network": network, "optimizer": optims[0], "scaler": scaler, "watch": watch}
     parts |= {"average": average} if average else {}
+    parts |= {f"optimizer{n}": optim for n, optim in enumerate(optims) if n}
+    parts |= adaptation.parts if adaptation else {}
     begin = _resume(checkpoint, key, parts, log_file)
     saved, total = time.monotonic(), epochs * batches.steps
     bar = tqdm(range(begin, epochs), initial=begin, total=epochs, desc=title, unit="epoch", disable=None, leave=False)
@@ -119,12 +128,14 @@ def fit(
         armed = attack if attack and epoch / epochs >= attack.start else None
         if stages:
             thaw(network, stages, free_stages(freeze, epoch, epochs, len(stages)))
-        for views, picked in views_of:
+        if adaptation:
+            adaptation.begin(epoch)
+        for (views, picked), others in zip(views_of, adaptation.views if adaptation else repeat(None)):  # noqa: B905
             step += 1
             rate = lr * factor(
                 schedule, (step + 1) / total, warmup, swa, milestones=milestones, gamma=gamma, power=power
             )
-            for group in optim.param_groups:
+            for group in (group for optim in optims for group in optim.param_groups):
                 group["lr"] = rate * group["lr_scale"]
             with memory_advice(batch_size, accumulate, views):
                 mixing = np.random.default_rng([seed, epoch, step])
@@ -133,9 +144,12 @@ def fit(
                 x, y = mix_batch(x, y, mixup, cutmix, mixing)
                 if masks:
                     x, y = x[:, :-masks], torch.cat([x[:, -masks:].flatten(1), y], 1)
+                beside = partial(adaptation.descend, batch=others, progress=step / total) if adaptation else None
                 loss, scores = _step(
-                    learner, objective, x, y, meta.shape[1], machine, optim, scaler, accumulate, clip, armed
+                    learner, objective, x, y, meta.shape[1], machine, taught, scaler, accumulate, clip, armed, beside
                 )
+                if adaptation:
+                    adaptation.follow(step)
             del views, x  # the next batch takes their place in memory
             watch.see(picked, scores)
             losses.append(loss)
@@ -148,7 +162,9 @@ def fit(
         _check_finite(losses, seen, title, epoch, names)
         if average is not None and epoch >= epochs - soup:
             average.update_parameters(network)
-        current = _current(network, average, ema)
+        current = adaptation.predictor(network) if adaptation else network
+        if average is not None and ema:  # the other averages are ready at the end
+            current = average.module
         entry = {"epoch": epoch, "step": (epoch + 1) * batches.steps, "lr": rate, "train_loss": float(np.mean(numbers))}
         entry |= evaluate(current) | {"seconds": round(time.monotonic() - started, 4)}
         _write_log(log_file, entry, numbers)
@@ -161,7 +177,7 @@ def fit(
             _save(checkpoint, key, epoch, parts)
             saved = time.monotonic()
     if average is None:
-        return network
+        return adaptation.predictor(network) if adaptation else network
     final: nn.Module = average.module
     if (swa or soup) and freeze != "head":
         batches.epoch = epochs
@@ -177,23 +193,24 @@ def _step(
     y: Tensor,
     beside: int,
     machine: Machine,
-    optim: torch.optim.Optimizer,
+    taught: Sequence[tuple[Any, torch.optim.Optimizer]],
     scaler: torch.amp.GradScaler,
     pieces: int,
     clip: float,
     attack: Attack | None,
+    further: Callable[[Any, Any, Any], None] | None,
 ) -> tuple[Tensor, Tensor]:
     """Take one step down the mean loss of a batch, whose gradient is added up piece by piece.
 
     The columns of `y` are the targets, the weight of the row, and `beside` of metadata. Return that loss and the
-    scores (N D).
+    scores (N D). `further` adds the gradient of what else is learnt.
     """
     total, seen, columns = torch.zeros((), device=x.device), [], [y.shape[1] - beside - 1, 1, beside]
 
-    def value(part: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def value(part: Tensor, target: Tensor, pupil: Any = network) -> tuple[Tensor, Tensor]:
         wanted, weight, meta = torch.split(target, columns, 1)
         with machine.autocast():
-            scores = network(part, meta) if beside else network(part)
+            scores = pupil(part, meta) if beside else pupil(part)
         return (objective.loss(scores, wanted) * weight[:, 0]).sum() / len(x), scores.detach()
 
     parts = list(zip(x.chunk(pieces), y.chunk(pieces), strict=True))
@@ -204,18 +221,17 @@ def _step(
         total += loss
     if attack:
         attack.perturb(network, value, scaler, parts)
-    scaler.unscale_(optim)
-    if clip:
-        nn.utils.clip_grad_norm_(network.parameters(), clip)
-    scaler.step(optim)
+    if further:
+        further(value, scaler, parts)
+    for pupil, optim in taught:
+        scaler.unscale_(optim)
+        if clip:
+            nn.utils.clip_grad_norm_(pupil.parameters(), clip)
+        scaler.step(optim)
     scaler.update()
-    optim.zero_grad(set_to_none=True)
+    for _, optim in taught:
+        optim.zero_grad(set_to_none=True)
     return total, torch.cat(seen)
-
-
-def _current(network: nn.Module, average: AveragedModel | None, ema: float) -> nn.Module:
-    """Return the network that stands for this epoch: the EMA where there is one (the others are ready at the end)."""
-    return average.module if average is not None and ema else network
 
 
 def _check_finite(losses: list[Tensor], seen: list[Tensor], title: str, epoch: int, names: Array) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,15 @@ import torch
 from torch import nn
 
 from pipeline.scoring.problem import Problem
-from pipeline.store.files import write_npy
+from pipeline.store.errors import UserError
+from pipeline.store.files import Array, digest, write_npy
 from pipeline.store.tracking import Tracker
 from pipeline.training.adversarial import attack_of
 from pipeline.training.augment import augmenter
 from pipeline.training.auxiliary import widened
 from pipeline.training.engine import fit
 from pipeline.training.heads import prior, set_bias, start_head
+from pipeline.training.images import Rows
 from pipeline.training.job import Job, Which, labelled_images, new_network
 from pipeline.training.layers import freeze_for
 from pipeline.training.lessons import Course, plan
@@ -28,6 +31,8 @@ from pipeline.training.models import Network, to_prediction
 from pipeline.training.normalize import of_rows
 from pipeline.training.patches import count, cut, joined, of_images, patches_of, trust
 from pipeline.training.predict import scores
+from pipeline.training.semi import Adaptation
+from pipeline.training.unlabelled import Drawn, Pairs, unlabelled_of
 from pipeline.training.watch import Watch
 from pipeline.training.weights import save_weights, start_from
 
@@ -82,6 +87,7 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
         score = entry[job.chosen_by]
         save_weights(files.epoch(entry["epoch"]), current, key=job.fit_key, epoch=entry["epoch"], curve=[score])
 
+    adaptation, unlabelled = adaptation_of(job, which, network, course, (images, bad))
     fitted = fit(
         network, goal, images=course.images, targets=targets, weights=course.weights,
         lessons=course.lessons, watch=watch, names=table.ids[course.rows],
@@ -90,7 +96,7 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
         log_file=files.log, title=f"{job.files.run} {which.title}", seed=seed, epochs=config.epochs,
         batch_size=job.batch_size, compiled=config.compile, optimizer=config.optim.name, freeze=freeze,
         **config.augment.model_dump(exclude={"recipe"}), **config.optim.model_dump(exclude={"name", "freeze"}),
-        attack=attack_of(config.adversarial), **config.average.model_dump(),
+        attack=attack_of(config.adversarial), adaptation=adaptation, **config.average.model_dump(),
     )  # fmt: skip
     learnt = np.concatenate([course.lessons.gold, course.lessons.extra])
     rows = np.unique(course.rows[learnt])
@@ -102,10 +108,32 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     if config.select == "last":
         facts: dict[str, Any] = {"indicators": float(np.quantile(aum, 0.99))} if config.indicators else {}
         facts |= {"freeze": freeze} if config.optim.freeze == "auto" else {}
+        facts |= {"unlabelled": {which.target: digest(*table.ids[unlabelled])}} if adaptation else {}
         save_weights(files.model, fitted, key=job.fit_key, epoch=config.epochs - 1, **facts)
     files.last.unlink(missing_ok=True)
     took = time.monotonic() - started
     log.info("%s %s: trained on %d rows in %.1f s", job.files.run, which.title, len(rows), took)
+
+
+def adaptation_of(
+    job: Job, which: Which, network: Network, course: Course, labelled: tuple[Rows, dict[int, str]]
+) -> tuple[Adaptation | None, Array]:
+    """Return what a model learns from images without labels, if anything, and the positions in the table of these."""
+    how, seed = job.config.semi, which.seed(job.config.seed)
+    if how.method == "none":
+        return None, np.zeros(0, np.int64)
+    found = unlabelled_of(job, which, *labelled)
+    if not len(found.rows):
+        raise UserError(f'{job.files.config}: semi.method = "{how.method}": {which.title} has no images to adapt to')
+    pupils = [network]
+    if how.method == "mmt":
+        with torch.random.fork_rng():
+            pupils.append(fresh_network(job, replace(which, half=1), course))  # of another seed
+    steps = -(-len(course.lessons.gold) // job.batch_size)
+    drawn = Drawn(found.rows, max(1, round(how.ratio * job.batch_size)), steps, seed)
+    pairs = Pairs(found.images, augmenter(job.config.augment.recipe, job.config.image.crop), seed)
+    school = Adaptation(how, job.task, job.head, course.objective, pupils, pairs, drawn, job.machine)
+    return school, found.table
 
 
 def fresh_network(job: Job, which: Which, course: Course) -> Network:

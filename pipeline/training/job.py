@@ -30,7 +30,7 @@ from pipeline.training.normalize import by_group
 from pipeline.training.optim import OPTIMIZERS, SCHEDULES
 from pipeline.training.predict import TTA
 from pipeline.training.ragged import Ragged, cached_ragged
-from pipeline.training.switches import check_retrieval, check_switches
+from pipeline.training.switches import check_norms, check_retrieval, check_switches
 
 Pictures = TypeVar("Pictures", Rows, Ragged)
 
@@ -39,13 +39,15 @@ Pictures = TypeVar("Pictures", Rows, Ragged)
 class Which:
     """One model of a run: the folds it never trains on (two for a pair), its half of the pseudo-labels, its repeat.
 
-    One that trains on all labelled rows has a name instead, `whole`.
+    One that trains on all labelled rows has a name instead, `whole`. `target` says what a model is adapted to that
+    learns from images without labels: those of its fold or of the test.
     """
 
     held_out: tuple[int, ...]
     half: int | None = None
     repeat: int = 0
     whole: str | None = None
+    target: str = "fold"
 
     def files(self, run: RunFiles) -> FoldFiles:
         """Return its files."""
@@ -53,7 +55,8 @@ class Which:
             return run.whole(self.whole)
         first, last, r = self.held_out[0], self.held_out[-1], self.repeat
         shelf = run.fold(first, r) if first == last else run.pair(first, last, r)
-        return shelf if self.half is None else shelf.half(self.half)
+        shelf = shelf if self.half is None else shelf.half(self.half)
+        return shelf.for_test if self.target == "test" else shelf
 
     @property
     def title(self) -> str:
@@ -62,7 +65,8 @@ class Which:
             return f"all rows, {self.whole}"
         name = f"repeat {self.repeat} " if self.repeat else ""
         name += "fold " + "-".join(map(str, self.held_out))
-        return name if self.half is None else f"{name} half {self.half}"
+        name = name if self.half is None else f"{name} half {self.half}"
+        return f"{name} for test" if self.target == "test" else name
 
     def seed(self, seed: int) -> int:
         """Return its own seed."""
@@ -88,10 +92,14 @@ class Job:
 
     @property
     def models(self) -> list[Which]:
-        """Return every model of the run: in each repeat one a fold, or one a fold and half, and one a pair of folds."""
+        """Return every model of the run: in each repeat one a fold, or one a fold and half, and one a pair of folds.
+
+        Of those that are adapted to images one more a fold for the test, and before it, as that predicts for both.
+        """
         found, halves = [], (0, 1) if self.halves else (None,)
+        targets = ("fold",) if self.config.semi.method == "none" else ("test", "fold")
         for r in range(self.repeats):
-            found += [Which((k,), half, r) for k in self.folds for half in halves]
+            found += [Which((k,), half, r, target=to) for k in self.folds for half in halves for to in targets]
             found += [Which(pair, None, r) for pair in combinations(self.folds, 2)] if self.config.pairs else []
         return found
 
@@ -199,7 +207,7 @@ def check_names(job: Job) -> None:
     check_switches(job)
     if job.task.name == NAME:
         check_masks(job)
-        any_network(without_weights(job) if config.model.weights == "pretrained" else job)
+        check_norms(job, any_network(without_weights(job) if config.model.weights == "pretrained" else job))
         return
     refuse_mask_settings(job)
     for name in ("tta", "hard_tta"):
@@ -230,6 +238,7 @@ def check_names(job: Job) -> None:
     if config.pairs and len(job.folds) < 3:
         raise UserError(f"{job.files.config}: pairs = true needs 3 folds or more: blind to 2 of 2, nothing is left")
     network = new_network(without_weights(job) if config.model.weights == "pretrained" else job)
+    check_norms(job, network)
     check_retrieval(job, network.width)
 
 

@@ -6,10 +6,16 @@ import math
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.store.files import Array
 
 Stages = list[list[nn.Parameter]]
+
+
+def norms_of(network: nn.Module) -> list[_BatchNorm]:
+    """Return the batch norms of a network that keep statistics."""
+    return [part for part in network.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
 
 
 def layers_of(backbone: Any, coarse: bool) -> dict[str, int]:

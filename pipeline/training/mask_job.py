@@ -117,6 +117,7 @@ def check_masks(job: Job) -> None:
         "loss.class_weight": config.loss.class_weight != "none",
         "loss.auxiliary": bool(config.loss.auxiliary),
         "loss.logit_adjust": config.loss.logit_adjust > 0,
+        "semi.method": config.semi.method != "none",
         "decouple.method": config.decouple.method != "none",
         "predict.logit_adjust": config.predict.logit_adjust > 0,
         'sampling.balance = "balanced" (equal = true is that of masks)': config.sampling.balance == "balanced",

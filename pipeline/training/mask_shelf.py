@@ -9,8 +9,9 @@ import numpy as np
 
 from pipeline.masks.maps import Maps, write_flat
 from pipeline.store.files import Array, read_npy
-from pipeline.store.table import half_of
+from pipeline.store.table import TEST, half_of
 from pipeline.store.tracking import Tracker
+from pipeline.training.adapt import to_maps
 from pipeline.training.job import Job, Which, readable
 from pipeline.training.mask_job import look_of, maps_layout
 from pipeline.training.mask_nets import MaskNetwork
@@ -22,7 +23,7 @@ from pipeline.training.weights import fitted
 
 def predict_masks(job: Job, which: Which, tracker: Tracker) -> None:
     """Predict with one model the rows it never saw, the test rows and the holdout; the receipt comes last."""
-    from pipeline.training.shelf import facts_of, sign
+    from pipeline.training.shelf import facts_of, looked_at, sign
 
     job = job.within(which)
     table, files = job.table, which.files(job.files)
@@ -30,15 +31,18 @@ def predict_masks(job: Job, which: Which, tracker: Tracker) -> None:
     assert isinstance(network, MaskNetwork)
     held_out = np.flatnonzero(np.isin(table.folds[table.scored], which.held_out))
     images, bad = job.ragged(table.scored)
-    write_maps(job, network, files.oof, images, held_out, table.scored[held_out])
-    write_maps(job, network, files.test, readable(job.ragged, table.test), np.arange(len(table.test)), table.test)
+    write_maps(job, to_maps(job, network, images, held_out), files.oof, images, held_out, table.scored[held_out])
+    on_test, real = readable(job.ragged, table.test), np.flatnonzero(table.folds[table.test] == TEST)
+    adapted = to_maps(job, network, on_test, real)
+    write_maps(job, adapted, files.test, on_test, np.arange(len(table.test)), table.test)
     outputs = [files.model, files.rows, files.oof, files.test, files.epochs]
     if len(table.holdout):
         kept = readable(job.ragged, table.holdout, "row of the holdout")
-        write_maps(job, network, files.holdout, kept, np.arange(len(kept)), table.holdout)
+        every = np.arange(len(kept))
+        write_maps(job, to_maps(job, network, kept, every), files.holdout, kept, every, table.holdout)
         outputs.append(files.holdout)
-    facts = facts_of(job, which, bad, started)
     mine = table.scored[held_out]
+    facts = facts_of(job, which, bad, started) | looked_at(job, mine, table.test[real])
     stats = stats_of(job, mine, Maps(read_npy(files.oof), maps_layout(job, mine))) if len(mine) else np.zeros((0, 1))
     score = sign(job, which, outputs, stats, facts)
     tracker.summary({f"oof_{job.metric.name}": score, "rows": len(held_out)})

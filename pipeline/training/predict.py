@@ -134,13 +134,20 @@ def through(
 
 @torch.inference_mode()
 def embed(
-    network: Network, images: Images, *, machine: Machine, batch_size: int, view: View = identity
+    network: Network,
+    images: Images,
+    rows: Array | None = None,
+    *,
+    machine: Machine,
+    batch_size: int,
+    view: View = identity,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield pooled features (n F, float16) and raw scores (n D, float32) of all images, batch by batch, on the CPU."""
+    """Yield pooled features (n F, float16) and raw scores (n D, float32) of some rows (None: all), on the CPU."""
     machine.place(network).eval()
     meta = torch.from_numpy(metadata(images))
-    for start in range(0, len(images), batch_size):
-        rows = np.arange(start, min(start + batch_size, len(images)))
+    wanted = np.arange(len(images)) if rows is None else rows
+    for start in range(0, len(wanted), batch_size):
+        rows = wanted[start : start + batch_size]
         x = on_device(torch.from_numpy(images[rows]), images, rows, machine, network.reads_bytes)
         with machine.autocast():
             features = network.features(view(x))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -203,7 +203,9 @@ def collate(items: list[tuple[Array, int]] | tuple[Array, Array]) -> tuple[Tenso
     return torch.from_numpy(np.stack([image for image, _ in items])), torch.tensor([row for _, row in items])
 
 
-def loader(views: Dataset[tuple[Array, int]], batches: Batches, machine: Machine) -> DataLoader[tuple[Array, int]]:
+def loader(
+    views: Dataset[tuple[Array, int]], batches: Iterable[list[tuple[int, ...]]], machine: Machine
+) -> DataLoader[tuple[Array, int]]:
     """Return the loader of the views in the order of the batches."""
     workers = setting("PODIUM_WORKERS", 0 if machine.device == "cpu" else min(8, os.cpu_count() or 1))
     return DataLoader(

@@ -15,8 +15,9 @@ from pipeline.scoring.problem import Problem
 from pipeline.scoring.pseudo import sureness
 from pipeline.store.files import Array, digest, digest_file, read_npy, write_npy
 from pipeline.store.receipts import write_receipt
-from pipeline.store.table import half_of
+from pipeline.store.table import TEST, half_of
 from pipeline.store.tracking import Tracker
+from pipeline.training.adapt import ready_for
 from pipeline.training.images import Rows
 from pipeline.training.inference import ready
 from pipeline.training.job import Job, Which, every_image
@@ -35,29 +36,38 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
     if job.task.name == NAME:
         return predict_masks(job, which, tracker)
     job = job.within(which)
+    if which.target == "test":
+        return predict_test(job, which)
     table, files = job.table, which.files(job.files)
     started = time.monotonic()
     trained = predictor(job, which)
     network = ready(trained, job.inference, job.seen)
     scored, test = table.scored, table.test
     held_out = np.flatnonzero(np.isin(table.folds[scored], which.held_out))
-    look = partial(look_twice, job, network)
     images, bad = job.images(scored)
-    test_images = every_image(job, test)
+    test_images, real = every_image(job, test), np.flatnonzero(table.folds[test] == TEST)
     believed, on_tests = trust(job, which, "scored"), trust(job, which, "test")
-    train, train_features, patches = embedded(job, network, images, believed)
-    once, test_features, test_patches = embedded(job, network, test_images, on_tests)
-    oof, spread = look(images, held_out, believed=None if believed is None else believed[held_out])
-    on_test, test_spread = look(test_images, np.arange(len(test)), once, on_tests)
+    on_own = ready_for(job, trained, images, held_out, network)
+    on_test = ready_for(job, trained, test_images, real, network)
+    mine = None if believed is None else believed[held_out]
+    train, features, patches = embedded(job, network, images, believed)
+    if on_own is not network:
+        _, features[held_out], patches[held_out] = embedded(job, on_own, images, mine, held_out)
+    once, test_features, test_patches = embedded(job, on_test, test_images, on_tests)
+    oof, spread = look_twice(job, on_own, images, held_out, believed=mine)
+    if job.config.semi.method == "none":
+        told, test_spread = look_twice(job, on_test, test_images, np.arange(len(test)), once, on_tests)
+    else:  # features of two models share no axes: all are of this one, predictions of the one that is adapted to them
+        told, test_spread = (np.asarray(read_npy(path)) for path in (files.for_test.test, files.for_test.spread))
     spreads = np.full(len(scored), np.nan, np.float32)
     spreads[held_out] = spread
     train[held_out] = oof
     write_npy(files.oof, oof)
-    write_npy(files.test, on_test)
+    write_npy(files.test, told)
     write_npy(files.train, train)
-    write_npy(files.embeddings, np.concatenate([train_features, test_features]))
+    write_npy(files.embeddings, np.concatenate([features, test_features]))
     write_npy(files.spread, np.concatenate([spreads, test_spread]))
-    facts = facts_of(job, which, bad, started)
+    facts = facts_of(job, which, bad, started) | looked_at(job, scored[held_out], test[real])
     if network is not trained:
         facts["inference"] = {"way": job.inference, "moved": moved(job, trained, network, images, held_out[:64])}
     outputs = [
@@ -70,16 +80,21 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
         files.spread,
         files.epochs,
     ]
+    if job.config.semi.method != "none":
+        outputs.append(files.for_test.receipt)
+        facts["for_test"] = True
     single, kept_apart = len(which.held_out) == 1, {files.patches: patches, files.test_patches: test_patches}
     for path, said in list(kept_apart.items())[: (1 + single) * chooses(job)]:
         write_npy(path, said)
         outputs.append(path)
     if len(table.holdout) and single:
         kept = every_image(job, table.holdout, "row of the holdout")
-        write_npy(files.holdout, look(kept, np.arange(len(kept)), believed=trust(job, which, "holdout"))[0])
+        every = np.arange(len(kept))
+        on_kept = ready_for(job, trained, kept, every, network)
+        write_npy(files.holdout, look_twice(job, on_kept, kept, every, believed=trust(job, which, "holdout"))[0])
         outputs.append(files.holdout)
         if chooses(job):
-            write_npy(files.holdout_patches, embedded(job, network, kept)[2])
+            write_npy(files.holdout_patches, embedded(job, on_kept, kept)[2])
             outputs.append(files.holdout_patches)
     score = sign(job, which, outputs, oof, facts)
     tracker.summary({f"oof_{job.metric.name}": score, "rows": len(held_out)})
@@ -102,9 +117,35 @@ def facts_of(job: Job, which: Which, bad: dict[int, str], started: float) -> dic
     }
     if "freeze" in header:
         facts["freeze"] = header["freeze"]
+    if "unlabelled" in header:
+        facts["unlabelled"] = header["unlabelled"]
     if "indicators" in header:
         facts["indicators"] = {"threshold": header["indicators"]}
     return facts
+
+
+def predict_test(job: Job, which: Which) -> None:
+    """Predict the test rows with the model that was adapted to them."""
+    table, files, started = job.table, which.files(job.files), time.monotonic()
+    trained, images = predictor(job, which), every_image(job, table.test)
+    real = np.flatnonzero(table.folds[table.test] == TEST)
+    network = ready_for(job, trained, images, real, ready(trained, job.inference, job.seen))
+    said, spread = look_twice(job, network, images, np.arange(len(table.test)))
+    write_npy(files.test, said)
+    write_npy(files.spread, spread)
+    facts = facts_of(job, which, {}, started) | looked_at(job, None, table.test[real])
+    sign(job, which, [files.model, files.rows, files.test, files.spread, files.epochs], None, facts)
+
+
+def looked_at(job: Job, own: Array | None, test: Array) -> dict[str, Any]:
+    """Return what a receipt tells of the rows (of the table) whose images, without labels, batch norms were adapted to.
+
+    `own` are None of a model that predicts the test rows alone.
+    """
+    if job.config.predict.bn == "off":
+        return {}
+    looked = {"fold": own, "test": test}
+    return {"adapted": {name: digest(*job.table.ids[rows]) for name, rows in looked.items() if rows is not None}}
 
 
 def moved(job: Job, trained: Network, network: Network, images: Rows, rows: Array) -> float:
@@ -159,16 +200,19 @@ def chooses(job: Job) -> bool:
     return job.config.patches.size > 0 and not job.config.chosen_by
 
 
-def embedded(job: Job, network: Network, images: Rows, believed: Array | None = None) -> tuple[Array, Array, Array]:
-    """Return predictions (N P) of all images from one view, their embeddings (N F), predictions of patches (N V P)."""
-    shown = cut(job, images)
-    batches = list(embed(network, shown, machine=job.machine, batch_size=job.config.predict.batch_size))
+def embedded(
+    job: Job, network: Network, images: Rows, believed: Array | None = None, rows: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """Return predictions (N P) of some images (None: all) from one view, embeddings (N F), those of patches (N V P)."""
+    rows = np.arange(len(images)) if rows is None else rows
+    shown, places, size = cut(job, images), patches_of(job, rows), job.config.predict.batch_size
+    batches = list(embed(network, shown, places, machine=job.machine, batch_size=size))
     raw = torch.cat([scored for _, scored in batches])
     center, spread = network.center.cpu(), network.spread.cpu()
     real = raw[:, : raw.shape[1] - network.extra]
     said = to_prediction(job.task, job.head, real, center, spread).numpy()
     features = np.concatenate([pooled.numpy() for pooled, _ in batches])
-    patches = said.reshape(len(images), -1, said.shape[1])
+    patches = said.reshape(len(rows), -1, said.shape[1])
     return joined(job, said, believed), joined(job, said, believed, features), patches
 
 
@@ -199,11 +243,11 @@ def join_halves(job: Job, which: Which) -> None:
     sign(job, which, outputs, oof, {"halves": [0, 1]})
 
 
-def sign(job: Job, which: Which, outputs: list[Path], oof: Array, facts: dict[str, Any]) -> float:
-    """Score the predictions of a model's own rows and write its receipt, last; return the score."""
+def sign(job: Job, which: Which, outputs: list[Path], oof: Array | None, facts: dict[str, Any]) -> float:
+    """Score the predictions of a model's own rows (None: it made none), write its receipt, last; return the score."""
     table, config = job.table, job.config
     own = np.isin(table.folds[table.scored], which.held_out)
-    score = Problem.of(table, job.task, job.metric).part(own).score(oof)
+    score = float("nan") if oof is None else Problem.of(table, job.task, job.metric).part(own).score(oof)
     # Two students put together have learnt nothing themselves: their own receipts say from what they did.
     learnt = {} if "halves" in facts else sources(job, which)
     files = {role: {str(path): digest_file(path) for path in paths} for role, paths in learnt.items()}
@@ -218,7 +262,7 @@ def sign(job: Job, which: Which, outputs: list[Path], oof: Array, facts: dict[st
         "seed": config.seed,
         "batch_size": job.batch_size,
         "machine": asdict(job.machine),
-        "metrics": {job.metric.name: score},
+        "metrics": {} if oof is None else {job.metric.name: score},
     }
     receipt = which.files(job.files).receipt
     write_receipt(receipt, stage="train", key=job.predict_key, outputs=outputs, **common, **facts)

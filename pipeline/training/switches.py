@@ -8,21 +8,45 @@ from typing import TYPE_CHECKING
 from pipeline.store.errors import UserError, nearest
 from pipeline.store.metric_learning import MetricLearning
 from pipeline.tasks import refuse_several
+from pipeline.training.layers import norms_of
 from pipeline.training.patches import refusal
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pipeline.training.job import Job
 
 
 def check_switches(job: Job) -> None:
     """Refuse what the task or the head of a run cannot have (what masks cannot have: see `mask_job.check_masks`)."""
     check_sampling(job)
+    check_semi(job)
     check_auxiliary(job)
     check_metric_learning(job)
     if job.config.patches.size and (why := refusal(job)):
         raise UserError(f"{job.files.config}: [patches]: {why}")
     if job.task.name != "segmentation":
         check_head(job)
+
+
+def check_norms(job: Job, network: nn.Module) -> None:
+    """Refuse to adapt the batch norms of a network that has none."""
+    bn, semi = job.config.predict.bn, job.config.semi.method
+    asked = [f'predict.bn = "{bn}"'] * (bn != "off") + [f'semi.method = "{semi}"'] * (semi == "target_forward")
+    if asked and not norms_of(network):
+        what = f"{asked[0]} adapts batch norms, and {job.config.model.name!r} has none"
+        raise UserError(f"{job.files.config}: {what}: take it out, or choose another model")
+
+
+def check_semi(job: Job) -> None:
+    """Refuse to decide where nothing is decided, and images without labels that are not there."""
+    method, where = job.config.semi.method, job.files.config
+    if method in ("fixmatch", "mmt"):
+        refuse_several(job.competition, where, f'semi.method = "{method}"')
+    if method == "fixmatch" and job.task.name == "regression":
+        raise UserError(
+            f'{where}: semi.method = "fixmatch" learns sure decisions; values have none: use "mean_teacher"'
+        )
 
 
 def check_head(job: Job) -> None:

@@ -22,6 +22,7 @@ from pipeline.store.receipts import fresh, write_receipt
 from pipeline.store.roles import read_parents, refuse_damaged, refuse_misfit
 from pipeline.store.shelves import as_parent, of_repeat
 from pipeline.store.tracking import Tracker
+from pipeline.training.adapt import to_maps, to_rows
 from pipeline.training.cost import forget_peak, peak_memory
 from pipeline.training.fold import fit_fold
 from pipeline.training.frozen import fit_frozen
@@ -123,7 +124,8 @@ def probed(job: Job) -> Job:
 
 def fit_models(job: Job, folds: tuple[int, ...], bars: tuple[float, ...]) -> None:
     """Fit the models of some folds that are not fitted yet."""
-    for which in (which for which in job.models if which.held_out[0] in folds):
+    mine = [which for which in job.models if which.held_out[0] in folds and which.target == "fold"]
+    for which in mine:  # test rows are not predicted
         log_file, metric = which.files(job.files).log, job.metric
         referee = Referee(log_file, bars, job.config.epochs, metric.name, metric.gain) if bars else None
         tracker = Tracker(run=referee)
@@ -148,12 +150,14 @@ def predict(home: Job, job: Job, folds: tuple[int, ...]) -> None:
         if job.task.dense:
             masks = fitted(job, which.files(home.files).model)
             assert isinstance(masks, MaskNetwork)
-            write_maps(job, masks, path, job.ragged(table.scored)[0], rows, table.scored[rows])
+            maps = job.ragged(table.scored)[0]
+            write_maps(job, to_maps(job, masks, maps, rows), path, maps, rows, table.scored[rows])
         else:
-            network = ready(predictor(replace(job, files=home.files), which), job.inference, job.seen)
+            images, trained = job.images(table.scored)[0], predictor(replace(job, files=home.files), which)
+            network = ready(to_rows(job, trained, images, rows), job.inference, job.seen)
             believed = trust(job, which, "scored")
             mine = None if believed is None else believed[rows]
-            write_npy(path, look_twice(job, network, job.images(table.scored)[0], rows, believed=mine)[0])
+            write_npy(path, look_twice(job, network, images, rows, believed=mine)[0])
 
 
 def judged(bench: Bench, job: Job, trial: Trial) -> Array:

@@ -99,6 +99,7 @@ GOLDEN = {
     "medium": "8f22efb98021c9e7",
     "resnet": "a2ba311e05a72b56",
     "shift": "25f2298a273df9c8",
+    "strong": "1a223162f91a9768",
     "upright": "4e3906712f430c2f",
 }
 
