@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.store.errors import UserError, nearest, resolve
 from pipeline.tasks import Several, Task
-from pipeline.training.metric_learning import fresh_head, fresh_neck
+from pipeline.training.last import fresh_head, fresh_neck
 from pipeline.training.normalize import by_image, fixed, standard
 from pipeline.training.pooling import AGGREGATES, POOLS, Beside
 from pipeline.training.small_cnn import SmallCNN

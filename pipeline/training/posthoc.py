@@ -23,8 +23,8 @@ from pipeline.training.heads import start_head
 from pipeline.training.images import Images
 from pipeline.training.job import Job, Which, labelled_images
 from pipeline.training.joint import objective_of
+from pipeline.training.last import fresh_head
 from pipeline.training.lessons import plan
-from pipeline.training.metric_learning import fresh_head
 from pipeline.training.models import Network, to_prediction
 from pipeline.training.objective import Objective
 from pipeline.training.optim import OPTIMIZERS, factor, parameter_groups
