@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import random
 from collections.abc import Callable
 from inspect import signature
 from typing import Any
@@ -63,7 +64,6 @@ def upright() -> list[Any]:
 
 def strong() -> list[Any]:
     """Contrast, blur or noise, a hole; no geometry: what the second view of an image without a label has more."""
-    # Always: seeded by the sample all transforms throw the same coin, and a fifth of the views would stay as they are.
     hole: dict[str, Any] = {"hole_height_range": (0.1, 0.35), "hole_width_range": (0.1, 0.35)}
     return [
         A.RandomBrightnessContrast(brightness_limit=0.3, contrast_limit=0.4, p=1.0, strict=True),
@@ -122,8 +122,9 @@ def augmenter(recipe: str, crop: int = 0, masks: int = 0) -> Augmenter:
     def augment(stack: Array, seed: int) -> Array:
         image = stack[:, :, : stack.shape[2] - masks]
         transform = composed(*image.shape)
-        # Without a seed a sample every worker draws the same augmentations, and every epoch repeats them.
-        transform.set_random_seed(seed)
+        # By the sample, else every worker draws the same views and every epoch repeats them. One stream for all
+        # transforms: `set_random_seed` gives each the same, and what is flipped is always moved alike.
+        transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
         # A view that a row lacks is black, and must stay so for the network to pass over it.
         missing = ~image.any((0, 1))
         floats = image.astype(np.float32) / 65535 if image.dtype == np.uint16 else image
