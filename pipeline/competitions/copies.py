@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.scoring import clusters
 from pipeline.scoring.duplicates import SIDE, near_copies
 from pipeline.scoring.split import union
-from pipeline.store.config import Competition, Images
+from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest_file
 from pipeline.store.table import combined, files_of
@@ -53,31 +53,29 @@ def find_near(data: Path, paths: Array, channel: list[str] | None, most: int) ->
     return np.where(numbers < 0, "", numbers.astype(str))
 
 
-def embeddings(data: Path, paths: Array, digests: Array, images: Images) -> Array:
+def embeddings(data: Path, paths: Array, channel: list[str] | None) -> Array:
     """Return what rows look like (N D, see `clusters.embed`): of all their files; what cannot be read looks flat."""
-    from pipeline.training.decode import BadImage, load
+    import cv2
 
-    size = [clusters.SIDE, clusters.SIDE]
+    size = (clusters.SIDE, clusters.SIDE)
 
-    def one(path: str, known: str) -> Array:
-        try:
-            return np.asarray(clusters.shrink(load(data, path, known, images, size)[None])[0])
-        except BadImage:
-            return np.zeros((*size, images.views * images.width), np.float32)
+    def one(file: str) -> Array:
+        image = cv2.imread(str(data / file), cv2.IMREAD_COLOR) if file else None
+        small = np.zeros((*size, 3)) if image is None else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        return np.asarray(small / 255, np.float32)
 
-    with ThreadPoolExecutor() as pool:
-        return clusters.embed(np.stack(list(pool.map(one, paths.tolist(), digests.tolist()))))
+    return clusters.embed(np.stack(each(lambda row: np.stack([one(f) for f in files_of(row, channel)]), paths)))
 
 
-def find_alike(config: Competition, data: Path, paths: Array, digests: Array) -> tuple[Array, Array]:
+def find_alike(config: Competition, data: Path, paths: Array) -> tuple[Array, Array]:
     """Return a key (N, text; "": none) that near copies and look-alikes share, and what rows look like (N D).
 
     D is 0 where nobody asks.
     """
-    folds, images = config.folds, config.images
-    near, x = find_near(data, paths, images.channel, folds.near), np.zeros((len(paths), 0), np.float32)
+    folds, channel = config.folds, config.images.channel
+    near, x = find_near(data, paths, channel, folds.near), np.zeros((len(paths), 0), np.float32)
     if folds.alike or folds.clusters:
-        x = embeddings(data, paths, digests, images)
+        x = embeddings(data, paths, channel)
     if folds.alike:
         numbers = clusters.alike(x, folds.alike)
         kin = np.where(numbers < 0, "", numbers.astype(str))

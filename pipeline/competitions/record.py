@@ -44,7 +44,7 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     y = task.harden(task.targets(raw.y[train]))
     channel = config.images.channel
     digests = hash_images(files.data, raw.paths, channel)
-    near, looks = find_alike(config, files.data, raw.paths, digests)
+    near, looks = find_alike(config, files.data, raw.paths)
     wanted = {
         "folds": config.folds.model_dump(),
         "group": config.group and config.group.model_dump(),

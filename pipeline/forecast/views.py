@@ -67,7 +67,7 @@ class Source:
                 below[leaf][mine] = model.p[mine]
             looks[:, mine] = np.mean([(model.spread[mine], model.distance[mine]) for model in seen.values()], 0)
             if (said := voted(seen.values())) is not None:
-                votes = said.copy() if votes is None else votes
+                votes = said[: len(folds)].copy() if votes is None else votes
                 votes[mine] = said[mine]
         view = self._view(raw(below), below, looks, folds if blind is None else blind, np.arange(len(folds)))
         return replace(view, votes=votes)
