@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import main, race
 
+from pipeline.images.augment import augmenter
+from pipeline.images.cache import Rows, cached
+from pipeline.nets.machine import Machine
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.config import Images
 from pipeline.store.files import digest_file
 from pipeline.store.table import combined
-from pipeline.training.augment import augmenter
 from pipeline.training.feed import feed
-from pipeline.training.images import Rows, cached
-from pipeline.training.machine import Machine
 from pipeline.training.sampling import Batches, Lessons, Views
 
 COUNT, SIDE, BATCH = 192, 512, 32

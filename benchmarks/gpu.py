@@ -16,15 +16,15 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import Row, main
 
+from pipeline.images.augment import augmenter
+from pipeline.images.cache import Rows
+from pipeline.nets.machine import choose_machine
+from pipeline.nets.models import build
+from pipeline.nets.normalize import on_device
+from pipeline.nets.objective import Objective
 from pipeline.tasks import TASKS
-from pipeline.training.augment import augmenter
 from pipeline.training.engine import _step, fit
 from pipeline.training.feed import Resident
-from pipeline.training.images import Rows
-from pipeline.training.machine import choose_machine
-from pipeline.training.models import build
-from pipeline.training.normalize import on_device
-from pipeline.training.objective import Objective
 from pipeline.training.optim import parameter_groups, sgd
 from pipeline.training.sampling import Batches, Lessons, Views, loader
 from pipeline.training.watch import Watch

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from pipeline.images import cache
 from pipeline.masks.maps import SHELF, pack, write_flat, write_mean
 from pipeline.masks.rle import encode
 from pipeline.scoring.mask_shelf import Scene, put_together, score_maps
@@ -18,7 +19,6 @@ from pipeline.store.receipts import write_receipt
 from pipeline.store.runs import load_run
 from pipeline.store.table import Table, read_table
 from pipeline.tasks import TASKS
-from pipeline.training import images as cache
 
 COMP, RUNS, FOLDS, GRADES, WIDTH, SIDE = "grow", ("one", "two"), 5, 5, 16, 8
 CONFIGS = {

@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import main, race
 
-from pipeline.training.augment import augmenter
+from pipeline.images.augment import augmenter
+from pipeline.images.cache import Rows
+from pipeline.nets.machine import Machine
+from pipeline.nets.normalize import fixed, on_device, standard
 from pipeline.training.feed import feed
-from pipeline.training.images import Rows
-from pipeline.training.machine import Machine
-from pipeline.training.normalize import fixed, on_device, standard
 from pipeline.training.sampling import Batches, Lessons, Views
 
 BATCH = 64

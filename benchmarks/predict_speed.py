@@ -11,10 +11,10 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import main, race
 
+from pipeline.nets.machine import Machine
+from pipeline.nets.models import build
 from pipeline.tasks import TASKS
 from pipeline.training.inference import WAYS, ready
-from pipeline.training.machine import Machine
-from pipeline.training.models import build
 from pipeline.training.predict import predict
 
 SIDE, TILE, RACED = 224, 56, 64

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.images.ragged import Ragged, Stretch
 from pipeline.masks.maps import layout, write_flat
-from pipeline.training.machine import Machine
-from pipeline.training.mask_nets import Extras, build_masks
+from pipeline.nets.machine import Machine
+from pipeline.nets.mask_nets import Extras, build_masks
 from pipeline.training.mask_predict import Look, stretches
-from pipeline.training.ragged import Ragged, Stretch
 
 
 def megabytes() -> float:

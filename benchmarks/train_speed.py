@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import Row, main
 
+from pipeline.images.augment import augmenter
+from pipeline.nets.machine import LAYOUTS, Machine
+from pipeline.nets.models import build
+from pipeline.nets.objective import Objective
 from pipeline.tasks import TASKS
-from pipeline.training.augment import augmenter
 from pipeline.training.engine import fit
-from pipeline.training.machine import LAYOUTS, Machine
-from pipeline.training.models import build
-from pipeline.training.objective import Objective
 from pipeline.training.predict import predict
 from pipeline.training.probe import best_of, images_per_second
 from pipeline.training.sampling import Lessons

@@ -12,6 +12,9 @@ import pytest
 from house import ROOT
 from hypothesis import settings
 
+from pipeline.store.artifacts import CompetitionFiles
+from pipeline.store.files import digest_file
+
 # Half of the usual number: the suite has to stay below twelve minutes on two cores.
 settings.register_profile("podium", max_examples=50)
 settings.load_profile("podium")
@@ -45,3 +48,37 @@ def make(house):
         return done
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Where torch is loaded it computes with one thread, and draws from the same stream in every test."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return CompetitionFiles("toy")
+
+
+@pytest.fixture
+def add(files):
+    from files import encode  # torch comes with it
+
+    def write(name, content):
+        path = files.data / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else encode(content, path.suffix))
+        return name, digest_file(path)
+
+    return write

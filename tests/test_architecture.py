@@ -12,8 +12,19 @@ from house import ROOT
 
 FILES = sorted((ROOT / "pipeline").rglob("*.py"))
 # A room may import itself and what stands to the right of it.
-ORDER = ["stages", "trials", "preflight", "launch", "competitions", "audit", "difficulty", "forecast", "training"]
-ORDER += ["scoring", "masks", "tasks", "store"]
+ORDER = [
+    "stages",
+    "trials",
+    "preflight",
+    "launch",
+    "look",
+    "competitions",
+    "audit",
+    "difficulty",
+    "forecast",
+    "training",
+]
+ORDER += ["nets", "images", "scoring", "masks", "tasks", "store"]
 HEAVY = {"torch", "timm", "albumentations", "torchvision"}
 
 
@@ -42,13 +53,13 @@ def test_import_direction(path):
         assert ORDER.index(parts[1]) >= ORDER.index(mine), f"{mine} imports {name}"
         if mine == "stages" and parts[1] == "stages":
             pytest.fail(f"a stage imports a stage: {name}")
-        if (mine, parts[1]) == ("competitions", "training"):
+        if mine in ("look", "competitions") and parts[1] in ("training", "nets"):
             pytest.fail(f"competitions import training: {name}")
 
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in FILES if room(p) not in ("stages", "preflight", "launch", "training", "__init__")],
+    [p for p in FILES if room(p) not in ("stages", "preflight", "launch", "training", "nets", "images", "__init__")],
     ids=str,
 )
 def test_light_rooms_import_nothing_heavy(path):
@@ -89,7 +100,17 @@ def test_readme_names_every_file_of_the_pipeline():
 
 
 def test_tests_mirror_the_pipeline():
-    for room_name in ("difficulty", "forecast", "masks", "preflight", "scoring", "training", "trials"):
+    for room_name in (
+        "difficulty",
+        "forecast",
+        "images",
+        "masks",
+        "nets",
+        "preflight",
+        "scoring",
+        "training",
+        "trials",
+    ):
         for path in (ROOT / "pipeline" / room_name).glob("[a-z]*.py"):
             # Test files of different rooms need different names: test_mask_metrics.py.
             assert list((ROOT / "tests" / room_name).glob(f"test_*{path.name}")), path

@@ -12,17 +12,17 @@ import pytest
 import timm
 from house import ROOT
 
+from pipeline.images.augment import RECIPES
 from pipeline.masks.metrics import MASK_METRICS
+from pipeline.nets import losses, mask_losses
+from pipeline.nets.mask_nets import OWN, PUBLISHED
+from pipeline.nets.models import MODELS
 from pipeline.scoring.metrics import METRICS
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
 from pipeline.store.register import HEAD, Technique, proofs, read_register, table
 from pipeline.store.runs import STAGES
 from pipeline.store.toml import merge
-from pipeline.training import losses, mask_losses
-from pipeline.training.augment import RECIPES
-from pipeline.training.mask_nets import OWN, PUBLISHED
-from pipeline.training.models import MODELS
 from pipeline.training.optim import OPTIMIZERS, SCHEDULES
 from pipeline.training.predict import TTA
 

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.difficulty.labels import disagreement
 from pipeline.difficulty.tags import Seen, known_mean
 from pipeline.difficulty.ties import Reader
+from pipeline.images.cache import cached
 from pipeline.scoring.features import image_statistics, in_model
 from pipeline.scoring.problem import Problem
 from pipeline.store.artifacts import FoldFiles, RunFiles
@@ -20,7 +21,6 @@ from pipeline.store.errors import UserError
 from pipeline.store.files import Array, read_json, read_npy
 from pipeline.store.shelves import as_out_of_fold
 from pipeline.store.table import Table, half_of
-from pipeline.training.images import cached
 
 # Neighbours are looked for among at most so many training rows: the cost is rows x references.
 REFERENCES = 20_000

@@ -67,8 +67,8 @@ class Job:
 
 def statistics_of(job: Job, size: list[int]) -> Array:
     """Return statistics (N S) of the images of all rows, seen at a size."""
+    from pipeline.images.cache import cached
     from pipeline.scoring.features import image_statistics
-    from pipeline.training.images import cached
 
     def of(rows: Array) -> Array:
         table, competition = job.table, job.files.competition

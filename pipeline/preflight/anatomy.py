@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.nets.mask_nets import coordinates, hypercolumn
+from pipeline.nets.models import Network
+from pipeline.nets.trunk import as_map
 from pipeline.preflight.findings import LOOK, OK, Finding
 from pipeline.preflight.material import Material, Net
-from pipeline.training.mask_nets import coordinates, hypercolumn
-from pipeline.training.models import Network
-from pipeline.training.trunk import as_map
 
 NOISE, ENERGY, NEAR = 4, 0.95, 0.5
 

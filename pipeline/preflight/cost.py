@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.images.ragged import Ragged
+from pipeline.nets.mask_nets import MaskNetwork
 from pipeline.preflight.findings import OK, Finding
 from pipeline.preflight.learner import Learner
 from pipeline.preflight.material import Material, Net
 from pipeline.training.job import Job
 from pipeline.training.mask_job import look_of
-from pipeline.training.mask_nets import MaskNetwork
 from pipeline.training.mask_predict import MASK_TTA, predicted
 from pipeline.training.patches import count
 from pipeline.training.predict import scores, views_of
-from pipeline.training.ragged import Ragged
 
 TRIAL, WARM, LOOKED_AT = 24, 3, 64
 # What images without labels cost, in steps of as many with labels: a look is a third of one. MMT has a second network.

@@ -12,23 +12,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pipeline.images.augment import augmenter, mix_batch
+from pipeline.images.cache import Images, metadata
+from pipeline.images.dense import DenseViews
+from pipeline.images.ragged import Ragged
+from pipeline.nets.mask_nets import MaskNetwork
+from pipeline.nets.mask_objective import MaskObjective
+from pipeline.nets.models import Network
+from pipeline.nets.normalize import on_device
+from pipeline.nets.objective import Objective
 from pipeline.store.files import Array
-from pipeline.training.augment import augmenter, mix_batch
 from pipeline.training.auxiliary import alone
-from pipeline.training.dense import DenseViews
 from pipeline.training.feed import feed
 from pipeline.training.fold import fresh_network
-from pipeline.training.images import Images, metadata
 from pipeline.training.job import Job, Which, labelled_images
 from pipeline.training.lessons import plan
 from pipeline.training.mask_fold import fresh_mask_network, mask_views
 from pipeline.training.mask_job import size_of
-from pipeline.training.mask_nets import MaskNetwork
-from pipeline.training.mask_objective import MaskObjective
-from pipeline.training.models import Network
-from pipeline.training.normalize import on_device
-from pipeline.training.objective import Objective
-from pipeline.training.ragged import Ragged
 from pipeline.training.sampling import Batches, Lessons, Views, collate
 
 Net = Network | MaskNetwork

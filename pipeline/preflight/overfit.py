@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.nets.mask_objective import MaskObjective, probabilities
+from pipeline.nets.models import to_prediction
 from pipeline.preflight.findings import BROKEN, LOOK, OK, Finding
 from pipeline.preflight.learner import Learner, free_loss, scores_of
 from pipeline.preflight.material import Batch, Material
 from pipeline.store.files import Array
 from pipeline.tasks import Several, Task
-from pipeline.training.mask_objective import MaskObjective, probabilities
-from pipeline.training.models import to_prediction
 
 ROWS, ROWS_OF_MASKS, STEPS, RATE = 32, 8, 200, 2e-3
 # What is measured, how much of it is enough, and how much of the way from the loss of not looking to the least there

@@ -7,11 +7,11 @@ import copy
 import torch
 from torch import Tensor
 
+from pipeline.nets.losses import VALUED
+from pipeline.nets.mask_nets import MaskNetwork
 from pipeline.preflight.findings import BROKEN, LOOK, OK, Finding, judged
 from pipeline.preflight.learner import ignorant, scores_of, without_dropout
 from pipeline.preflight.material import Batch, Material, Net
-from pipeline.training.losses import VALUED
-from pipeline.training.mask_nets import MaskNetwork
 
 # How many times the head's weights.
 TIMES = 50.0

@@ -40,9 +40,9 @@ def pose(run: str) -> Job:
         what = f"stage = {config.stage!r}" if not isinstance(config, Train) else f"fit = {config.fit!r}"
         raise UserError(f"{files.config} has {what}: make check looks at runs that train a network")
     metric, facts = metric_of(competition, files.competition), read_table_facts(files.competition)
+    from pipeline.nets.machine import choose_machine
     from pipeline.store.table import read_table
     from pipeline.training.job import Job, check_names
-    from pipeline.training.machine import choose_machine
     from pipeline.training.probe import with_batch_size, with_fastest
 
     machine, table = choose_machine(config.precision, slots()), read_table(files.competition, facts)

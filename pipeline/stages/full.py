@@ -90,11 +90,11 @@ def refuse_roles(leaf: str, config: dict[str, Any]) -> None:
 
 def pose(files: RunFiles, leaf: str, receipt: dict[str, Any], facts: dict[str, Any]) -> Job:
     """Return what the models of a trained run share, for a shelf of its own, on the machine that run chose."""
+    from pipeline.nets.machine import Machine, choose_machine
     from pipeline.scoring.metrics import metric_of
     from pipeline.store.table import read_table
     from pipeline.store.train import Train
     from pipeline.training.job import Job, check_names
-    from pipeline.training.machine import Machine, choose_machine
 
     config, competition = load_run(leaf), load_competition(files.competition.name)
     assert isinstance(config, Train)
@@ -134,10 +134,10 @@ def fit(job: Job, leaf: str, seed: int) -> Array:
 
 def predict_masks(job: Job, which: Which) -> None:
     """Predict the masks of the test rows with one model."""
+    from pipeline.nets.mask_nets import MaskNetwork
     from pipeline.store.table import TEST
     from pipeline.training.adapt import to_maps
     from pipeline.training.job import readable
-    from pipeline.training.mask_nets import MaskNetwork
     from pipeline.training.mask_shelf import write_maps
     from pipeline.training.weights import fitted
 

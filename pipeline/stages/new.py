@@ -28,9 +28,9 @@ def run(args: argparse.Namespace) -> None:
     data = Path(os.path.abspath(os.path.expanduser(given)))
     refuse_to_overwrite(files, data)
 
-    from pipeline.competitions.look import look, prove  # pandas and OpenCV: only where there is work
-    from pipeline.competitions.look_configs import WEIGHTS, starters
-    from pipeline.competitions.look_words import to_toml
+    from pipeline.look.configs import WEIGHTS, starters
+    from pipeline.look.look import look, prove  # pandas and OpenCV: only where there is work
+    from pipeline.look.words import to_toml
     from pipeline.store.toml import literal
 
     if weights not in WEIGHTS:

@@ -29,8 +29,8 @@ from pipeline.store.train import Train
 from pipeline.tasks import task_of
 
 if TYPE_CHECKING:  # both import torch, which a run with nothing to do must not pay for
+    from pipeline.nets.machine import Machine
     from pipeline.training.job import Job, Which
-    from pipeline.training.machine import Machine
 
 log = logging.getLogger("pipeline.train")
 
@@ -93,7 +93,7 @@ def refuse_other_folds(files: RunFiles, fold_map: str) -> None:
 
 def machine_of(files: RunFiles, precision: str, fitted: str) -> Machine:
     """Return what the machine chooses; what was chosen once holds until the run is another one."""
-    from pipeline.training.machine import Machine, choose_machine
+    from pipeline.nets.machine import Machine, choose_machine
 
     machine = choose_machine(precision, slots())
     known = read_json(files.state) if files.state.exists() else {}

@@ -13,7 +13,7 @@ from pipeline.store.train import Train
 TABLES = {
     "optim.name": ("pipeline.training.optim", "OPTIMIZERS", "optimizer"),
     "optim.schedule": ("pipeline.training.optim", "SCHEDULES", "schedule"),
-    "augment.recipe": ("pipeline.training.augment", "RECIPES", "augmentation recipe"),
+    "augment.recipe": ("pipeline.images.augment", "RECIPES", "augmentation recipe"),
     "predict.tta": ("pipeline.training.predict", "TTA", "predict.tta"),
     "predict.hard_tta": ("pipeline.training.predict", "TTA", "predict.hard_tta"),
 }

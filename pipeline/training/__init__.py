@@ -1,1 +1,1 @@
-"""All that needs torch."""
+"""The training loop, what it learns from, and what it leaves on the shelf."""

@@ -7,8 +7,8 @@ import logging
 import torch
 from torch import Tensor
 
+from pipeline.nets.mask_objective import Heads
 from pipeline.store.files import Array
-from pipeline.training.mask_objective import Heads
 
 log = logging.getLogger(__name__)
 # A stray pixel is no mask: this share of the pixels that are masks is nothing.

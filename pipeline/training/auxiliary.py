@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.nets.losses import Goal, ce
 from pipeline.store.files import Array
 from pipeline.store.metric_learning import MetricLearning
 from pipeline.store.section import Section
-from pipeline.training.losses import Goal, ce
 
 if TYPE_CHECKING:
     from pipeline.training.job import Job

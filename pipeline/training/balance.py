@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from pipeline.images.cache import Images
+from pipeline.images.ragged import Ragged
 from pipeline.scoring.clusters import clusters, embed, shrink
 from pipeline.store.files import Array
 from pipeline.store.imbalance import Sampling
 from pipeline.tasks import Task
-from pipeline.training.images import Images
-from pipeline.training.ragged import Ragged
 from pipeline.training.sampling import Lessons
 
 # Rows of a class are drawn as often as its count to this power asks for, against the commonest class.

@@ -18,20 +18,20 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from pipeline.images.augment import Augmenter, mix_batch
+from pipeline.images.cache import Images, metadata
+from pipeline.images.ragged import Ragged
+from pipeline.nets.layers import free_stages, stages_of, thaw
+from pipeline.nets.losses import Goal
+from pipeline.nets.machine import Machine, memory_advice
+from pipeline.nets.normalize import on_device
 from pipeline.store.command import setting
 from pipeline.store.errors import UserError, resolve
 from pipeline.store.files import Array, atomic
 from pipeline.training.adversarial import Attack, backward
 from pipeline.training.alarm import Alarm
-from pipeline.training.augment import Augmenter, mix_batch
 from pipeline.training.feed import feed
-from pipeline.training.images import Images, metadata
-from pipeline.training.layers import free_stages, stages_of, thaw
-from pipeline.training.losses import Goal
-from pipeline.training.machine import Machine, memory_advice
-from pipeline.training.normalize import on_device
 from pipeline.training.optim import OPTIMIZERS, averaged, factor, parameter_groups, shrink
-from pipeline.training.ragged import Ragged
 from pipeline.training.sampling import Batches, Lessons, Views
 from pipeline.training.semi import Adaptation
 from pipeline.training.watch import Watch

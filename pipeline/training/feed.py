@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pipeline.images.pixels import Still, seeds_of
+from pipeline.images.ragged import Ragged
+from pipeline.nets.machine import Machine
 from pipeline.store.files import Array
-from pipeline.training.machine import Machine
-from pipeline.training.pixels import Still, seeds_of
-from pipeline.training.ragged import Ragged
 from pipeline.training.sampling import Batches, Views, keys_of, loader
 
 log = logging.getLogger(__name__)

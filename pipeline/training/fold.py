@@ -11,24 +11,24 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline.images.augment import augmenter
+from pipeline.images.cache import Rows
+from pipeline.nets.heads import prior, set_bias, start_head
+from pipeline.nets.layers import freeze_for
+from pipeline.nets.models import Network, to_prediction
+from pipeline.nets.normalize import of_rows
 from pipeline.scoring.problem import Problem
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest, write_npy
 from pipeline.store.tracking import Tracker
 from pipeline.training.adversarial import attack_of
-from pipeline.training.augment import augmenter
 from pipeline.training.auxiliary import widened
 from pipeline.training.engine import fit
-from pipeline.training.heads import prior, set_bias, start_head
-from pipeline.training.images import Rows
 from pipeline.training.job import Job, Which, labelled_images, new_network
-from pipeline.training.layers import freeze_for
 from pipeline.training.lessons import Course, plan
 from pipeline.training.mask_fold import fit_masks
 from pipeline.training.mask_job import NAME
 from pipeline.training.metric_learning import margined, tripled
-from pipeline.training.models import Network, to_prediction
-from pipeline.training.normalize import of_rows
 from pipeline.training.patches import count, cut, joined, of_images, patches_of, trust
 from pipeline.training.predict import scores
 from pipeline.training.semi import Adaptation

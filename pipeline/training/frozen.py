@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.images.cache import Rows
 from pipeline.scoring.problem import Problem
 from pipeline.scoring.stack import Stack
 from pipeline.store.files import Array, digest, digest_bytes, digest_file, digest_json, lock, read_npy, write_npy
 from pipeline.store.keys import own_code
 from pipeline.store.tracking import Tracker
-from pipeline.training.images import Rows
 from pipeline.training.inference import ready
 from pipeline.training.job import Job, Which, every_image, labelled_images, new_network
 from pipeline.training.lessons import training_rows

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.nets.machine import Machine
+from pipeline.nets.models import Network
 from pipeline.training.job import Job, new_network, without_weights
-from pipeline.training.machine import Machine
-from pipeline.training.models import Network
 from pipeline.training.predict import views_of
 
 log = logging.getLogger(__name__)

@@ -9,6 +9,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from pipeline.images.augment import augmenter
+from pipeline.images.cache import Rows, cached
+from pipeline.images.ragged import Ragged, cached_ragged
+from pipeline.nets.joint import objective_of
+from pipeline.nets.machine import Machine
+from pipeline.nets.mask_nets import MaskNetwork
+from pipeline.nets.models import Network, build, outputs_of
+from pipeline.nets.normalize import by_group
 from pipeline.scoring.metrics import Metric
 from pipeline.store.artifacts import FoldFiles, RunFiles
 from pipeline.store.config import Competition
@@ -18,18 +26,10 @@ from pipeline.store.patches import has_background
 from pipeline.store.table import Table
 from pipeline.store.train import Train
 from pipeline.tasks import Task, refuse_several, task_of
-from pipeline.training.augment import augmenter
 from pipeline.training.auxiliary import parts_of
-from pipeline.training.images import Rows, cached
-from pipeline.training.joint import objective_of
-from pipeline.training.machine import Machine
 from pipeline.training.mask_job import NAME, check_masks, new_mask_network, refuse_mask_settings
-from pipeline.training.mask_nets import MaskNetwork
-from pipeline.training.models import Network, build, outputs_of
-from pipeline.training.normalize import by_group
 from pipeline.training.optim import OPTIMIZERS, SCHEDULES
 from pipeline.training.predict import TTA
-from pipeline.training.ragged import Ragged, cached_ragged
 from pipeline.training.switches import check_norms, check_retrieval, check_switches
 
 Pictures = TypeVar("Pictures", Rows, Ragged)

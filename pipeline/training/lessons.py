@@ -11,6 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.images.cache import Rows
+from pipeline.nets.joint import objective_of
+from pipeline.nets.objective import Objective
 from pipeline.store.artifacts import FoldFiles, RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest, read_npy
@@ -18,10 +21,7 @@ from pipeline.store.imbalance import Sampling
 from pipeline.store.patches import has_background
 from pipeline.store.shelves import leaves
 from pipeline.training.balance import balanced, evened, shows_of
-from pipeline.training.images import Rows
 from pipeline.training.job import Job, Which
-from pipeline.training.joint import objective_of
-from pipeline.training.objective import Objective
 from pipeline.training.patches import choosers, count, cut, patches_of, rejected
 from pipeline.training.sampling import Lessons
 from pipeline.training.weights import start_of

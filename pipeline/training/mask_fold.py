@@ -11,26 +11,26 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline.images.augment import augmenter
+from pipeline.images.dense import Dense, DenseViews, distances
+from pipeline.images.ragged import Ragged
+from pipeline.nets.heads import start_masks
+from pipeline.nets.mask_nets import MaskNetwork
+from pipeline.nets.mask_objective import MaskObjective
+from pipeline.nets.normalize import of_images
 from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array, write_npy
 from pipeline.store.tracking import Tracker
 from pipeline.training.adversarial import attack_of
 from pipeline.training.alarm import Alarm
-from pipeline.training.augment import augmenter
 from pipeline.training.balance import balanced, evened
-from pipeline.training.dense import Dense, DenseViews, distances
 from pipeline.training.engine import fit
-from pipeline.training.heads import start_masks
 from pipeline.training.job import Job, Which, labelled
 from pipeline.training.lessons import training_rows
 from pipeline.training.mask_job import look_of, mask_objective, new_mask_network, size_of, truth_of
 from pipeline.training.mask_lessons import MaskCourse, mask_course
-from pipeline.training.mask_nets import MaskNetwork
-from pipeline.training.mask_objective import MaskObjective
 from pipeline.training.mask_predict import predicted
 from pipeline.training.mask_score import Scores
-from pipeline.training.normalize import of_images
-from pipeline.training.ragged import Ragged
 from pipeline.training.sampling import Lessons
 from pipeline.training.weights import save_weights, start_from
 

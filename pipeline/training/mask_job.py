@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pipeline.images.fits import require_fit
 from pipeline.masks.maps import SHELF, Layout, layout
 from pipeline.masks.truth import Truth, read_truth
+from pipeline.nets.mask_nets import Extras, MaskNetwork, build_masks
+from pipeline.nets.mask_objective import SIZES, Heads, MaskObjective
+from pipeline.nets.trunk import set_activation, with_drop_path
 from pipeline.store.errors import UserError, resolve
 from pipeline.store.files import Array, require_space
-from pipeline.training.fits import require_fit
-from pipeline.training.mask_nets import Extras, MaskNetwork, build_masks
-from pipeline.training.mask_objective import SIZES, Heads, MaskObjective
 from pipeline.training.mask_predict import MASK_TTA, Look
-from pipeline.training.trunk import set_activation, with_drop_path
 
 if TYPE_CHECKING:
     from pipeline.training.job import Job

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.images.dense import Soft
+from pipeline.images.ragged import Ragged
 from pipeline.masks.maps import Maps, layout
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import Array, read_json, read_npy
-from pipeline.training.dense import Soft
 from pipeline.training.job import Job, Which
 from pipeline.training.lessons import named_rows, of_half
-from pipeline.training.ragged import Ragged
 from pipeline.training.sampling import Lessons
 
 

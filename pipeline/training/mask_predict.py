@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.images.fits import Grid, padded, resized, undone, woven
+from pipeline.images.ragged import Ragged
 from pipeline.masks.maps import SHELF, pack
+from pipeline.nets.machine import Machine, to_device
+from pipeline.nets.mask_nets import MaskNetwork
+from pipeline.nets.mask_objective import probabilities
 from pipeline.store.errors import resolve
 from pipeline.store.files import Array
-from pipeline.training.fits import Grid, padded, resized, undone, woven
-from pipeline.training.machine import Machine, to_device
-from pipeline.training.mask_nets import MaskNetwork
-from pipeline.training.mask_objective import probabilities
 from pipeline.training.predict import turned
-from pipeline.training.ragged import Ragged
 
 View = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.images.ragged import Ragged
 from pipeline.masks.maps import Maps, write_flat
+from pipeline.nets.mask_nets import MaskNetwork
 from pipeline.store.files import Array, read_npy
 from pipeline.store.table import TEST, half_of
 from pipeline.store.tracking import Tracker
 from pipeline.training.adapt import to_maps
 from pipeline.training.job import Job, Which, readable
 from pipeline.training.mask_job import look_of, maps_layout
-from pipeline.training.mask_nets import MaskNetwork
 from pipeline.training.mask_predict import stretches
 from pipeline.training.mask_score import stats_of
-from pipeline.training.ragged import Ragged
 from pipeline.training.weights import fitted
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.training.losses import Goal
+from pipeline.nets.losses import Goal
 
 if TYPE_CHECKING:
     from pipeline.training.job import Job

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.images.cache import Rows
 from pipeline.store.artifacts import FoldFiles, RunFiles
 from pipeline.store.files import Array, read_npy
 from pipeline.tasks import Task
-from pipeline.training.images import Rows
 
 if TYPE_CHECKING:
     from pipeline.training.job import Job, Which

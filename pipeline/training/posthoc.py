@@ -15,18 +15,18 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.images.cache import Images
+from pipeline.nets.heads import start_head
+from pipeline.nets.joint import objective_of
+from pipeline.nets.last import fresh_head
+from pipeline.nets.models import Network, to_prediction
+from pipeline.nets.objective import Objective
 from pipeline.store.errors import resolve
 from pipeline.store.files import Array, read_npy
 from pipeline.store.imbalance import Sampling
 from pipeline.training.balance import balanced, shows_of
-from pipeline.training.heads import start_head
-from pipeline.training.images import Images
 from pipeline.training.job import Job, Which, labelled_images
-from pipeline.training.joint import objective_of
-from pipeline.training.last import fresh_head
 from pipeline.training.lessons import plan
-from pipeline.training.models import Network, to_prediction
-from pipeline.training.objective import Objective
 from pipeline.training.optim import OPTIMIZERS, factor, parameter_groups
 from pipeline.training.predict import scores
 from pipeline.training.sampling import Batches, Lessons

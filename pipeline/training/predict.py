@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.images.cache import Images, metadata
+from pipeline.nets.machine import Machine, unit
+from pipeline.nets.models import Network, central, to_prediction
+from pipeline.nets.normalize import on_device
 from pipeline.store.errors import resolve
 from pipeline.store.files import Array
 from pipeline.tasks import Task
-from pipeline.training.images import Images, metadata
-from pipeline.training.machine import Machine, unit
-from pipeline.training.models import Network, central, to_prediction
-from pipeline.training.normalize import on_device
 
 View = Callable[[Tensor], Tensor]
 

@@ -11,11 +11,11 @@ from itertools import product
 
 import torch
 
+from pipeline.nets.machine import LAYOUTS, Machine, out_of_memory
+from pipeline.nets.mask_nets import MaskNetwork
+from pipeline.nets.models import Network
 from pipeline.store.errors import UserError
 from pipeline.training.job import Job, any_network, without_weights
-from pipeline.training.machine import LAYOUTS, Machine, out_of_memory
-from pipeline.training.mask_nets import MaskNetwork
-from pipeline.training.models import Network
 from pipeline.training.optim import adamw, parameter_groups
 
 log = logging.getLogger(__name__)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.images.augment import Augmenter
+from pipeline.images.cache import Images
+from pipeline.images.pixels import Still, seeds_of
+from pipeline.images.ragged import Ragged
+from pipeline.nets.machine import Machine
 from pipeline.store.command import setting
 from pipeline.store.files import Array
-from pipeline.training.augment import Augmenter
-from pipeline.training.images import Images
-from pipeline.training.machine import Machine
-from pipeline.training.pixels import Still, seeds_of
-from pipeline.training.ragged import Ragged
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.images.cache import Rows
+from pipeline.nets.models import Network, to_prediction
 from pipeline.scoring.problem import Problem
 from pipeline.scoring.pseudo import sureness
 from pipeline.store.files import Array, digest, digest_file, read_npy, write_npy
@@ -18,13 +20,11 @@ from pipeline.store.receipts import write_receipt
 from pipeline.store.table import TEST, half_of
 from pipeline.store.tracking import Tracker
 from pipeline.training.adapt import ready_for
-from pipeline.training.images import Rows
 from pipeline.training.inference import ready
 from pipeline.training.job import Job, Which, every_image
 from pipeline.training.lessons import sources
 from pipeline.training.mask_job import NAME
 from pipeline.training.mask_shelf import join_mask_halves, predict_masks
-from pipeline.training.models import Network, to_prediction
 from pipeline.training.patches import cut, joined, patches_of, trust
 from pipeline.training.posthoc import predictor
 from pipeline.training.predict import embed, predict, through

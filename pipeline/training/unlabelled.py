@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Dataset
 
+from pipeline.images.augment import Augmenter, augmenter
+from pipeline.images.cache import Rows
 from pipeline.store.files import Array
 from pipeline.store.table import UNLABELLED
-from pipeline.training.augment import Augmenter, augmenter
-from pipeline.training.images import Rows
 from pipeline.training.job import Job, Which
 from pipeline.training.sampling import Views
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.nets.models import to_prediction
 from pipeline.store.files import Array
 from pipeline.tasks import Piece, Several, Task
-from pipeline.training.models import to_prediction
 
 
 class Watch:

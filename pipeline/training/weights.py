@@ -12,13 +12,13 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pipeline.nets.mask_nets import MaskNetwork
+from pipeline.nets.models import Network
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import atomic, read_json
 from pipeline.training.job import Job, Which, any_network, without_weights
-from pipeline.training.mask_nets import MaskNetwork
-from pipeline.training.models import Network
 
 log = logging.getLogger(__name__)
 # The parts of a network that answer what a competition asks, or read columns of its own.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.launch import slots
+from pipeline.nets.machine import choose_machine
 from pipeline.scoring.metrics import Metric, metric_of
 from pipeline.scoring.problem import Problem
 from pipeline.store.artifacts import RunFiles
@@ -22,7 +23,6 @@ from pipeline.store.section import validate
 from pipeline.store.table import Table, read_table
 from pipeline.store.train import Train
 from pipeline.tasks import task_of
-from pipeline.training.machine import choose_machine
 from pipeline.trials.fresh import only, resplit
 
 # The name of the trials of the run itself.

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.nets.machine import Machine, choose_machine
+from pipeline.nets.mask_nets import MaskNetwork
 from pipeline.scoring.cuts import crossfit
 from pipeline.scoring.mask_shelf import Scene, choose_masks, put_together
 from pipeline.store.artifacts import RunFiles
@@ -28,9 +30,7 @@ from pipeline.training.fold import fit_fold
 from pipeline.training.frozen import fit_frozen
 from pipeline.training.inference import ready, with_inference
 from pipeline.training.job import Job, Which, check_names
-from pipeline.training.machine import Machine, choose_machine
 from pipeline.training.mask_job import extra_maps
-from pipeline.training.mask_nets import MaskNetwork
 from pipeline.training.mask_shelf import write_maps
 from pipeline.training.patches import trust
 from pipeline.training.posthoc import predictor

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.nets.models import Network
 from pipeline.preflight.anatomy import anatomy, facts, middle, seen_from, strides
 from pipeline.preflight.findings import LOOK, OK
-from pipeline.training.models import Network
 
 SMALL = 'name = "cnn"\noptions = { widths = [8, 16] }\n[image]\nsize = 12'
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.nets.objective import Objective
 from pipeline.preflight.learner import Learner, free_loss, frozen, ignorant, loss_of, without_dropout
 from pipeline.preflight.material import Batch
 from pipeline.tasks import TASKS
-from pipeline.training.objective import Objective
 
 
 def batch_of(objective, y):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.nets.mask_objective import MaskObjective
+from pipeline.nets.objective import Objective
 from pipeline.preflight.learner import scores_of
 from pipeline.preflight.material import material_of
 from pipeline.store.tracking import Tracker
 from pipeline.training.fold import fit_fold
-from pipeline.training.mask_objective import MaskObjective
-from pipeline.training.objective import Objective
 
 
 class Seen(Exception):

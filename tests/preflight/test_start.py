@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.nets.models import Network
 from pipeline.preflight.findings import BROKEN, LOOK, OK
 from pipeline.preflight.start import first_loss, head_is_open
-from pipeline.training.models import Network
 
 SQUASHED = {
     "softmax": lambda x: x.softmax(1),

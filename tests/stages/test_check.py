@@ -16,8 +16,8 @@ from pipeline.store.errors import UserError
 
 FAULTY = """
 import torch
-from pipeline.training.models import SmallCNN
-from pipeline.training.small_unet import SmallUNet
+from pipeline.nets.models import SmallCNN
+from pipeline.nets.small_unet import SmallUNet
 
 def zeros(in_chans):
     net = SmallCNN(in_chans, [8, 16])

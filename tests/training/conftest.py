@@ -5,17 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from files import encode
 from school import built
 from torch import nn
 
-from pipeline.store.artifacts import CompetitionFiles
-from pipeline.store.files import digest_file
+from pipeline.images.augment import augmenter
+from pipeline.nets.machine import Machine
+from pipeline.nets.objective import Objective
 from pipeline.tasks import TASKS
-from pipeline.training.augment import augmenter
 from pipeline.training.engine import fit
-from pipeline.training.machine import Machine
-from pipeline.training.objective import Objective
 from pipeline.training.sampling import Lessons
 from pipeline.training.watch import Watch
 
@@ -25,16 +22,6 @@ DEFAULTS = {
     "milestones": [0.3, 0.6, 0.9], "gamma": 0.1, "power": 1.0, "freeze": "none", "layer_decay": 1.0, "soup": 0,
     "seed": 3, "keep": None, "key": "k", "title": "toy fold 0", "machine": Machine("cpu", "fp32", 1),
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture
@@ -95,20 +82,3 @@ def school(first_school, tmp_path, monkeypatch):
     shutil.copytree(first_school, tmp_path / "school")
     monkeypatch.chdir(tmp_path / "school")
     return tmp_path / "school"
-
-
-@pytest.fixture
-def files(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return CompetitionFiles("toy")
-
-
-@pytest.fixture
-def add(files):
-    def write(name, content):
-        path = files.data / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else encode(content, path.suffix))
-        return name, digest_file(path)
-
-    return write

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.nets.mask_objective import Heads
 from pipeline.training.alarm import Alarm
-from pipeline.training.mask_objective import Heads
 
 COVERAGE = np.array([0.3, 0.2, 0.5, 0.0])
 

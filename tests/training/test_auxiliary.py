@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from school import job_of, write
 from torch.nn import functional as F
 
+from pipeline.nets.models import build
+from pipeline.nets.objective import Objective
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
 from pipeline.training.auxiliary import Part, Widened, parts_of
 from pipeline.training.job import Which
 from pipeline.training.lessons import plan
-from pipeline.training.models import build
-from pipeline.training.objective import Objective
 
 RNG = np.random.default_rng(0)
 N = 9

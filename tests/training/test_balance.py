@@ -10,13 +10,13 @@ from problems import ROW_TASKS as TASKS
 from school import job_of, learn, write
 from sklearn.utils.class_weight import compute_class_weight
 
+from pipeline.images.cache import Rows
+from pipeline.images.ragged import Ragged, Stretch
 from pipeline.scoring.clusters import shrink
 from pipeline.store.errors import UserError
 from pipeline.store.imbalance import Sampling
 from pipeline.training import balance as balancing
 from pipeline.training.balance import balanced, evened, shows_of
-from pipeline.training.images import Rows
-from pipeline.training.ragged import Ragged, Stretch
 from pipeline.training.sampling import Batches, Lessons
 from pipeline.training.switches import check_switches
 

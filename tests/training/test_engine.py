@@ -10,10 +10,10 @@ import torch
 from files import grouped
 from torch import nn
 
+from pipeline.nets.machine import Machine, to_device
+from pipeline.nets.models import build
 from pipeline.store.errors import UserError
 from pipeline.training import engine
-from pipeline.training.machine import Machine, to_device
-from pipeline.training.models import build
 from pipeline.training.sampling import Batches, Lessons
 
 CPU = Machine("cpu", "fp32", 1)
@@ -412,7 +412,7 @@ def test_compiled_steps_are_those_of_the_compiler(run_fit, toy, monkeypatch):
 
 @pytest.mark.parametrize("way", [{}, {"cutmix": 1.0}, {"mixup": 1.0}, {"soup": 2}])
 def test_bytes_train_as_floats_do(run_fit, way):
-    from pipeline.training.models import build
+    from pipeline.nets.models import build
 
     runs = []
     for reads in (True, False):

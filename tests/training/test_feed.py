@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.training.augment import augmenter
+from pipeline.images.augment import augmenter
+from pipeline.images.cache import Rows
+from pipeline.images.ragged import Ragged, Stretch
+from pipeline.nets.machine import Machine
 from pipeline.training.feed import Resident, feed, lies_there
-from pipeline.training.images import Rows
-from pipeline.training.machine import Machine
-from pipeline.training.ragged import Ragged, Stretch
 from pipeline.training.sampling import Batches, Lessons, Views
 
 CPU = Machine("cpu", "fp32", 1)

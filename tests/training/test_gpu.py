@@ -6,13 +6,13 @@ import torch
 from files import grouped
 from masked import masked
 
+from pipeline.nets.machine import Machine, choose_machine
+from pipeline.nets.models import build
 from pipeline.store.files import read_npy
 from pipeline.store.tracking import Tracker
 from pipeline.tasks import TASKS
 from pipeline.training.fold import fit_fold
 from pipeline.training.job import Which
-from pipeline.training.machine import Machine, choose_machine
-from pipeline.training.models import build
 from pipeline.training.predict import predict
 from pipeline.training.probe import fastest, images_per_second
 from pipeline.training.shelf import predict_fold

@@ -9,11 +9,11 @@ import torch
 from school import job_of, stage, write
 from torch import nn
 
+from pipeline.nets.machine import Machine
+from pipeline.nets.models import build
 from pipeline.tasks import TASKS
 from pipeline.training import inference
 from pipeline.training.inference import CHUNK, WAYS, ready, with_inference
-from pipeline.training.machine import Machine
-from pipeline.training.models import build
 from pipeline.training.predict import embed, predict
 
 CPU = Machine("cpu", "fp32", 1)

@@ -155,8 +155,8 @@ def test_unreadable_images(school):
     first = job.table.ids[job.table.scored][0]
     for path in (school / "cache/toy/images").glob("*.json"):
         path.write_text("[0]")
-    from pipeline.training import images
-    from pipeline.training.decode import BadImage
+    from pipeline.images import cache as images
+    from pipeline.images.decode import BadImage
 
     def cannot(path, *args):
         raise BadImage("no end")

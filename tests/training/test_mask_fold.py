@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from pipeline.masks.decide import Decision, decide
 from pipeline.masks.maps import Maps
 from pipeline.masks.metrics import MASK_METRICS
+from pipeline.nets.machine import Machine
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import read_npy
 from pipeline.store.tracking import Tracker
 from pipeline.training import engine
 from pipeline.training.fold import fit_fold
 from pipeline.training.job import Which, check_names
-from pipeline.training.machine import Machine
 from pipeline.training.mask_fold import lessons_of, measured
 from pipeline.training.mask_job import maps_layout, truth_of
 from pipeline.training.shelf import predict_fold

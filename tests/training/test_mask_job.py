@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from masked import N, job_of, masked
 
+from pipeline.nets.mask_objective import Heads
 from pipeline.store.errors import UserError
 from pipeline.training.job import check_names
 from pipeline.training.mask_job import look_of, maps_layout, mask_objective
-from pipeline.training.mask_objective import Heads
 
 
 @pytest.fixture

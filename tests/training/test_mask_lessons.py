@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from masked import TEST, N, job_of, masked
 
+from pipeline.images.dense import DenseViews
 from pipeline.masks.decide import distance_target, resize
 from pipeline.masks.maps import layout, pack, write_flat
 from pipeline.masks.truth import components
@@ -15,7 +16,6 @@ from pipeline.store.errors import UserError
 from pipeline.store.files import read_json, read_npy, write_json
 from pipeline.store.table import half_of
 from pipeline.store.tracking import Tracker
-from pipeline.training.dense import DenseViews
 from pipeline.training.fold import fit_fold
 from pipeline.training.job import Which, check_names
 from pipeline.training.mask_fold import lessons_of
@@ -93,8 +93,8 @@ def test_a_student_learns_its_half_of_the_masks_that_name_it(house, fold, half):
 
 
 def test_soft_masks_stand_behind_the_image(house):
-    from pipeline.training.augment import augmenter
-    from pipeline.training.dense import Dense, distances
+    from pipeline.images.augment import augmenter
+    from pipeline.images.dense import Dense, distances
     from pipeline.training.mask_job import truth_of
 
     job, frame = school(STUDENT)

@@ -4,11 +4,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pipeline.images.ragged import Ragged, Stretch
 from pipeline.masks.maps import Maps, layout
-from pipeline.training.machine import Machine
-from pipeline.training.mask_objective import Heads
+from pipeline.nets.machine import Machine
+from pipeline.nets.mask_objective import Heads
 from pipeline.training.mask_predict import MASK_TTA, Look, predicted, stretches
-from pipeline.training.ragged import Ragged, Stretch
 
 CPU = Machine("cpu", "fp32", 1)
 

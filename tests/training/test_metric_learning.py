@@ -16,6 +16,8 @@ from test_engine import Killed, killer, same
 from torch.nn import functional as F
 
 from pipeline.competitions import digits
+from pipeline.nets.models import build
+from pipeline.nets.objective import Objective
 from pipeline.preflight.material import material_of
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
@@ -25,8 +27,6 @@ from pipeline.training.fold import fresh_network
 from pipeline.training.job import Which, labelled_images
 from pipeline.training.lessons import plan
 from pipeline.training.metric_learning import Margined, Tripled, add_margin, batch_hard
-from pipeline.training.models import build
-from pipeline.training.objective import Objective
 from pipeline.training.sampling import Batches, Lessons
 from pipeline.training.watch import Watch
 

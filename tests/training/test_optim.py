@@ -12,7 +12,7 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline.training.models import build
+from pipeline.nets.models import build
 from pipeline.training.optim import (
     OPTIMIZERS,
     SCHEDULES,

@@ -16,12 +16,12 @@ from sklearn.datasets import load_digits
 
 from pipeline.audit.refit import refit
 from pipeline.audit.report import audit
+from pipeline.images.cache import Rows
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.patches import Patches, shown, starts
 from pipeline.store.train import Train
 from pipeline.tasks import TASKS
-from pipeline.training.images import Rows
 from pipeline.training.job import every_image
 from pipeline.training.patches import confidence, joined, of_images, of_truth, surest
 from pipeline.training.shelf import embedded

@@ -5,10 +5,10 @@ from files import grouped
 from torch import nn
 from torchvision.transforms.functional import five_crop, ten_crop
 
+from pipeline.nets.machine import Machine
+from pipeline.nets.models import build, central, to_prediction
 from pipeline.store.errors import UserError
 from pipeline.tasks import TASKS
-from pipeline.training.machine import Machine
-from pipeline.training.models import build, central, to_prediction
 from pipeline.training.predict import TTA, embed, predict, scores, views_of
 
 MANY = TASKS["multiclass"]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from school import job_of, stage, write
 
+from pipeline.nets.machine import Machine
 from pipeline.store.errors import UserError
 from pipeline.training import probe
-from pipeline.training.machine import Machine
 from pipeline.training.probe import best_of, fastest, images_per_second, with_batch_size, with_fastest
 
 

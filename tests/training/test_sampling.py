@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.training.images import Rows
-from pipeline.training.machine import Machine, to_device
+from pipeline.images.cache import Rows
+from pipeline.nets.machine import Machine, to_device
 from pipeline.training.sampling import Batches, Lessons, Views, collate
 
 CPU = Machine("cpu", "fp32", 1)

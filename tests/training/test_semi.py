@@ -14,17 +14,17 @@ from test_engine import Killed, killer, same
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.images.augment import augmenter
+from pipeline.images.cache import Rows
+from pipeline.nets.layers import norms_of
+from pipeline.nets.machine import Machine
+from pipeline.nets.objective import Objective
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import read_json, write_json
 from pipeline.store.shift import Semi
 from pipeline.tasks import TASKS
-from pipeline.training.augment import augmenter
-from pipeline.training.images import Rows
 from pipeline.training.job import check_names
-from pipeline.training.layers import norms_of
-from pipeline.training.machine import Machine
-from pipeline.training.objective import Objective
 from pipeline.training.semi import METHODS, Adaptation, ramp
 from pipeline.training.unlabelled import Drawn, Pairs
 

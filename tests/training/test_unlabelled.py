@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from school import job_of, write
 
+from pipeline.images.augment import augmenter
+from pipeline.images.cache import Rows
 from pipeline.store.files import digest
-from pipeline.training.augment import augmenter
-from pipeline.training.images import Rows
 from pipeline.training.job import Which, labelled_images
 from pipeline.training.unlabelled import Drawn, Pairs, unlabelled_of
 

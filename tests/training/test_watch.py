@@ -8,7 +8,7 @@ import torch
 from problems import ROW_TASKS as TASKS
 from scipy.special import expit, softmax
 
-from pipeline.training.objective import Objective
+from pipeline.nets.objective import Objective
 from pipeline.training.sampling import Batches, Lessons
 from pipeline.training.watch import Watch
 

@@ -1,0 +1,1 @@
+"""Networks, their heads, and what their scores are compared by."""
