@@ -69,20 +69,25 @@ def race(
     clock: Callable[[], float] = time.perf_counter,
     share: float = 1.0,
     warm: bool = True,
+    before: Callable[[], Any] = lambda: None,
 ) -> tuple[Row, Any, Any]:
     """Return the row (seconds; ratio = the median of the n ratios) and what both gave last, after one unmeasured turn.
 
     `share`: how much of the work `theirs` does, where all of it would take minutes; its time is divided by that, and a
-    note must say so. Without `warm` there is no unmeasured turn.
+    note must say so. Without `warm` there is no unmeasured turn. `before` runs unmeasured before each side: it reads
+    the input where a turn takes seconds, as a virtual machine puts away pages that nobody reads meanwhile.
     """
     mine, his = (ours(), theirs()) if warm else (None, None)
     times: list[tuple[float, float]] = []
     for _ in range(n):
+        before()
         start = clock()
         mine = ours()
-        middle = clock()
+        taken = clock() - start
+        before()
+        start = clock()
         his = theirs()
-        times.append((middle - start, (clock() - middle) / share))
+        times.append((taken, (clock() - start) / share))
     return row_of(part, peer, times, target), mine, his
 
 

@@ -94,6 +94,7 @@ def rows():
         lambda: slsqp(y, made),
         100,
         warm=False,
+        before=lambda: [p.sum() for p in made],
     )
     more = loss(theirs) - loss(w)
     yield replace(
@@ -107,6 +108,7 @@ def rows():
         300,
         share=TIMED / STEPS,
         warm=False,
+        before=lambda: [p.sum() for p in made],
     )
     note = f"its loop written anew after its source; {TIMED} of {STEPS} steps are timed, all cost the same"
     yield replace(row, good=bool(gap <= 1e-9), note=note)

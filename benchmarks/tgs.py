@@ -47,6 +47,7 @@ def rows():
         lambda: ours(maps, truth),
         lambda: kernel(wide, truth),
         40,
+        before=lambda: (maps.view(np.uint16).sum(), wide.sum(), truth.sum()),
     )
     off = np.abs(mine - his).max()
     yield replace(
