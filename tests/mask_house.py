@@ -21,6 +21,19 @@ lr = 1e-2
 """
 
 
+def rle(mask, order="column"):
+    """Encode a mask by the book: pixel by pixel."""
+    flat = np.asarray(mask, bool).ravel("F" if order == "column" else "C").tolist()
+    runs, start = [], None
+    for at, bit in enumerate([*flat, False], 1):
+        if bit and start is None:
+            start = at
+        elif not bit and start is not None:
+            runs += [start, at - start]
+            start = None
+    return " ".join(map(str, runs))
+
+
 def runs_of(mask: np.ndarray) -> str:
     """Encode column by column, from 1, as a person would."""
     cells, found = mask.T.ravel().tolist(), []

@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+from pipeline.look.given import descend
 from pipeline.store.artifacts import CONFIGS, CompetitionFiles, RunFiles
 from pipeline.store.command import main
 from pipeline.store.errors import UserError, nearest
@@ -27,6 +28,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("make new needs DATA=<folder>: the one with train.csv, the images and sample_submission.csv")
     data = Path(os.path.abspath(os.path.expanduser(given)))
     refuse_to_overwrite(files, data)
+    descend(data)
 
     from pipeline.look.configs import WEIGHTS, starters
     from pipeline.look.look import look, prove  # pandas and OpenCV: only where there is work

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from mask_house import rle
 from salt import Truth, packed, problem_of
-from test_masks import rle
 
 from pipeline.competitions.mask_submission import mask_leaderboard, read_mask_form, read_masks_back, rle_cells
 from pipeline.masks.decide import Decision, decide

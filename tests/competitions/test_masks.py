@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from house import prepare, stage
+from mask_house import rle
 
 from pipeline.masks.truth import read_truth
 from pipeline.store.artifacts import CompetitionFiles
@@ -23,19 +24,6 @@ RNG = np.random.default_rng(5)
 SIZES = [(int(h), int(w)) for h, w in RNG.integers(6, 15, (N + TEST, 2))]
 IDS = [f"i{row:02d}" for row in range(N + TEST)]
 TWO = ["fish", "gravel"]
-
-
-def rle(mask, order="column"):
-    """Encode a mask by the book: pixel by pixel."""
-    flat = np.asarray(mask, bool).ravel("F" if order == "column" else "C").tolist()
-    runs, start = [], None
-    for at, bit in enumerate([*flat, False], 1):
-        if bit and start is None:
-            start = at
-        elif not bit and start is not None:
-            runs += [start, at - start]
-            start = None
-    return " ".join(map(str, runs))
 
 
 def drawn(classes=2, exclusive=False):

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from test_masks import rle
+from mask_house import rle
 
 from pipeline.competitions.masks import draw_row
 from pipeline.competitions.table_of_images import read
