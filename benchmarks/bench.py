@@ -145,11 +145,13 @@ def versions() -> Iterator[str]:
             yield f"{name} not installed"
 
 
-def everything() -> tuple[list[Row], list[str]]:
-    """Run each script that races in a process of its own; return all rows, and the scripts that failed."""
+def everything(names: Sequence[str]) -> tuple[list[Row], list[str]]:
+    """Run each script that races (or those named) in a process of its own; return all rows, and the scripts that failed."""
     found, failed = [], []
     for script in sorted(HERE.glob("*.py")):
         if "main(rows)" not in script.read_text() or script.name == Path(__file__).name:
+            continue
+        if names and script.stem not in names:
             continue
         print(f"{script.name} ...", file=sys.stderr, flush=True)
         # One core each unless told otherwise: nothing is hidden in how many there are.
@@ -163,18 +165,26 @@ def everything() -> tuple[list[Row], list[str]]:
     return found, failed
 
 
-def write(rows: list[Row]) -> None:
-    """Put the table between the marks in README.md."""
+def write(lines: list[str]) -> None:
+    """Put the lines into the table between the marks in README.md: in the place of those of the same part and peer."""
     readme = HERE.parent / "README.md"
-    head = ["| part | peer | ours | peer's | ratio | target | n | | results |", "|---|---|---|---|---|---|---|---|---|"]
-    table = "\n".join([START, machine(), "", *head, *(line(row) for row in rows), END])
     text = readme.read_text()
     if START not in text:
         sys.exit(f"README.md has no line {START!r}")
-    readme.write_text(re.sub(re.escape(START) + ".*?" + re.escape(END), lambda _: table, text, flags=re.DOTALL))
+    head = ["| part | peer | ours | peer's | ratio | target | n | | results |", "|---|---|---|---|---|---|---|---|---|"]
+    old = text.split(START)[1].split(END)[0].splitlines()
+    table = {race_of(each): each for each in old if each.startswith("| ") and each not in head}
+    table |= {race_of(each): each for each in lines}
+    new = "\n".join([START, machine(), "", *head, *table.values(), END])
+    readme.write_text(re.sub(re.escape(START) + ".*?" + re.escape(END), lambda _: new, text, flags=re.DOTALL))
+
+
+def race_of(line: str) -> tuple[str, ...]:
+    """Return the part and the peer of a line of the table."""
+    return tuple(line.split(" | ")[:2])
 
 
 if __name__ == "__main__":
-    rows, failed = everything()
-    write(rows)
+    rows, failed = everything(sys.argv[1:])
+    write([line(row) for row in rows])
     sys.exit("\n".join(failed) or None)
