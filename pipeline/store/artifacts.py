@@ -11,11 +11,38 @@ CONFIGS, FOLDS, DATA, CACHE, RUNS, SUBMISSIONS = (
 LEDGER, LEDGER_LOCK = SUBMISSIONS / "ledger.csv", CACHE / ".ledger.lock"
 
 
+class Within:
+    """A file of a fixed name in the `folder` of what it belongs to."""
+
+    def __init__(self, *parts: str) -> None:
+        self.parts = parts
+
+    def __get__(self, owner: CompetitionFiles | FoldFiles | RunFiles, kind: type) -> Path:
+        """Return its path."""
+        return owner.folder.joinpath(*self.parts)
+
+
 @dataclass(frozen=True)
 class CompetitionFiles:
     """The files of one competition."""
 
     name: str
+
+    # Receipt of the raw data; it lies in the cache because the user's folder is never written.
+    data_receipt = Within("data.json")
+    table = Within("table.csv")  # table of record
+    table_receipt = Within("table.json")  # receipt of the table of record
+    # Masks of the labelled rows, one after the other in table order (see `pipeline.masks.truth`).
+    masks = Within("masks.npy")
+    looks_lock = Within(".looks.lock")  # lock of the looks at the holdout
+    images = Within("images")  # folder of decoded images
+    features = Within("features")  # folder of features of networks that stay as they are
+    lock = Within(".lock")  # lock of the competition's shared files
+
+    @property
+    def folder(self) -> Path:
+        """Return what is made of the raw data, and may be made again."""
+        return CACHE / self.name
 
     @property
     def config(self) -> Path:
@@ -33,26 +60,6 @@ class CompetitionFiles:
         return self.data / "solution.csv"
 
     @property
-    def data_receipt(self) -> Path:
-        """Return the receipt of the raw data; it lies in the cache because the user's folder is never written."""
-        return CACHE / self.name / "data.json"
-
-    @property
-    def table(self) -> Path:
-        """Return the table of record."""
-        return CACHE / self.name / "table.csv"
-
-    @property
-    def table_receipt(self) -> Path:
-        """Return the receipt of the table of record."""
-        return CACHE / self.name / "table.json"
-
-    @property
-    def masks(self) -> Path:
-        """Return the masks of the labelled rows, one after the other in table order (see `pipeline.masks.truth`)."""
-        return CACHE / self.name / "masks.npy"
-
-    @property
     def folds(self) -> Path:
         """Return the committed split."""
         return FOLDS / f"{self.name}.csv"
@@ -67,26 +74,6 @@ class CompetitionFiles:
         """Return the looks at the holdout, committed."""
         return FOLDS / f"{self.name}.looks.csv"
 
-    @property
-    def looks_lock(self) -> Path:
-        """Return the lock of the looks at the holdout."""
-        return CACHE / self.name / ".looks.lock"
-
-    @property
-    def images(self) -> Path:
-        """Return the folder of decoded images."""
-        return CACHE / self.name / "images"
-
-    @property
-    def features(self) -> Path:
-        """Return the folder of features of networks that stay as they are."""
-        return CACHE / self.name / "features"
-
-    @property
-    def lock(self) -> Path:
-        """Return the lock of the competition's shared files."""
-        return CACHE / self.name / ".lock"
-
 
 @dataclass(frozen=True)
 class FoldFiles:
@@ -94,79 +81,31 @@ class FoldFiles:
 
     folder: Path
 
-    @property
-    def model(self) -> Path:
-        """Return the final weights; their header carries the fit hash."""
-        return self.folder / "model.safetensors"
+    model = Within("model.safetensors")  # final weights; their header carries the fit hash
+    last = Within("last.pt")  # checkpoint to resume from
+    log = Within("log.jsonl")  # step and epoch log
+    oof = Within("oof.npy")  # predictions of the rows this model never saw
+    test = Within("test.npy")  # this model's test predictions
+    holdout = Within("holdout.npy")  # this model's predictions of the holdout, where there is one
+    # Table positions (N, int32) of every row this model trained on: what `audit` proves levels from.
+    rows = Within("rows.npy")
+    # This model's predictions of all scored rows (N P); it trained on those outside its fold.
+    train = Within("train.npy")
+    # Pooled features (N F, float16): the scored rows, then the test rows; axes of this model alone.
+    embeddings = Within("emb.npy")
+    # Sd over TTA views (N, float32), mean over columns: the scored rows, then the test rows.
+    spread = Within("spread.npy")
+    # What was seen of each training row over the epochs (see `training.watch`); NaN for other rows.
+    epochs = Within("epochs.npy")
+    # This model's predictions of the patches of all scored rows (N V P), one view of each.
+    patches = Within("patches.npy")
+    test_patches = Within("patches-test.npy")  # the same of the test rows
+    holdout_patches = Within("patches-holdout.npy")  # the same of the holdout, where there is one
+    receipt = Within("fold.json")  # model's receipt, written last
 
     def epoch(self, number: int) -> Path:
         """Return the weights kept after an epoch (select = "best" only)."""
         return self.folder / f"epoch{number}.safetensors"
-
-    @property
-    def last(self) -> Path:
-        """Return the checkpoint to resume from."""
-        return self.folder / "last.pt"
-
-    @property
-    def log(self) -> Path:
-        """Return the step and epoch log."""
-        return self.folder / "log.jsonl"
-
-    @property
-    def oof(self) -> Path:
-        """Return predictions of the rows this model never saw."""
-        return self.folder / "oof.npy"
-
-    @property
-    def test(self) -> Path:
-        """Return this model's test predictions."""
-        return self.folder / "test.npy"
-
-    @property
-    def holdout(self) -> Path:
-        """Return this model's predictions of the holdout, where there is one."""
-        return self.folder / "holdout.npy"
-
-    @property
-    def rows(self) -> Path:
-        """Return the table positions (N, int32) of every row this model trained on: what `audit` proves levels from."""
-        return self.folder / "rows.npy"
-
-    @property
-    def train(self) -> Path:
-        """Return this model's predictions of all scored rows (N P); it trained on those outside its fold."""
-        return self.folder / "train.npy"
-
-    @property
-    def embeddings(self) -> Path:
-        """Return pooled features (N F, float16): the scored rows, then the test rows; axes of this model alone."""
-        return self.folder / "emb.npy"
-
-    @property
-    def spread(self) -> Path:
-        """Return the sd over TTA views (N, float32), mean over columns: the scored rows, then the test rows."""
-        return self.folder / "spread.npy"
-
-    @property
-    def epochs(self) -> Path:
-        """Return what was seen of each training row over the epochs (see `training.watch`); NaN for other rows."""
-        return self.folder / "epochs.npy"
-
-    @property
-    def patches(self) -> Path:
-        """Return this model's predictions of the patches of all scored rows (N V P), one view of each."""
-        return self.folder / "patches.npy"
-
-    @property
-    def test_patches(self) -> Path:
-        """Return the same of the test rows."""
-        return self.folder / "patches-test.npy"
-
-    @property
-    def holdout_patches(self) -> Path:
-        """Return the same of the holdout, where there is one."""
-        return self.folder / "patches-holdout.npy"
 
     def half(self, number: int) -> FoldFiles:
         """Return the student that trained on one half of the pseudo-labels."""
@@ -177,17 +116,39 @@ class FoldFiles:
         """Return the model of the same fold that was adapted to the test images."""
         return FoldFiles(self.folder / "for-test")
 
-    @property
-    def receipt(self) -> Path:
-        """Return the model's receipt, written last."""
-        return self.folder / "fold.json"
-
 
 @dataclass(frozen=True)
 class RunFiles:
     """The shelf of a run id `<competition>/<name>`."""
 
     run: str
+
+    oof = Within("oof.npy")  # out-of-fold predictions: the rows with fold >= 0 in table order
+    test = Within("test.npy")  # deployed test predictions
+    holdout = Within("holdout.npy")  # deployed predictions of the holdout, where there is one
+    receipt = Within("cv.json")  # run's receipt with its scores, written last
+    state = Within("state.json")  # what must not change while a run is resumed: its fold map and the machine's choices
+    log = Within("run.log")  # log in words
+    lock = Within(".lock")  # lock of the shelf
+    submit_lock = Within(".submit.lock")  # lock of the submission
+    # Pseudo-labels: id, repeat, fold, half, weight, then a prediction's columns t0, t1, ...
+    pseudo = Within("pseudo.csv")
+    difficulty = Within("difficulty.csv")  # difficulty report: id, p_label_wrong (train rows), p_error, tag, parts
+    # Tags for training: id, repeat, fold, weight, tag, ...; fold k's from models blind to fold k.
+    difficulty_train = Within("difficulty_train.csv")
+    review = Within("review.csv")  # rows that a person should look at first
+    scores = Within("scores.csv")  # predicted score of every row
+    postprocess = Within("postprocess.json")  # what post-processing was tried, what it was worth and what was adopted
+    # Rows of the table that are tiles side by side (M 4: one, another, the step down and right).
+    links = Within("links.npy")
+    # What the metric judges of a trial's out-of-fold predictions: labels, values, counts of masks.
+    judged = Within("judged.npy")
+    trials = Within("trials.csv")  # table of what was tried
+    forest = Within("forest.svg")  # forest plot of an ablation
+    journal = Within("journal.log")  # journal of a search, as Optuna keeps it
+    check_page = Within("check", "index.html")  # page of what was looked at before training
+    check_sheet = Within("check", "seen.png")  # contact sheet of what the model sees, beside that page
+    check_facts = Within("check", "check.json")  # verdicts of that page, for a program
 
     @property
     def competition(self) -> CompetitionFiles:
@@ -203,46 +164,6 @@ class RunFiles:
     def folder(self) -> Path:
         """Return the shelf."""
         return RUNS / self.run
-
-    @property
-    def oof(self) -> Path:
-        """Return out-of-fold predictions: the rows with fold >= 0 in table order."""
-        return self.folder / "oof.npy"
-
-    @property
-    def test(self) -> Path:
-        """Return the deployed test predictions."""
-        return self.folder / "test.npy"
-
-    @property
-    def holdout(self) -> Path:
-        """Return the deployed predictions of the holdout, where there is one."""
-        return self.folder / "holdout.npy"
-
-    @property
-    def receipt(self) -> Path:
-        """Return the run's receipt with its scores, written last."""
-        return self.folder / "cv.json"
-
-    @property
-    def state(self) -> Path:
-        """Return what must not change while a run is resumed: its fold map and the machine's choices."""
-        return self.folder / "state.json"
-
-    @property
-    def log(self) -> Path:
-        """Return the log in words."""
-        return self.folder / "run.log"
-
-    @property
-    def lock(self) -> Path:
-        """Return the lock of the shelf."""
-        return self.folder / ".lock"
-
-    @property
-    def submit_lock(self) -> Path:
-        """Return the lock of the submission."""
-        return self.folder / ".submit.lock"
 
     def fold(self, fold: int, repeat: int = 0) -> FoldFiles:
         """Return the files of one model."""
@@ -267,11 +188,6 @@ class RunFiles:
         """Return the receipts of the models that are done."""
         return sorted(self.folder.glob("**/fold.json"))
 
-    @property
-    def pseudo(self) -> Path:
-        """Return the pseudo-labels: id, repeat, fold, half, weight, then a prediction's columns t0, t1, ..."""
-        return self.folder / "pseudo.csv"
-
     def pseudo_maps(self, repeat: int, fold: int) -> Path:
         """Return the soft masks (`masks.maps`, no further maps) of the rows that name a model, in their order."""
         return self.folder / f"pseudo{repeat}-{fold}.npy"
@@ -281,78 +197,13 @@ class RunFiles:
         """Return all files that pseudo-labels are in."""
         return [self.pseudo, *sorted(self.folder.glob("pseudo*-*.npy"))]
 
-    @property
-    def difficulty(self) -> Path:
-        """Return the difficulty report: id, p_label_wrong (train rows), p_error, tag, parts."""
-        return self.folder / "difficulty.csv"
-
-    @property
-    def difficulty_train(self) -> Path:
-        """Return the tags for training: id, repeat, fold, weight, tag, ...; fold k's from models blind to fold k."""
-        return self.folder / "difficulty_train.csv"
-
-    @property
-    def review(self) -> Path:
-        """Return the rows that a person should look at first."""
-        return self.folder / "review.csv"
-
     def sheet(self, name: str) -> Path:
         """Return a contact sheet."""
         return self.folder / f"{name}.png"
 
-    @property
-    def scores(self) -> Path:
-        """Return the predicted score of every row."""
-        return self.folder / "scores.csv"
-
-    @property
-    def postprocess(self) -> Path:
-        """Return what post-processing was tried, what it was worth and what was adopted."""
-        return self.folder / "postprocess.json"
-
-    @property
-    def links(self) -> Path:
-        """Return the rows of the table that are tiles side by side (M 4: one, another, the step down and right)."""
-        return self.folder / "links.npy"
-
     def trial(self, name: str, place: str) -> RunFiles:
         """Return the shelf of a trial: of a variant or setting, at a place of its own, `s<seed>`."""
         return RunFiles(f"{self.run}/{name}/{place}")
-
-    @property
-    def judged(self) -> Path:
-        """Return what the metric judges of a trial's out-of-fold predictions: labels, values, counts of masks."""
-        return self.folder / "judged.npy"
-
-    @property
-    def trials(self) -> Path:
-        """Return the table of what was tried."""
-        return self.folder / "trials.csv"
-
-    @property
-    def forest(self) -> Path:
-        """Return the forest plot of an ablation."""
-        return self.folder / "forest.svg"
-
-    @property
-    def journal(self) -> Path:
-        """Return the journal of a search, as Optuna keeps it."""
-        return self.folder / "journal.log"
-
-    @property
-    def check_page(self) -> Path:
-        """Return the page of what was looked at before training."""
-        return self.folder / "check" / "index.html"
-
-    @property
-    def check_sheet(self) -> Path:
-        """Return the contact sheet of what the model sees, beside that page."""
-        return self.folder / "check" / "seen.png"
-
-    @property
-    def check_facts(self) -> Path:
-        """Return the verdicts of that page, for a program."""
-        return self.folder / "check" / "check.json"
 
     @property
     def submission(self) -> Path:
