@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.nets.layers import freeze_for, stages_of, thaw
 from pipeline.nets.machine import memory_advice
 from pipeline.nets.mask_objective import MaskObjective
 from pipeline.nets.objective import Objective
 from pipeline.preflight.material import Batch, Material, Net
 from pipeline.store.errors import resolve
+from pipeline.training.layers import freeze_for, stages_of, thaw
 from pipeline.training.optim import OPTIMIZERS, adamw, parameter_groups
 
 # Of Adam on free scores, which have no network in between.

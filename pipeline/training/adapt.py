@@ -14,12 +14,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.images.cache import Rows
 from pipeline.images.ragged import Ragged
-from pipeline.nets.layers import norms_of
 from pipeline.nets.mask_nets import MaskNetwork
 from pipeline.nets.models import Network
 from pipeline.store.files import Array
 from pipeline.training.inference import ready
 from pipeline.training.job import Job
+from pipeline.training.layers import norms_of
 from pipeline.training.mask_job import look_of
 from pipeline.training.mask_predict import predicted
 from pipeline.training.patches import cut, patches_of

@@ -21,7 +21,6 @@ from tqdm import tqdm
 from pipeline.images.augment import Augmenter, mix_batch
 from pipeline.images.cache import Images, metadata
 from pipeline.images.ragged import Ragged
-from pipeline.nets.layers import free_stages, stages_of, thaw
 from pipeline.nets.losses import Goal
 from pipeline.nets.machine import Machine, memory_advice
 from pipeline.nets.normalize import on_device
@@ -31,6 +30,7 @@ from pipeline.store.files import Array, atomic
 from pipeline.training.adversarial import Attack, backward
 from pipeline.training.alarm import Alarm
 from pipeline.training.feed import feed
+from pipeline.training.layers import free_stages, stages_of, thaw
 from pipeline.training.optim import OPTIMIZERS, averaged, factor, parameter_groups, shrink
 from pipeline.training.sampling import Batches, Lessons, Views
 from pipeline.training.semi import Adaptation

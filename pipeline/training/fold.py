@@ -14,7 +14,6 @@ from torch import nn
 from pipeline.images.augment import augmenter
 from pipeline.images.cache import Rows
 from pipeline.nets.heads import prior, set_bias, start_head
-from pipeline.nets.layers import freeze_for
 from pipeline.nets.models import Network, to_prediction
 from pipeline.nets.normalize import of_rows
 from pipeline.scoring.problem import Problem
@@ -25,6 +24,7 @@ from pipeline.training.adversarial import attack_of
 from pipeline.training.auxiliary import widened
 from pipeline.training.engine import fit
 from pipeline.training.job import Job, Which, labelled_images, new_network
+from pipeline.training.layers import freeze_for
 from pipeline.training.lessons import Course, plan
 from pipeline.training.mask_fold import fit_masks
 from pipeline.training.mask_job import NAME

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
-from pipeline.nets.layers import rates
 from pipeline.store.errors import resolve
+from pipeline.training.layers import rates
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 

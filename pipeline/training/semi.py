@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.images.cache import metadata
-from pipeline.nets.layers import norms_of
 from pipeline.nets.machine import Machine
 from pipeline.nets.models import to_prediction
 from pipeline.nets.normalize import on_device
@@ -21,6 +20,7 @@ from pipeline.scoring.pseudo import say, sureness
 from pipeline.store.shift import Semi
 from pipeline.tasks import Task
 from pipeline.training.adversarial import Scaler, Value, backward, differentiable, still
+from pipeline.training.layers import norms_of
 from pipeline.training.sampling import loader
 from pipeline.training.unlabelled import Drawn, Pairs
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from pipeline.nets.layers import norms_of
 from pipeline.store.errors import UserError, nearest
 from pipeline.store.metric_learning import MetricLearning
 from pipeline.tasks import refuse_several
+from pipeline.training.layers import norms_of
 from pipeline.training.patches import refusal
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from masked import masked
 from school import job_of, write
 from torch import nn
 
-from pipeline.nets.layers import norms_of
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import digest_file, read_json, write_json
 from pipeline.training.adapt import adapted, mixed, share_of, to_maps, to_rows
 from pipeline.training.job import any_network, check_names, new_network
+from pipeline.training.layers import norms_of
 
 
 def images(n, seed=0):

@@ -390,7 +390,10 @@ def test_half_precision_on_a_cpu(run_fit, toy):
 def test_what_a_probe_may_choose_rounds_elsewhere_only(run_fit, toy, optimizer, machine, near):
     plain = run_fit(toy(norm=True), "plain", optimizer=optimizer)
     chosen = run_fit(toy(norm=True), "chosen", optimizer=optimizer, machine=machine)
-    assert same(plain, chosen, atol=near)
+    for name, found in weights(chosen).items():
+        # A bias before a batch norm has no gradient but rounding, which AdamW takes for one.
+        if name not in ("0.bias", "1.running_mean"):
+            torch.testing.assert_close(found, weights(plain)[name], atol=near, rtol=0)
 
 
 def test_compiled_steps_are_those_of_the_compiler(run_fit, toy, monkeypatch):

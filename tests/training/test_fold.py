@@ -11,7 +11,6 @@ from house import make_competition, prepare, stage
 from safetensors.torch import load_file, save_file
 from school import job_of, write
 
-from pipeline.nets.layers import freeze_for
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.config import load_competition
 from pipeline.store.keys import read_table_facts, train_keys
@@ -19,6 +18,7 @@ from pipeline.store.runs import load_run
 from pipeline.store.tracking import Tracker
 from pipeline.training import fold
 from pipeline.training.job import Which
+from pipeline.training.layers import freeze_for
 
 
 class Caught(Exception):

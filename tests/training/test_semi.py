@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from pipeline.images.augment import augmenter
 from pipeline.images.cache import Rows
-from pipeline.nets.layers import norms_of
 from pipeline.nets.machine import Machine
 from pipeline.nets.objective import Objective
 from pipeline.store.artifacts import RunFiles
@@ -25,6 +24,7 @@ from pipeline.store.files import read_json, write_json
 from pipeline.store.shift import Semi
 from pipeline.tasks import TASKS
 from pipeline.training.job import check_names
+from pipeline.training.layers import norms_of
 from pipeline.training.semi import METHODS, Adaptation, ramp
 from pipeline.training.unlabelled import Drawn, Pairs
 

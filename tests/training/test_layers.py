@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.nets.layers import free_stages, freeze_for, layers_of, stages_of, thaw
 from pipeline.nets.machine import to_device
 from pipeline.nets.models import build
+from pipeline.training.layers import free_stages, freeze_for, layers_of, stages_of, thaw
 
 NAMES = ["cnn", "test_resnet", "test_efficientnet", "test_convnext", "test_vit"]
 
