@@ -34,17 +34,6 @@ def rle(mask, order="column"):
     return " ".join(map(str, runs))
 
 
-def runs_of(mask: np.ndarray) -> str:
-    """Encode column by column, from 1, as a person would."""
-    cells, found = mask.T.ravel().tolist(), []
-    for at, (before, here) in enumerate(zip([0, *cells], [*cells, 0], strict=True)):
-        if here and not before:
-            found.append([at + 1, 0])
-        if before and not here:
-            found[-1][1] = at + 1 - found[-1][0]
-    return " ".join(f"{start} {length}" for start, length in found)
-
-
 def picture(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Return a grey image and its mask."""
     image, mask = rng.integers(0, 60, size), np.zeros(size, int)
@@ -64,7 +53,7 @@ def make_masks(root: Path, name: str = "toy", n_train: int = 30, n_test: int = 1
     for j in range(n_train + n_test):
         image, mask = picture(rng, (16, 20) if j % 3 else (16, 16))
         cv2.imwrite(str(data / ("train" if j < n_train else "test") / f"i{j:03d}.png"), image)
-        rows.append({"id": f"i{j:03d}", "rle": runs_of(mask)})
+        rows.append({"id": f"i{j:03d}", "rle": rle(mask)})
     frame = pd.DataFrame(rows)
     frame[:n_train].to_csv(data / "train.csv", index=False)
     hidden = frame[n_train:]

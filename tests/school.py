@@ -35,16 +35,21 @@ def write(name, text):
 
 @functools.cache
 def built():
-    root, before = Path(tempfile.mkdtemp(prefix="school")), Path.cwd()
+    return filled(Path(tempfile.mkdtemp(prefix="school")), CONFIGS, STAGES)
+
+
+def filled(root, configs, stages, extra=""):
+    """Make a competition in a folder, and in it run `a` and those of some configs, by the stages named (else train)."""
+    before = Path.cwd()
     os.chdir(root)
     try:
-        make_competition(root, "multiclass")
-        write("a", Path("configs/toy/a.toml").read_text().replace("epochs = 3", "epochs = 2"))
+        make_competition(root, "multiclass", extra=extra)
         prepare()
-        for name, text in CONFIGS.items():
+        write("a", Path("configs/toy/a.toml").read_text().replace("epochs = 3", "epochs = 2"))
+        for name, text in configs.items():
             write(name, text)
-        for name in ("a", *CONFIGS):
-            stage(STAGES.get(name, "train"), f"toy/{name}")
+        for name in ("a", *configs):
+            stage(stages.get(name, "train"), f"toy/{name}")
     finally:
         os.chdir(before)
     return root

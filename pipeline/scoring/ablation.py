@@ -69,6 +69,11 @@ class Effect:
         """Say whether the change is so clearly worse that a good one would be so in one of 1,000 cases."""
         return self.gain < 0 and self.p < 2 * HOPELESS
 
+    @property
+    def confirmed(self) -> str:
+        """Say whether a gain that was chosen elsewhere is shown again, by its own interval: it is one test."""
+        return "confirmed" if self.low > 0 else "not confirmed"
+
 
 def measure(problem: Problem, guesses: Sequence[Array]) -> Measured:
     """Score what the metric judges (N ...) of every seed of a run; losses are turned round."""

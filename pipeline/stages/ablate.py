@@ -77,7 +77,7 @@ def write(plan: Ablation, found: Found, key: str, started: float) -> None:
         level={},
         steps=plan.steps,
         variants=[row.cells() for row in rows],
-        winner=winner and asdict(winner) | {"verdict": winner.verdict},
+        winner=winner and asdict(winner) | {"verdict": winner.effect.confirmed},
         smallest=smallest,
         notes=words,
         metrics={"metric": metric, "score": plan.published(found.base), "se": found.base.se},

@@ -111,7 +111,7 @@ def write(search: Search, found: Confirmed, key: str, started: float) -> None:
         steps=search.steps,
         best=asdict(found.best),
         effect=asdict(found.effect),
-        verdict=found.verdict,
+        verdict=found.effect.confirmed,
         default={"score": found.default, "se": found.default_se},
         metrics={"metric": metric, "score": found.score, "se": found.se},
         seconds=round(time.monotonic() - started, 1),
@@ -133,7 +133,7 @@ def in_words(search: Search, found: Confirmed) -> list[str]:
         f"{search.steps} steps: {metric} {search.loss_or_gain(found.best.gain):.4f} there, which flatters it",
         f"on folds {folds} and seeds {seeds}, on none of which it was chosen: {metric} {found.score:.4f} +- "
         f"{found.se:.4f}, the base {found.default:.4f} +- {found.default_se:.4f}",
-        f"gain {e.gain:+.4f} [{e.low:+.4f}, {e.high:+.4f}]: {found.verdict}",
+        f"gain {e.gain:+.4f} [{e.low:+.4f}, {e.high:+.4f}]: {e.confirmed}",
     ]
 
 

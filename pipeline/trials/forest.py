@@ -22,7 +22,7 @@ def forest(rows: Sequence[Row], winner: Winner | None, title: str, smallest: flo
         assert row.effect is not None
         drawn.append((row.name, row.effect, COLOURS[row.verdict], row.verdict))
         if winner is not None and winner.name == row.name and math.isfinite(winner.effect.low):
-            drawn.append(("  measured again", winner.effect, FRESH, winner.verdict))
+            drawn.append(("  measured again", winner.effect, FRESH, winner.effect.confirmed))
     ends = [0.0, *(end for _, e, _, _ in drawn for end in (e.low, e.high))]
     ends += [smallest, -smallest] if math.isfinite(smallest) else []
     low, high = min(ends), max(ends)

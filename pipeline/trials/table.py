@@ -51,11 +51,6 @@ class Winner:
     chosen_at: float
     where: str
 
-    @property
-    def verdict(self) -> str:
-        """Return whether the gain is shown again, by its own interval: there is one such test."""
-        return "confirmed" if self.effect.low > 0 else "not confirmed"
-
 
 def ordered(rows: Sequence[Row]) -> list[Row]:
     """Return the base, then the variants from the largest gain to the smallest, failed ones last."""
@@ -126,7 +121,7 @@ def notes(rows: Sequence[Row], winner: Winner | None, steps: int, smallest: floa
     else:
         e = winner.effect
         found.append(
-            f"* {winner.name} gains {e.gain:+.4f} [{e.low:+.4f}, {e.high:+.4f}] {winner.where}: {winner.verdict}; "
+            f"* {winner.name} gains {e.gain:+.4f} [{e.low:+.4f}, {e.high:+.4f}] {winner.where}: {e.confirmed}; "
             f"it was chosen at {winner.chosen_at:+.4f}, and the best of {len(tried)} flatters itself"
         )
     return found

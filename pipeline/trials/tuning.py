@@ -27,11 +27,6 @@ class Confirmed:
     default_se: float
     effect: Effect
 
-    @property
-    def verdict(self) -> str:
-        """Return whether the gain is shown by its own interval: there is one such test."""
-        return "confirmed" if self.effect.low > 0 else "not confirmed"
-
 
 @dataclass(frozen=True)
 class Search:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from house import ROOT, make_competition, prepare, stage
+from school import write
 
 from pipeline.audit.refit import refit
 from pipeline.audit.report import audit
@@ -20,10 +21,6 @@ from pipeline.store.errors import UserError
 from pipeline.store.files import digest_file, read_json, write_json
 from pipeline.store.keys import read_table_facts
 from pipeline.store.table import read_table
-
-
-def write(name, text):
-    Path(f"configs/toy/{name}.toml").write_text(text)
 
 
 def table():

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from house import ROOT, make_competition, prepare, stage
 from safetensors.torch import load_file
+from school import filled, write
 
 from pipeline.audit.refit import refit
 from pipeline.audit.report import audit
@@ -47,19 +48,7 @@ MODELS = [(r, k) for r in (0, 1) for k in (0, 1, 2)]
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     """A house whose rows are split twice, with every kind of run."""
-    root, before = tmp_path_factory.mktemp("house"), Path.cwd()
-    os.chdir(root)
-    try:
-        make_competition(root, "multiclass", extra="repeats = 2\n")
-        prepare()
-        write("a", Path("configs/toy/a.toml").read_text().replace("epochs = 3", "epochs = 2"))
-        for name, text in CONFIGS.items():
-            write(name, text)
-        for name in ("a", *CONFIGS):
-            stage(STAGES.get(name, "train"), f"toy/{name}")
-    finally:
-        os.chdir(before)
-    return root
+    return filled(tmp_path_factory.mktemp("house"), CONFIGS, STAGES, extra="repeats = 2\n")
 
 
 @pytest.fixture
@@ -68,10 +57,6 @@ def twice(first, tmp_path, monkeypatch):
     shutil.copytree(first, tmp_path / "house")
     monkeypatch.chdir(tmp_path / "house")
     return tmp_path / "house"
-
-
-def write(name, text):
-    Path(f"configs/toy/{name}.toml").write_text(text)
 
 
 def the_table():

@@ -47,5 +47,5 @@ def test_the_winner_is_shown_with_what_was_measured_again():
 
 
 def test_a_gain_that_does_not_come_again_is_told():
-    assert WINNER.verdict == "confirmed"
-    assert Winner("x", Effect(0.01, 0.01, 9.0, -0.01, 0.03, 0.3), 0.05, "").verdict == "not confirmed"
+    assert WINNER.effect.confirmed == "confirmed"
+    assert Winner("x", Effect(0.01, 0.01, 9.0, -0.01, 0.03, 0.3), 0.05, "").effect.confirmed == "not confirmed"
