@@ -7,6 +7,8 @@ MAKEFLAGS += --warn-undefined-variables --no-builtin-rules --check-symlink-times
 
 $(foreach name,COMP NAME FROM SET PUBLIC PRIVATE DATA WEIGHTS ARGS,$(eval $(name) ?=))
 export SET PUBLIC PRIVATE DATA WEIGHTS
+# glibc copies large images past the caches, as it does by itself where a virtual machine tells their true size.
+export GLIBC_TUNABLES ?= glibc.cpu.x86_non_temporal_threshold=0x80000
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 PY := .venv/bin/python
 SETUP := .venv/.ready

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
@@ -15,30 +15,41 @@ BYTE = 256
 MOST = BYTE // 2 - 1
 # OpenCV counts in float32, which is exact up to here.
 PIXELS = 1 << 24
+# Small images are looked up so many pixels at a time: the calls cost as much as the pixels.
+BLOCK = 1 << 17
 # From version 5 on OpenCV looks up 16 bits, twice as fast as numpy.
 WIDE = int(cv2.__version__.split(".")[0]) >= 5
 
 
-def sweep(maps: Iterable[Array], truths: Iterable[Array], thresholds: Sequence[float]) -> Array:
-    """Return the pixels of both, of the truth and of the guess `p > t` (N T 3) of the images of one class.
+def sweep(maps: Array, truths: Array, thresholds: Sequence[float]) -> Array:
+    """Return the pixels of both, of the truth and of the guess `p > t` (N T 3) of N images of one class.
 
-    `maps` (h w each) are float16, as on the shelf; `truths` (h w each) bool; thresholds ascend, `MOST` of them at most.
-    They are exceeded as by the float32 of the map.
+    `maps` (N H W) are float16, as on the shelf; `truths` (N H W) bool; thresholds ascend, `MOST` of them at most. They
+    are exceeded as by the float32 of the map.
     """
     assert len(thresholds) <= MOST
-    table, bins, found = _exceeded(tuple(thresholds)), 2 * len(thresholds) + 2, []
-    lanes = BYTE // bins
-    for p, truth in zip(maps, truths, strict=True):
-        bits = np.ascontiguousarray(p).view(np.uint16)
-        levels: Array = cv2.LUT(bits, table) if WIDE else table.take(bits, mode="clip")
-        levels |= np.ascontiguousarray(truth).view(np.uint8)
-        levels += _lanes(levels.shape, lanes, bins)
-        found.append(_histogram(levels, lanes * bins))
-    counted = np.concatenate(found).reshape(-1, lanes, len(thresholds) + 1, 2).sum(1, dtype=np.float64)
+    table, bins = _exceeded(tuple(thresholds)), 2 * len(thresholds) + 2
+    lanes, together = BYTE // bins, max(1, BLOCK // maps[0].size)
+    lane, found = _lanes(maps[0].shape, lanes, bins), np.empty((len(maps), lanes * bins))
+    for start in range(0, len(maps), together):
+        levels = _looked_up(maps[start : start + together], table)
+        levels |= np.ascontiguousarray(truths[start : start + together]).view(np.uint8)
+        levels += lane
+        for n, image in enumerate(levels, start):
+            found[n] = _histogram(image, lanes * bins)
+    counted = found.reshape(-1, lanes, len(thresholds) + 1, 2).sum(1)
     # A pixel exceeds a threshold where it exceeds more of them than lie before that one.
-    beyond = counted[:, ::-1].cumsum(1)[:, ::-1][:, 1:]
-    truth = np.broadcast_to(counted[..., 1].sum(1, keepdims=True), beyond.shape[:2])
-    return np.stack([beyond[..., 1], truth, beyond.sum(-1)], -1)
+    upto = counted.cumsum(1)
+    beyond = (upto[:, -1:] - upto)[:, :-1]
+    return np.stack([beyond[..., 1], np.broadcast_to(upto[:, -1:, 1], beyond.shape[:2]), beyond.sum(-1)], -1)
+
+
+def _looked_up(maps: Array, table: Array) -> Array:
+    """Return what a table (65536, uint8) says of the bits of maps (N H W)."""
+    bits = np.ascontiguousarray(maps).view(np.uint16)
+    if not WIDE:
+        return np.asarray(table.take(bits, mode="clip"))
+    return np.asarray(cv2.LUT(bits.reshape(-1, bits.shape[2]), table)).reshape(bits.shape)
 
 
 @lru_cache(maxsize=16)

@@ -125,7 +125,7 @@ def _swept(maps: Array, right: Array, grid: Sequence[Setting], metric: MaskMetri
     found = []
     for c in range(len(right)) if metric.classes is None else metric.classes:
         thresholds, place = np.unique([each[c].threshold for each in grid], return_inverse=True)
-        found.append(sweep([maps[c]], [right[c]], thresholds.tolist())[0, place])
+        found.append(sweep(maps[c, None], right[c, None], thresholds.tolist())[0, place])
     return metric.of_counts(*np.stack(found, -1).transpose(1, 0, 2))
 
 

@@ -24,17 +24,17 @@ def by_masks(pairs, thresholds):
 
 @given(images, levels)
 def test_counts_are_those_of_a_mask_a_threshold(pairs, thresholds):
-    found = sweep([p for p, _ in pairs], [t for _, t in pairs], thresholds)
+    found = sweep(*map(np.array, zip(*pairs, strict=True)), thresholds)
     assert (found == by_masks(pairs, thresholds)).all()
 
 
-@pytest.mark.parametrize("name, value", [("WIDE", False), ("PIXELS", 3)])
+@pytest.mark.parametrize("name, value", [("WIDE", False), ("PIXELS", 3), ("BLOCK", 20), ("BLOCK", 31)])
 @settings(max_examples=10)
 @given(pairs=images, thresholds=levels)
 def test_other_ways_to_count_say_the_same(name, value, pairs, thresholds):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeping, name, value)
-        found = sweep([p for p, _ in pairs], [t for _, t in pairs], thresholds)
+        found = sweep(*map(np.array, zip(*pairs, strict=True)), thresholds)
     assert (found == by_masks(pairs, thresholds)).all()
 
 
@@ -42,6 +42,6 @@ def test_as_many_thresholds_as_there_may_be_and_maps_of_any_size():
     rng = np.random.default_rng(0)
     thresholds = np.sort(rng.random(MOST)).tolist()
     pairs = [(rng.random(size).astype(np.float16), rng.random(size) < 0.4) for size in ((40, 31), (7, 90), (1, 1))]
-    assert (sweep(*zip(*pairs, strict=True), thresholds) == by_masks(pairs, thresholds)).all()
     strided = [(p[::2, 1::3], t[::2, 1::3]) for p, t in pairs[:2]]
-    assert (sweep(*zip(*strided, strict=True), thresholds) == by_masks(strided, thresholds)).all()
+    for p, t in (*pairs, *strided):
+        assert (sweep(p[None], t[None], thresholds) == by_masks([(p, t)], thresholds)).all()
