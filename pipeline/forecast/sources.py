@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # they import pandas, scipy or scikit-learn, which a stage wi
     from pipeline.forecast.shift import Shift
     from pipeline.forecast.views import Seen, Source
     from pipeline.store.table import Table
+    from pipeline.training.job import Job as Trained
 
 
 # The nearest of so many training rows, evenly chosen, say how far a row lies from what a model knows, and vote.
@@ -65,7 +66,7 @@ class Job:
         return RunFiles(self.config.run)
 
 
-def statistics_of(job: Job, size: list[int]) -> Array:
+def statistics_of(job: Job | Trained, size: list[int]) -> Array:
     """Return statistics (N S) of the images of all rows, seen at a size."""
     from pipeline.images.cache import cached
     from pipeline.scoring.features import image_statistics
@@ -186,6 +187,20 @@ def scored_views(job: Job, source: Source, oof: Array) -> Callable[[int | None],
 
     strict = {k: source.scored(functools.partial(composed, k), k) for k in job.parent["folds"]}
     return lambda k: plain if k is None else strict[k]
+
+
+def shift_of_images(job: Trained) -> Shift:
+    """Return how far the test images are from the scored ones before anything is trained."""
+    from pipeline.forecast.shift import adversarial
+    from pipeline.scoring.features import statistic_names
+    from pipeline.store.table import TEST
+
+    table, size = job.table, job.config.image.size
+    end = len(table.scored) + int((table.folds == TEST).sum())
+    statistics = statistics_of(job, [size, size] if isinstance(size, int) else size)[:end]
+    units = np.concatenate([table.units[table.scored], table.units[table.test]])[:end]
+    names = statistic_names(job.competition.images.width * job.competition.images.views)
+    return adversarial(None, table.folds[table.scored], statistics, names, units, job.config.seed)
 
 
 def compare(job: Job, statistics: Array, embedded: bool) -> Shift:

@@ -109,7 +109,8 @@ def pose(files: RunFiles, leaf: str, receipt: dict[str, Any], facts: dict[str, A
     machine.prepare()
     fitted = digest_json(["full", receipt["fit_hash"]])
     predicted = digest_json(["full", receipt["predict_hash"]])
-    job = Job(files, config, competition, table, metric, machine, fitted, predicted)
+    how = machine, fitted, predicted
+    job = Job(files, config, competition, table, metric, *how, unshifted=receipt["unshifted"])
     check_names(job)
     return job
 

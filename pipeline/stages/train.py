@@ -6,7 +6,7 @@ import argparse
 import functools
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.forecast.whole import whole_maps, whole_rows
@@ -79,7 +79,21 @@ def pose(
     halves = bool(config.pseudo and parents["pseudo"]["config"]["halves"])
     named = tuple(as_parent(role, receipt) for role, receipt in parents.items())
     job = Job(files, config, competition, table, metric, machine, fitted, predicted, halves, named)
-    return with_inference(with_batch_size(with_fastest(job)))
+    return with_inference(with_batch_size(with_fastest(where_shifted(job))))
+
+
+def where_shifted(job: Job) -> Job:
+    """Return the job without `[semi]` where that waits for a shift of the test images and none is shown."""
+    if job.semi.method == "none" or job.semi.when == "always":
+        return job
+    from pipeline.forecast.shift import SHOWN
+    from pipeline.forecast.sources import shift_of_images
+
+    shift = shift_of_images(job)
+    seen = f"AUC {shift.auc:.3f} ({shift.low:.3f} .. {shift.high:.3f}), permutation p {shift.p:.3f}"
+    verdict = "a shift: models are adapted" if shift.p < SHOWN else "no shift shown: no model is adapted"
+    log.info('%s: semi.when = "shifted": test against scored images %s: %s', job.files.run, seen, verdict)
+    return replace(job, unshifted=not shift.p < SHOWN)
 
 
 def refuse_other_folds(files: RunFiles, fold_map: str) -> None:
@@ -123,7 +137,7 @@ def fit_and_predict(job: Job) -> None:
     require_space(files.folder, need, "the predictions and features of the run")
     state = {"fold_map": table.fold_map(), "fit_hash": job.fit_key, "machine": asdict(job.machine)}
     write_json(files.state, state)
-    if job.config.semi.method != "none":
+    if job.semi.method != "none":
         log.info("%s: of each fold a second model is adapted to the test images: twice the time", files.run)
     count = min(slots(), len(unfitted(job)))
     if count > 1:
@@ -162,7 +176,7 @@ def fit(job: Job, models: list[Which]) -> None:
                 fit_frozen(job, which, tracker)
                 continue
             fit_fold(job, which, tracker)
-            if job.config.select == "last" and job.config.semi.method == "none":  # else a fold's two models are needed
+            if job.config.select == "last" and job.semi.method == "none":  # else a fold's two models are needed
                 predict_fold(job, which, tracker)
 
 
@@ -203,6 +217,7 @@ def assemble(job: Job, key: str, started: float) -> None:
         parents=list(job.parents),
         level={str(k): job.level for k in job.folds},
         machine=asdict(job.machine),
+        unshifted=job.unshifted,
         **made.facts,
         decision=made.decision,
         metrics=made.report,

@@ -16,7 +16,8 @@ class Semi(Section):
     view, and an average of the weights, of decay `ema`, predicts: `mean_teacher` agrees with what that average says of
     a weak view (Tarvainen 2017), `fixmatch` learns what the network itself says of it, where it is sure by `threshold`
     (Sohn 2020), `mmt` trains two networks, each taught by the average of the other (Ge 2020). A step sees `ratio`
-    images without labels for one with.
+    images without labels for one with. With `when = "shifted"` nothing is adapted unless the test images can be told
+    from the scored ones (adversarial validation of image statistics, permutation p < .05).
     """
 
     method: Literal["none", "target_forward", "mean_teacher", "fixmatch", "mmt"] = "none"
@@ -24,3 +25,4 @@ class Semi(Section):
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.95
     ratio: Positive = 2.0
     ema: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    when: Literal["always", "shifted"] = "always"

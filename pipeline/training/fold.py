@@ -119,7 +119,7 @@ def adaptation_of(
     job: Job, which: Which, network: Network, course: Course, labelled: tuple[Rows, dict[int, str]]
 ) -> tuple[Adaptation | None, Array]:
     """Return what a model learns from images without labels, if anything, and the positions in the table of these."""
-    how, seed = job.config.semi, which.seed(job.config.seed)
+    how, seed = job.semi, which.seed(job.config.seed)
     if how.method == "none":
         return None, np.zeros(0, np.int64)
     found = unlabelled_of(job, which, *labelled)

@@ -23,6 +23,7 @@ from pipeline.store.config import Competition
 from pipeline.store.errors import UserError, nearest, resolve
 from pipeline.store.files import Array, digest
 from pipeline.store.patches import has_background
+from pipeline.store.shift import Semi
 from pipeline.store.table import Table
 from pipeline.store.train import Train
 from pipeline.tasks import Task, refuse_several, task_of
@@ -89,6 +90,7 @@ class Job:
     predict_key: str
     halves: bool = False
     parents: tuple[dict[str, Any], ...] = ()
+    unshifted: bool = False
 
     @property
     def models(self) -> list[Which]:
@@ -97,11 +99,16 @@ class Job:
         Of those that are adapted to images one more a fold for the test, and before it, as that predicts for both.
         """
         found, halves = [], (0, 1) if self.halves else (None,)
-        targets = ("fold",) if self.config.semi.method == "none" else ("test", "fold")
+        targets = ("fold",) if self.semi.method == "none" else ("test", "fold")
         for r in range(self.repeats):
             found += [Which((k,), half, r, target=to) for k in self.folds for half in halves for to in targets]
             found += [Which(pair, None, r) for pair in combinations(self.folds, 2)] if self.config.pairs else []
         return found
+
+    @property
+    def semi(self) -> Semi:
+        """Return how models learn from images without labels: not at all where a shift was asked for and none shown."""
+        return Semi() if self.unshifted else self.config.semi
 
     @property
     def whole(self) -> list[Which]:

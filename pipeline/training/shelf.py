@@ -55,7 +55,7 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
         _, features[held_out], patches[held_out] = embedded(job, on_own, images, mine, held_out)
     once, test_features, test_patches = embedded(job, on_test, test_images, on_tests)
     oof, spread = look_twice(job, on_own, images, held_out, believed=mine)
-    if job.config.semi.method == "none":
+    if job.semi.method == "none":
         told, test_spread = look_twice(job, on_test, test_images, np.arange(len(test)), once, on_tests)
     else:  # features of two models share no axes: all are of this one, predictions of the one that is adapted to them
         told, test_spread = (np.asarray(read_npy(path)) for path in (files.for_test.test, files.for_test.spread))
@@ -80,7 +80,7 @@ def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:
         files.spread,
         files.epochs,
     ]
-    if job.config.semi.method != "none":
+    if job.semi.method != "none":
         outputs.append(files.for_test.receipt)
         facts["for_test"] = True
     single, kept_apart = len(which.held_out) == 1, {files.patches: patches, files.test_patches: test_patches}

@@ -2,6 +2,7 @@
 
 import copy
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,7 @@ from pipeline.training.job import check_names
 from pipeline.training.layers import norms_of
 from pipeline.training.semi import METHODS, Adaptation, ramp
 from pipeline.training.unlabelled import Drawn, Pairs
+from pipeline.training.weights import header_of
 
 CPU = Machine("cpu", "fp32", 1)
 NET = ["mean_teacher", "fixmatch", "mmt"]
@@ -261,6 +263,28 @@ def test_a_run_is_trained_so(house, task, lines):
     sign("toy/n")
     (finding,) = audited("toy/n").findings
     assert "for what it predicts of the test, to other images" in str(finding)
+
+
+@pytest.mark.parametrize("brighter", [0, 60])
+def test_a_run_that_waits_for_a_shift_is_the_plain_one_without(house, brighter):
+    data = make_competition(house, "multiclass")
+    for path in (data / "test").iterdir():
+        cv2.imwrite(str(path), cv2.add(cv2.imread(str(path), 0), brighter))
+    prepare()
+    write("plain", 'base = "a"\nepochs = 1\n')
+    write("n", 'base = "plain"\n[semi]\nmethod = "mean_teacher"\nwhen = "shifted"\n')
+    for name in ("plain", "n"):
+        stage("train", f"toy/{name}")
+    plain, asked = RunFiles("toy/plain"), RunFiles("toy/n")
+    for one, other in ((plain.oof, asked.oof), (plain.test, asked.test)):
+        assert (one.read_bytes() == other.read_bytes()) == (not brighter)
+    assert asked.fold(0).for_test.receipt.exists() == bool(brighter)
+    assert read_json(asked.receipt)["unshifted"] == (not brighter)
+    assert not audited("toy/n").findings
+    write("f", 'stage = "full"\nrun = "n"\nseeds = 1\n')
+    stage("full", "toy/f")
+    (model,) = (house / "runs/toy/f").rglob(asked.fold(0).model.name)
+    assert ("unlabelled" in header_of(model)) == bool(brighter)
 
 
 @pytest.mark.parametrize(
