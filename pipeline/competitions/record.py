@@ -54,6 +54,8 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     known = reuse(files, raw, wanted)
     # Of classes that exclude each other the commonest is the background: the size of a mask is that of the others.
     sized = np.delete(y, y.mean(0).argmax(), 1) if config.masks.exclusive else y
+    if config.folds.clusters > len(y):
+        raise UserError(f"{files.config}: folds.clusters = {config.folds.clusters}: there are {len(y)} rows: lower it")
     strata = with_clusters(
         task.strata(sized, config.folds.bins), looks[train], config.folds.clusters, config.folds.seed
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline.store.section import Positive, Section
+from pipeline.store.section import Positive, Section, refuse_idle
 
 
 class Semi(Section):
@@ -24,3 +24,8 @@ class Semi(Section):
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.95
     ratio: Positive = 2.0
     ema: Annotated[float, Field(gt=0, lt=1)] = 0.99
+
+    @model_validator(mode="after")
+    def _asked(self) -> Semi:
+        refuse_idle(self, "method")
+        return self

@@ -299,6 +299,7 @@ def test_near_copies_that_a_given_split_divides_are_told(house):
         ("near = 17", "folds.near: Input should be less than or equal to 16"),
         ("alike = 0.6", "folds.alike: Input should be less than or equal to 0.5"),
         ("clusters = -1", "folds.clusters: Input should be greater than or equal to 0"),
+        ("clusters = 61", "folds.clusters = 61: there are 60 rows"),
         ("gap = 3.0", "folds.gap is a time between blocks: it needs folds.order"),
         ("repeats = 0", "folds.repeats: Input should be greater than or equal to 1"),
         ('method = "iterative"', '"iterative" does not fit a multiclass task'),
