@@ -91,7 +91,8 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
         facts["holdout"] = dict(zip(names, strata[held].sum(0).tolist(), strict=True))
     if config.folds.near or config.folds.alike:
         sets = np.unique(near[train][near[train] != ""], return_counts=True)[1]
-        facts["near_copies"] = {"rows": int(sets[sets > 1].sum()), "sets": int((sets > 1).sum())}
+        joined = sets[sets > 1]
+        facts["near_copies"] = {"rows": int(joined.sum()), "sets": len(joined), "largest": int(joined.max(initial=0))}
     if known is None:
         # Else a kill between the two files would leave the old split under the new settings.
         files.folds.unlink(missing_ok=True)
