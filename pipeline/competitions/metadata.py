@@ -52,6 +52,8 @@ def read_auxiliary(config: Auxiliary, parts: Sequence[Part | None], lengths: Seq
             cells = _cells(name, part, None, "[auxiliary]")
             if name in config.numeric:
                 values = _numbers(name, cells, *part[1:])
+                if not start and np.isnan(values).all():
+                    raise UserError(f"auxiliary.numeric: column {name!r} of {part[2]} has no number: leave it out")
             else:
                 known = known or _categories(name, cells, "auxiliary.categorical")
                 values = np.where(np.isin(cells, known), np.searchsorted(known, cells), np.nan)

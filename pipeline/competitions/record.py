@@ -54,6 +54,8 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     known = reuse(files, raw, wanted)
     # Of classes that exclude each other the commonest is the background: the size of a mask is that of the others.
     sized = np.delete(y, y.mean(0).argmax(), 1) if config.masks.exclusive else y
+    if config.folds.clusters > len(y):
+        raise UserError(f"{files.config}: folds.clusters = {config.folds.clusters}: there are {len(y)} rows: lower it")
     strata = with_clusters(
         task.strata(sized, config.folds.bins), looks[train], config.folds.clusters, config.folds.seed
     )
@@ -89,7 +91,8 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
         facts["holdout"] = dict(zip(names, strata[held].sum(0).tolist(), strict=True))
     if config.folds.near or config.folds.alike:
         sets = np.unique(near[train][near[train] != ""], return_counts=True)[1]
-        facts["near_copies"] = {"rows": int(sets[sets > 1].sum()), "sets": int((sets > 1).sum())}
+        joined = sets[sets > 1]
+        facts["near_copies"] = {"rows": int(joined.sum()), "sets": len(joined), "largest": int(joined.max(initial=0))}
     if known is None:
         # Else a kill between the two files would leave the old split under the new settings.
         files.folds.unlink(missing_ok=True)

@@ -67,7 +67,12 @@ def thumbnail(image: Array) -> Array:
     return square
 
 
+def short(line: str) -> str:
+    """Return what fits under a thumbnail, in ASCII, as OpenCV's font knows no more: both ends of a line too long."""
+    text = line.encode("ascii", "replace").decode()
+    end = CHARACTERS // 2 - 1
+    return text if len(text) <= CHARACTERS else f"{text[:end]}..{text[-end:]}"
+
+
 def _say(sheet: Array, line: str, left: int, bottom: int) -> None:
-    # OpenCV's font knows ASCII only.
-    text = line.encode("ascii", "replace").decode()[:CHARACTERS]
-    cv2.putText(sheet, text, (left, bottom), cv2.FONT_HERSHEY_SIMPLEX, 0.34, (0, 0, 0), 1, cv2.LINE_AA)
+    cv2.putText(sheet, short(line), (left, bottom), cv2.FONT_HERSHEY_SIMPLEX, 0.34, (0, 0, 0), 1, cv2.LINE_AA)

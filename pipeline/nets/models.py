@@ -223,7 +223,8 @@ def _call(builder: Callable[..., Any], name: str, /, *args: Any, **options: Any)
     try:
         return builder(*args, **options)
     except TypeError as error:
-        raise UserError(f"model.options do not fit {name!r}: {error}") from error
+        out = "model.options = {} takes those of a base out"
+        raise UserError(f"model.options do not fit {name!r}: {error}; {out}") from error
 
 
 def outputs_of(task: Task, head: str, classes: int) -> int:

@@ -15,7 +15,9 @@ from pipeline.nets.trunk import as_map
 from pipeline.preflight.findings import LOOK, OK, Finding
 from pipeline.preflight.material import Material, Net
 
-NOISE, ENERGY, NEAR = 4, 0.95, 0.5
+NOISE, ENERGY = 4, 0.95
+# Of radiographs a network that sees 32 of 72 pixels (.44) scored no worse than one that sees 68 of 96.
+NEAR = 0.4
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,6 @@ def facts(material: Material) -> tuple[Finding, Anatomy]:
         return Finding("network", LOOK, words, advice), found
     if min(a / b for a, b in zip(found.reach, found.side, strict=True)) < NEAR:
         return Finding(
-            "network", LOOK, words, "it sees less than half of the image: deeper, or a smaller image.size"
+            "network", LOOK, words, "each feature sees a small part of the image: deeper, or a smaller image.size"
         ), found
     return Finding("network", OK, words), found

@@ -36,7 +36,7 @@ def preflight(job: Job) -> bool:
     files = job.files
     write_pictures(files.check_sheet, material, next(material.stream()))
     write_page(files.check_page, files.run, findings, layers, files.check_sheet.name)
-    facts = [{"name": f.name, "verdict": f.verdict, "seen": f.seen, "advice": f.advice} for f in findings]
+    facts = [{"name": f.name, "verdict": f.verdict, "seen": f.seen, "advice": f.to_do} for f in findings]
     write_json(files.check_facts, facts)
     print("\n".join(in_lines(findings)))
     return worse(*(finding.verdict for finding in findings)) != BROKEN
@@ -51,7 +51,7 @@ def look(material: Material) -> tuple[list[Finding], list[Layer]]:
     steps = SECONDS / tried.seconds
     ranged = range_test(material, int(np.clip(steps, FEWEST, STEPS)))
     found += [signs, first_loss(material, batch), head_is_open(material, batch)]
-    blank = ignorant(material.objective, batch, scores_of(material, tried.network, batch).shape[1])
+    blank = ignorant(material.goal, batch, scores_of(material, tried.network, batch).shape[1])
     found.append(learning_rate(material, ranged, tried, blank))
     found.append(overfit(material, int(np.clip(steps, FEWEST, BY_HEART))))
     found.append(expense(cost_of(material, tried.seconds, tried.network), slots()))

@@ -85,8 +85,10 @@ def cost_of(material: Material, step: float, network: Net) -> Cost:
     config, table = job.config, job.table
     row = seconds_a_row(material, network) * count(job)
     held, seen = len(table.scored) / len(job.folds), len(table.test) + len(table.holdout)
-    how = config.semi
+    how, attack = config.semi, config.adversarial
     beside = how.ratio * BESIDE[how.method] + (how.method == "mmt")
+    if attack.method != "none":  # one more step with what was moved, and those of pgd to move it
+        beside += (1 + (attack.method == "pgd") * attack.steps) * (1 - attack.start)
     epoch = -(-len(material.rows) // job.batch_size) * step * (1 + beside) + held * row
     # At the end every view of its own rows and of the test rows, and (not of masks) one more look at all of them.
     looks = (held + seen) * views(job, network) + (0 if job.task.dense else len(table.scored) + seen)

@@ -19,6 +19,11 @@ class Finding:
     points: Sequence[tuple[float, float]] = field(default=(), repr=False)
     axes: tuple[str, str] = ("", "")
 
+    @property
+    def to_do(self) -> str:
+        """Return the advice where there is something to do."""
+        return "" if self.verdict == OK else self.advice
+
 
 def judged(value: float, look: float, broken: float) -> str:
     """Return the verdict of a value that should be low; what is not a number is broken."""
@@ -35,6 +40,6 @@ def in_lines(findings: Sequence[Finding]) -> list[str]:
     wide, lines = max((len(finding.name) for finding in findings), default=0), []
     for finding in findings:
         lines.append(f"{finding.verdict:6}  {finding.name:{wide}}  {finding.seen}")
-        if finding.verdict != OK and finding.advice:
-            lines.append(f"{'':6}  {'':{wide}}  -> {finding.advice}")
+        if finding.to_do:
+            lines.append(f"{'':6}  {'':{wide}}  -> {finding.to_do}")
     return lines

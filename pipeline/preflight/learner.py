@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pipeline.nets.losses import Goal
 from pipeline.nets.machine import memory_advice
-from pipeline.nets.mask_objective import MaskObjective
-from pipeline.nets.objective import Objective
 from pipeline.preflight.material import Batch, Material, Net
 from pipeline.store.errors import resolve
 from pipeline.training.layers import freeze_for, stages_of, thaw
@@ -77,7 +76,7 @@ def without_dropout(network: nn.Module) -> None:
 
 
 def scores_of(material: Material, network: Net, batch: Batch) -> Tensor:
-    """Return raw scores (N D, float32) of a batch."""
+    """Return raw scores (N D, float32) of a batch, in training with the columns that are learnt beside them."""
     with material.job.machine.autocast():
         scores = network(batch.x, *([batch.meta] if batch.meta.shape[1] else []))
     return scores.float()  # type: ignore[no-any-return]
@@ -85,16 +84,16 @@ def scores_of(material: Material, network: Net, batch: Batch) -> Tensor:
 
 def loss_of(material: Material, network: Net, batch: Batch) -> Tensor:
     """Return the weighted loss of each row (N)."""
-    return material.objective.loss(scores_of(material, network, batch), batch.y) * batch.weights
+    return material.goal.loss(scores_of(material, network, batch), batch.y) * batch.weights
 
 
-def ignorant(objective: Objective | MaskObjective, batch: Batch, width: int) -> float:
+def ignorant(goal: Goal, batch: Batch, width: int) -> float:
     """Return the loss of scores that are all 0: ln C of C classes, ln 2 of labels, the variance of values."""
     zeros = torch.zeros(len(batch), width, device=batch.x.device)
-    return float((objective.loss(zeros, batch.y) * batch.weights).mean())
+    return float((goal.loss(zeros, batch.y) * batch.weights).mean())
 
 
-def free_loss(objective: Objective | MaskObjective, batch: Batch, width: int, shared: bool) -> float:
+def free_loss(goal: Goal, batch: Batch, width: int, shared: bool) -> float:
     """Return the least loss that free scores (of no network) come to: of every row its own, or `shared` by all.
 
     What no network can get below, and what a network comes to that does not look at the image.
@@ -103,7 +102,7 @@ def free_loss(objective: Objective | MaskObjective, batch: Batch, width: int, sh
     optim, least = torch.optim.Adam([scores], lr=FREE_RATE), float("inf")
     for left in range(FREE_STEPS, 0, -1):
         optim.param_groups[0]["lr"] = FREE_RATE * left / FREE_STEPS
-        loss = (objective.loss(scores.expand(len(batch), width), batch.y) * batch.weights).mean()
+        loss = (goal.loss(scores.expand(len(batch), width), batch.y) * batch.weights).mean()
         least = min(least, float(loss.detach()))
         optim.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -16,15 +16,15 @@ from pipeline.images.augment import augmenter, mix_batch
 from pipeline.images.cache import Images, metadata
 from pipeline.images.dense import DenseViews
 from pipeline.images.ragged import Ragged
+from pipeline.nets.losses import Goal
 from pipeline.nets.mask_nets import MaskNetwork
 from pipeline.nets.mask_objective import MaskObjective
 from pipeline.nets.models import Network
 from pipeline.nets.normalize import on_device
 from pipeline.nets.objective import Objective
 from pipeline.store.files import Array
-from pipeline.training.auxiliary import alone
 from pipeline.training.feed import feed
-from pipeline.training.fold import fresh_network
+from pipeline.training.fold import fresh_network, goal_of
 from pipeline.training.job import Job, Which, labelled_images
 from pipeline.training.lessons import plan
 from pipeline.training.mask_fold import fresh_mask_network, mask_views
@@ -58,15 +58,17 @@ class Material:
 
     `images` are those of the labelled rows, or their patches, `places` (N) their positions in the table; `targets`
     (N D; none of masks, which are the last `masks` channels of a view) and `weights` (N) theirs; `lessons` say which
-    are trained on.
+    are trained on. `objective` is of the targets alone, `goal` of all that is learnt: margins, triplets, columns beside
+    them.
     """
 
     job: Job
     which: Which
     first: Net
     objective: Objective | MaskObjective
-    images: Images | Ragged
+    goal: Goal
     targets: Tensor
+    images: Images | Ragged
     weights: Tensor
     lessons: Lessons
     views: Dataset[tuple[Array, int]]
@@ -134,7 +136,7 @@ class Material:
 
 def material_of(job: Job, which: Which) -> Material:
     """Return the material of a model of a run."""
-    job = alone(job.within(which))
+    job = job.within(which)
     return _of_masks(job, which) if job.task.dense else _of_rows(job, which)
 
 
@@ -143,8 +145,9 @@ def _of_rows(job: Job, which: Which) -> Material:
     course, how, seed = plan(job, which, images, bad), job.config, which.seed(job.config.seed)
     changed = augmenter(how.augment.recipe, how.image.crop)
     views, plain = (Views(course.images, change, seed) for change in (changed, augmenter("none", how.image.crop)))
+    network = fresh_network(job, which, course)
     return Material(
-        job, which, fresh_network(job, which, course), course.objective, course.images, course.targets,
+        job, which, network, course.objective, *goal_of(job, course, network), course.images,
         course.weights, course.lessons, views, plain, course.rows,
     )  # fmt: skip
 
@@ -155,6 +158,6 @@ def _of_masks(job: Job, which: Which) -> Material:
     masks = views.dense.masks
     plain = DenseViews(views.dense, augmenter("none"), views.seed, views.fit, size_of(job), views.show)
     return Material(
-        job, which, network, objective, course.images, torch.zeros(len(course.rows), 0), course.weights,
+        job, which, network, objective, objective, torch.zeros(len(course.rows), 0), course.images, course.weights,
         course.lessons, views, plain, course.rows, masks,
     )  # fmt: skip

@@ -46,7 +46,7 @@ def overfit(material: Material, steps: int = STEPS) -> Finding:
     learner, curve = Learner(material, RATE, bare=True), list[tuple[float, float]]()
     with torch.no_grad():
         width = scores_of(material, learner.network, batch).shape[1]
-    least, blind = (free_loss(material.objective, batch, width, shared) for shared in (False, True))
+    least, blind = (free_loss(material.goal, batch, width, shared) for shared in (False, True))
     what, enough, far = ENOUGH.get(material.job.task.name, CLASSES)
     down = score = 0.0
     for step in range(steps):
@@ -75,7 +75,8 @@ def by_heart(material: Material, learner: Learner, batch: Batch) -> float:
     job, objective = material.job, material.objective
     if isinstance(objective, MaskObjective):
         return dice(objective, scores, batch.y.cpu())
-    prediction = to_prediction(job.task, job.head, scores, objective.center, objective.spread).numpy()
+    own = scores[:, : learner.network.head.out_features]
+    prediction = to_prediction(job.task, job.head, own, objective.center, objective.spread).numpy()
     return known(job.task, job.task.targets(job.table.y[material.places[batch.rows]]), prediction)
 
 

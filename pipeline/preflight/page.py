@@ -24,7 +24,7 @@ def write_page(path: Path, run: str, findings: Sequence[Finding], layers: Sequen
     """Write the page of a run; `sheet` is the file of the contact sheet beside it."""
     verdicts = "".join(
         f'<tr><td style="color:{COLOURS[f.verdict]}"><b>{f.verdict}</b></td><td>{escape(f.name)}</td>'
-        f"<td>{escape(f.seen)}{'' if not f.advice else f'<br><small>{escape(f.advice)}</small>'}</td></tr>"
+        f"<td>{escape(f.seen)}{f'<br><small>{escape(f.to_do)}</small>' if f.to_do else ''}</td></tr>"
         for f in findings
     )
     curves = "".join(f"<h3>{escape(f.name)}</h3>{curve(f)}" for f in findings if len(f.points) > 1)

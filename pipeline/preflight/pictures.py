@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.difficulty.sheet import outlined, write_sheet
 from pipeline.preflight.material import Batch, Material
 from pipeline.store.files import Array
+from pipeline.training.auxiliary import parts_of
 
 PICTURES, SHOWN = 24, 0.05
 
@@ -39,7 +40,9 @@ def told(material: Material, y: Tensor) -> str:
     names = material.job.table.classes
     if material.masks:
         return ""
+    y = y[: len(y) - sum(part.width for part in parts_of(material.job))]
     if len(y) != len(names) or material.job.task.name == "regression":
         return " ".join(f"{value:.2f}" for value in y.tolist())
     shares = [(name, share) for name, share in zip(names, y.tolist(), strict=True) if share > SHOWN]
-    return " ".join(name if share > 1 - SHOWN else f"{name} {share:.2f}" for name, share in shares)
+    words = [name if share > 1 - SHOWN else f"{name} {share:.2f}" for name, share in shares]
+    return " ".join(words) or "(no label)"

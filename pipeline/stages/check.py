@@ -14,6 +14,7 @@ from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.keys import read_table_facts
 from pipeline.store.runs import load_run
+from pipeline.store.shelves import require_shelf
 from pipeline.store.train import Train
 
 if TYPE_CHECKING:  # imports torch
@@ -39,6 +40,8 @@ def pose(run: str) -> Job:
     if not isinstance(config, Train) or config.fit != "network":
         what = f"stage = {config.stage!r}" if not isinstance(config, Train) else f"fit = {config.fit!r}"
         raise UserError(f"{files.config} has {what}: make check looks at runs that train a network")
+    if config.init:
+        require_shelf(config.init, "init")
     metric, facts = metric_of(competition, files.competition), read_table_facts(files.competition)
     from pipeline.nets.machine import choose_machine
     from pipeline.store.table import read_table

@@ -52,7 +52,8 @@ def say(files: CompetitionFiles, facts: dict[str, Any]) -> None:
     if "holdout" in facts:
         log.info("  holdout: %d rows, never learnt from", rows["holdout"])
     if "near_copies" in facts:
-        log.info("  near copies: %d rows joined in %d sets", facts["near_copies"]["rows"], facts["near_copies"]["sets"])
+        told = "  near copies: %(rows)d rows joined in %(sets)d sets, the largest of %(largest)d"
+        log.info(told, facts["near_copies"])
     for warning in facts["warnings"]:
         log.warning("warning: %s", warning)
 

@@ -79,7 +79,15 @@ def run(args: argparse.Namespace) -> None:
 
             table, task = read_table(files.competition, facts), TASKS[competition.task]
             problem = Problem.of(table, task, metric_of(competition, files.competition))
+            refuse_too_many(files, config.neighbours, problem.folds)
             predict_scores(Job(files, config, competition, table, problem, parent, receipts), key)
+
+
+def refuse_too_many(files: RunFiles, neighbours: int, folds: Array) -> None:
+    """Refuse a vote of more neighbours than the rows that a model of these folds (N) learnt."""
+    rows = len(folds) - int(np.unique(folds, return_counts=True)[1].max())
+    if neighbours > rows:
+        raise UserError(f"{files.config}: neighbours = {neighbours}: a model trains on {rows} rows: lower it")
 
 
 def refuse_of_rows(files: RunFiles, config: Lb) -> None:

@@ -88,6 +88,7 @@ def say_next(name: str, files: CompetitionFiles, written: list[Path]) -> None:
     for command, why in (
         (f"$EDITOR {files.config}", "check what is marked uncertain"),
         (f"make folds  COMP={name}", "split once; look at the balance table"),
+        (f"make check  COMP={name} NAME=baseline", "is anything broken, what will it cost?"),
         (f"make train  COMP={name} NAME=baseline", "every fold"),
         (f"make submit COMP={name} NAME=blend", "both members, their blend, the file for Kaggle"),
         (f"make ablate COMP={name} NAME=ablate", "which changes to the baseline help"),

@@ -11,6 +11,7 @@ from pipeline.store.errors import UserError, nearest
 from pipeline.store.files import number, read_json
 from pipeline.store.keys import current_key
 from pipeline.store.receipts import damaged
+from pipeline.store.runs import load_run
 from pipeline.store.toml import parents, read_run
 
 
@@ -20,6 +21,7 @@ def state_of(run: str) -> tuple[str, str]:
     try:
         settings, _ = read_run(run)
         if not files.receipt.exists():
+            load_run(run)  # says what is wrong with the config, before anybody waits for it
             done = len(files.fold_receipts())
             begun = done or files.state.exists()
             return ("partial", f"{done} fold(s) done") if begun else ("not run", str(settings.get("stage", "train")))

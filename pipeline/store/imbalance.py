@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.store.section import Section, Share
+from pipeline.store.section import Section, Share, refuse_idle
 
 
 class Decouple(Section):
@@ -19,6 +19,11 @@ class Decouple(Section):
     method: Literal["none", "crt", "ncm", "tau"] = "none"
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     tau: Share = 1.0
+
+    @model_validator(mode="after")
+    def _asked(self) -> Decouple:
+        refuse_idle(self, "method")
+        return self
 
 
 class Sampling(Section):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.store.section import Positive, Section
+from pipeline.store.section import Positive, Section, refuse_idle
 
 
 class MetricLearning(Section):
@@ -28,6 +28,7 @@ class MetricLearning(Section):
 
     @model_validator(mode="after")
     def _angle(self) -> MetricLearning:
+        refuse_idle(self, "loss", "weight", "margin", "scale")
         if self.loss == "arcface" and (isinstance(self.margin, str) or self.margin > math.pi / 2):
             raise ValueError(f"margin = {self.margin!r} is of triplets: that of arcface is an angle of 0 to 1.57")
         return self

@@ -25,6 +25,14 @@ class Section(BaseModel):
 S = TypeVar("S", bound=Section)
 
 
+def refuse_idle(section: Section, switch: str, *about: str) -> None:
+    """Refuse settings (`about`; none: all others) that nobody asks for, as `switch` is not said (ValueError)."""
+    given = section.model_fields_set
+    idle = sorted(given & set(about or type(section).model_fields))
+    if idle and switch not in given:
+        raise ValueError(f"{idle[0]} does nothing by itself: say {switch}, too")
+
+
 def validate(schema: type[S], settings: dict[str, Any], path: Path) -> S:
     """Check settings against a schema; the first mistake becomes one line with file, key and nearest known key."""
     try:
@@ -38,6 +46,8 @@ def validate(schema: type[S], settings: dict[str, Any], path: Path) -> S:
             raise UserError(f"{path}: unknown key {place!r}; {nearest(str(first['loc'][-1]), owner)}") from None
         got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] in ("model_type", "dict_type"):
+            message = f"it is a table, as in {place} = {{ key = value }}"
         raise UserError(f"{path}: {place + ': ' if place else ''}{message}{got}") from None
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.store.section import Count, Positive, Section, Share
+from pipeline.store.section import Count, Positive, Section, Share, refuse_idle
 
 
 class Model(Section):
@@ -84,6 +84,11 @@ class Adversarial(Section):
     eps: Positive = 0.01
     steps: Count = 3
     start: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _asked(self) -> Adversarial:
+        refuse_idle(self, "method")
+        return self
 
 
 Terms = Annotated[dict[str, Positive], Field(min_length=1)]
@@ -194,6 +199,11 @@ class Predict(Section):
     shelf_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     window: Literal["hann", "flat"] = "hann"
+
+    @model_validator(mode="after")
+    def _asked(self) -> Predict:
+        refuse_idle(self, "bn", "bn_prior")
+        return self
 
 
 class Student(Section):

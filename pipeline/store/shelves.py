@@ -10,7 +10,7 @@ from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, read_json, read_npy
 from pipeline.store.receipts import damaged
-from pipeline.store.toml import read_toml
+from pipeline.store.toml import read_run, read_toml
 
 if TYPE_CHECKING:  # imports pandas, which a stage with nothing to do must not pay for
     from pipeline.store.table import Table
@@ -22,9 +22,14 @@ def require_shelf(run: str, role: str) -> RunFiles:
     """Return the files of a run that is wanted as a `role`; where nothing lies on its shelf it is refused."""
     files = RunFiles(run)
     if not files.config.exists():
-        read_toml(files.config)  # says so, with the nearest name
+        try:
+            read_toml(files.config)  # says so, with the nearest name
+        except UserError as error:
+            raise UserError(f"{role} = {run!r}: {error}") from None
     if not files.receipt.exists():
-        raise UserError(f"{role} {run!r} has no {files.receipt}: run make for it first")
+        competition, name = run.split("/")
+        what = f"make {read_run(run)[0].get('stage', 'train')} COMP={competition} NAME={name}"
+        raise UserError(f"{role} {run!r} has no {files.receipt}: run {what} first")
     return files
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline.store.section import Positive, Section
+from pipeline.store.section import Positive, Section, refuse_idle
 
 
 class Semi(Section):
@@ -26,3 +26,8 @@ class Semi(Section):
     ratio: Positive = 2.0
     ema: Annotated[float, Field(gt=0, lt=1)] = 0.99
     when: Literal["always", "shifted"] = "always"
+
+    @model_validator(mode="after")
+    def _asked(self) -> Semi:
+        refuse_idle(self, "method")
+        return self

@@ -27,12 +27,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid TOML: {error}") from error
 
 
-def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with `change` laid over it, table by table."""
+def merge(base: dict[str, Any], change: dict[str, Any], inner: bool = False) -> dict[str, Any]:
+    """Return `base` with `change` laid over it, table by table.
+
+    An empty table inside a section (model.options = {}) takes the place of what was there; an empty section changes
+    nothing.
+    """
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        if isinstance(old, dict) and isinstance(value, dict) and (value or not inner):
+            value = merge(old, value, True)
+        merged[key] = value
     return merged
 
 

@@ -167,7 +167,8 @@ class Train(Section):
             raise ValueError("sampling.per_class says which rows are drawn: take pseudo and draws by difficulty out")
         if each and (isinstance(self.batch_size, str) or self.batch_size % each or self.batch_size < 2 * each):
             raise ValueError(
-                f"sampling.per_class = {each} divides a batch by classes: set batch_size to a multiple of it, from 2 on"
+                f"sampling.per_class = {each} divides a batch by classes: set batch_size to a multiple of it, "
+                f"{2 * each} or more"
             )
         return self
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +12,6 @@ from torch import Tensor
 
 from pipeline.nets.losses import Goal, ce
 from pipeline.store.files import Array
-from pipeline.store.metric_learning import MetricLearning
-from pipeline.store.section import Section
 
 if TYPE_CHECKING:
     from pipeline.training.job import Job
@@ -59,17 +57,6 @@ def parts_of(job: Job) -> list[Part]:
             categories = int(np.nanmax(table.auxiliary[:, column])) + 1 if name in known.categorical else 0
             parts.append(Part(column, asked[name], categories))
     return parts
-
-
-def alone(job: Job) -> Job:
-    """Return the job without what is learnt beside the targets."""
-    model, loss = job.config.model, job.config.loss
-    plain: dict[str, Section] = {
-        "model": model.model_copy(update={"dropouts": 1}),
-        "loss": loss.model_copy(update={"auxiliary": {}}),
-    }
-    plain |= {"metric_learning": MetricLearning()}
-    return replace(job, config=job.config.model_copy(update=plain))
 
 
 class Widened:

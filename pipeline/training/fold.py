@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.images.augment import augmenter
 from pipeline.images.cache import Rows
 from pipeline.nets.heads import prior, set_bias, start_head
+from pipeline.nets.losses import Goal
 from pipeline.nets.models import Network, to_prediction
 from pipeline.nets.normalize import of_rows
 from pipeline.scoring.problem import Problem
@@ -66,10 +67,8 @@ def fit_fold(job: Job, which: Which, tracker: Tracker) -> None:
     # Indicators among the extra rows are watched by nobody: only scored rows have a place on the shelf.
     marked = np.isin(np.arange(len(y)), course.indicators)
     watched = np.where(marked, len(table.classes), y) if network.extra else y
+    goal, targets = goal_of(job, course, network)
     columns = network.head.out_features
-    scored = margined(job, objective)
-    goal, targets = widened(job, scored, course.targets, course.rows, course.lessons.gold, columns)
-    goal = tripled(job, goal, network.width, columns)
     watch = Watch(job.task, job.head, watched, width, objective.center, objective.spread, columns)
 
     def evaluate(current: nn.Module) -> dict[str, float]:
@@ -134,6 +133,13 @@ def adaptation_of(
     pairs = Pairs(found.images, augmenter(job.config.augment.recipe, job.config.image.crop), seed)
     school = Adaptation(how, job.task, job.head, course.objective, pupils, pairs, drawn, job.machine)
     return school, found.table
+
+
+def goal_of(job: Job, course: Course, network: Network) -> tuple[Goal, Tensor]:
+    """Return the objective of all that a network gives in training (its head's scores first), and the targets N D."""
+    columns, scored = network.head.out_features, margined(job, course.objective)
+    goal, targets = widened(job, scored, course.targets, course.rows, course.lessons.gold, columns)
+    return tripled(job, goal, network.width, columns), targets
 
 
 def fresh_network(job: Job, which: Which, course: Course) -> Network:

@@ -96,11 +96,18 @@ def check_metric_learning(job: Job) -> None:
 
 
 def check_retrieval(job: Job, width: int) -> None:
-    """Refuse more principal components than there are features (`width`), or rows to fit them to."""
-    folds, asked = job.table.folds[job.table.scored], job.config.retrieval.pca
-    most = min(width, *(int((folds != k).sum()) - 1 for k in job.folds))
-    if asked > most:
-        raise UserError(f"{job.files.config}: retrieval.pca = {asked}: a model has {most} components at most: lower it")
+    """Refuse more neighbours than training rows, and principal components than them or features (`width`)."""
+    how, rows, where = job.config.retrieval, fewest_rows(job), job.files.config
+    if how.k > rows:
+        raise UserError(f"{where}: retrieval.k = {how.k}: a model trains on {rows} rows: lower it")
+    if how.pca > (most := min(width, rows - 1)):
+        raise UserError(f"{where}: retrieval.pca = {how.pca}: a model has {most} components at most: lower it")
+
+
+def fewest_rows(job: Job) -> int:
+    """Return how many scored rows the model of the largest fold leaves in."""
+    folds = job.table.folds[job.table.scored]
+    return min(int((folds != k).sum()) for k in job.folds)
 
 
 def check_sampling(job: Job) -> None:
@@ -108,6 +115,8 @@ def check_sampling(job: Job) -> None:
     how, where = job.config.sampling, job.files.config
     if how.synthetic == "smote" and find_spec("imblearn") is None:
         raise UserError(f'{where}: sampling.synthetic = "smote" needs imbalanced-learn: pip install imbalanced-learn')
+    if how.balance == "clusters" and how.clusters > (rows := fewest_rows(job)):
+        raise UserError(f"{where}: sampling.clusters = {how.clusters}: a model trains on {rows} rows: lower it")
     of_classes = [n for n in ("balance", "repeat", "synthetic") if getattr(how, n) not in ("none", {}, "clusters")]
     for name in of_classes:
         refuse_several(job.competition, where, f"sampling.{name}")

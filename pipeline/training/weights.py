@@ -133,7 +133,8 @@ def start_from(job: Job, which: Which, network: nn.Module) -> None:
     state, own = load_file(path), network.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     if any(name.startswith("backbone.") and name not in fitting for name in (*own, *state)):
-        raise UserError(f"init = {job.config.init!r}: {path} is of another network than {job.config.model.name!r}")
+        ours = f"{job.config.model.name!r} with the model.options of {job.files.config}"
+        raise UserError(f"init = {job.config.init!r}: {path} is of another network than {ours}")
     # How values and pixels are standardised belongs to this model's own training rows.
     skipped = ["center", "spread", "mean", "std", "beside.center", "beside.spread"]
     if not asks_the_same(job):

@@ -88,7 +88,8 @@ def lines(rows: Sequence[Row], winner: Winner | None) -> list[str]:
         if shown is not None:
             gain, between = f"{shown.gain:+.4f}", f"[{shown.low:+.4f}, {shown.high:+.4f}]"
             p = _number(row.p_holm, ".3f")
-        told = "; ".join(filter(None, (row.verdict, row.note)))
+        again = f"measured again: {winner.effect.confirmed}" if winner is not None and mark else ""
+        told = "; ".join(filter(None, (row.verdict, again, row.note)))
         found.append(
             f"{row.name + ('*' if mark else ''):<{wide}} {_number(row.score, '.4f'):>7} {_number(row.se, '.4f'):>6} "
             f"{gain:>8}  {between:<18} {p:>6}  {_number(row.seconds / base.seconds, '.2f'):>5} "

@@ -236,8 +236,8 @@ def test_near_copies_are_joined_and_told_in_test(house, caplog):
     assert made.folds[0] == made.folds[31]
     assert made.folds[2] == made.folds[7]
     assert len(np.unique(made.units[:60])) == 58
-    assert receipt(house)["near_copies"] == {"rows": 4, "sets": 2}
-    assert "near copies: 4 rows joined in 2 sets" in caplog.text
+    assert receipt(house)["near_copies"] == {"rows": 4, "sets": 2, "largest": 2}
+    assert "near copies: 4 rows joined in 2 sets, the largest of 2" in caplog.text
     assert "1 train row(s) have a near copy in test, for example 'i004'" in caplog.text
 
 
@@ -254,7 +254,7 @@ def test_look_alikes_are_joined_with_near_copies_of_them(house):
     made = table()
     assert made.folds[0] == made.folds[31] == made.folds[44]
     assert len(np.unique(made.units[:60])) == 58
-    assert receipt(house)["near_copies"] == {"rows": 3, "sets": 1}
+    assert receipt(house)["near_copies"] == {"rows": 3, "sets": 1, "largest": 3}
     assert any("near copy in test" in said for said in receipt(house)["warnings"])
 
 
@@ -299,6 +299,7 @@ def test_near_copies_that_a_given_split_divides_are_told(house):
         ("near = 17", "folds.near: Input should be less than or equal to 16"),
         ("alike = 0.6", "folds.alike: Input should be less than or equal to 0.5"),
         ("clusters = -1", "folds.clusters: Input should be greater than or equal to 0"),
+        ("clusters = 61", "folds.clusters = 61: there are 60 rows"),
         ("gap = 3.0", "folds.gap is a time between blocks: it needs folds.order"),
         ("repeats = 0", "folds.repeats: Input should be greater than or equal to 1"),
         ('method = "iterative"', '"iterative" does not fit a multiclass task'),

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.difficulty.sheet import COLUMNS, LINE, MARGIN, THUMB, outlined, thumbnail, write_sheet
+from pipeline.difficulty.sheet import CHARACTERS, COLUMNS, LINE, MARGIN, THUMB, outlined, short, thumbnail, write_sheet
 
 
 def test_a_sheet_shows_every_image_and_says_something_under_it(tmp_path):
@@ -27,6 +27,13 @@ def test_an_empty_sheet_says_so(tmp_path):
 def test_words_beyond_ascii_are_drawn(tmp_path):
     write_sheet(tmp_path / "sheet.png", [np.zeros((9, 9, 1), np.uint8)], [["größer als gedacht und lang"]])
     assert cv2.imread(str(tmp_path / "sheet.png")).shape[1] >= THUMB
+
+
+def test_long_names_are_told_apart_by_both_ends():
+    names = [f"{script}/character{n:02d}" for script in ("Balinese", "Braille_of_1829") for n in range(20)]
+    assert {len(short(name)) for name in names} == {CHARACTERS}
+    assert len({short(name) for name in names}) == len(names)
+    assert short("a name of 18 chars") == "a name of 18 chars"
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

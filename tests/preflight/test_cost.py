@@ -22,6 +22,13 @@ def test_a_run_is_its_models_epochs_and_predictions(material, monkeypatch):
     assert "6 models" in expense(cost_of(paired, 0.5, one.first), 2).seen
 
 
+@pytest.mark.parametrize("method, times", [("awp", 1.5), ("pgd", 3.5)])
+def test_an_attack_costs_its_steps(method, times, material, monkeypatch):
+    one = material(more=f'[adversarial]\nmethod = "{method}"\nsteps = 4\nstart = 0.5\n')
+    monkeypatch.setattr(cost, "seconds_a_row", lambda material, network: 0.0)
+    assert cost_of(one, 0.5, one.first).epoch == pytest.approx(3 * 0.5 * times)
+
+
 @pytest.mark.parametrize("task", ["multiclass", "segmentation"])
 def test_steps_and_predictions_are_measured(task, material):
     one = material(task)

@@ -9,7 +9,9 @@ from pipeline.nets.objective import Objective
 from pipeline.preflight.learner import scores_of
 from pipeline.preflight.material import material_of
 from pipeline.store.tracking import Tracker
+from pipeline.training.auxiliary import Widened
 from pipeline.training.fold import fit_fold
+from pipeline.training.metric_learning import Margined, Tripled
 
 
 class Seen(Exception):
@@ -44,6 +46,26 @@ def test_a_batch_is_the_one_that_a_training_sees_first(task, material, monkeypat
     batch = next(one.stream())
     torch.testing.assert_close(batch.y, targets)
     torch.testing.assert_close(scores_of(one, one.network(), batch), scores)
+
+
+SWITCHED = {
+    Margined: '[metric_learning]\nloss = "arcface"\n[image]\n',
+    Tripled: '[metric_learning]\nloss = "triplet"\nneck = true\n[sampling]\nper_class = 4\n[image]\n',
+    Widened: "dropout = 0.5\ndropouts = 3\n[image]\n",
+}
+
+
+@pytest.mark.parametrize("kind", SWITCHED)
+def test_the_whole_of_what_is_learnt_is_looked_at(kind, material, monkeypatch):
+    one = material(old="[image]\n", new=SWITCHED[kind])
+    assert type(one.goal) is kind
+    scores, targets = first_step(one, kind, monkeypatch)
+    batch = next(one.stream())
+    torch.testing.assert_close(batch.y, targets)
+    seen = scores_of(one, one.network(), batch)
+    columns = slice(0, None if kind is not Widened else 0)  # whose dropout masks are drawn anew
+    assert seen.shape == scores.shape
+    torch.testing.assert_close(seen[:, columns], scores[:, columns])
 
 
 def test_plain_batches_are_the_images_and_a_network_is_fresh_every_time(material):

@@ -17,6 +17,13 @@ def test_names_are_text_and_nothing_else(tmp_path):
     assert page.count("<svg") == 1
 
 
+def test_what_is_well_has_no_advice(tmp_path):
+    found = [Finding("overfit", verdict, "32 rows", f"advice if {verdict}") for verdict in ("ok", "look", "broken")]
+    write_page(tmp_path / "index.html", "toy/a", found, [], "seen.png")
+    page = (tmp_path / "index.html").read_text()
+    assert ["advice if " + f.verdict in page for f in found] == [False, True, True]
+
+
 def test_a_wide_axis_is_logarithmic():
     low, high, place = axis([1e-4, 1.0])
     assert (low, high) == ("0.0001", "1")

@@ -20,6 +20,11 @@ def test_targets_in_words(material):
     assert told(one, torch.tensor([0.7, 0.0, 0.3, 0.0])) == "ant 0.70 cat 0.30"
 
 
+def test_a_row_without_a_label_says_so(material):
+    one = material("multilabel")
+    assert told(one, torch.zeros(3)) == "(no label)"
+
+
 def test_values_are_told_as_numbers(material):
     assert told(material("regression"), torch.tensor([0.5])) == "0.50"
 

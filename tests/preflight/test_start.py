@@ -58,3 +58,12 @@ def test_the_first_loss_stands_beside_that_of_not_knowing(task, value, material)
     with torch.no_grad():
         one.first.head.weight.mul_(1000)
     assert first_loss(one, batch).verdict == BROKEN
+
+
+@pytest.mark.parametrize("loss", ["arcface", "triplet"])
+def test_what_comes_after_a_head_with_company_is_told(loss, material, monkeypatch):
+    one = material(more=f'[metric_learning]\nloss = "{loss}"\n')
+    batch = one.batch(one.rows)
+    assert head_is_open(one, batch).verdict == OK
+    after_head(monkeypatch, torch.tanh)
+    assert "tanh" in head_is_open(one, batch).seen

@@ -142,3 +142,14 @@ def test_a_student_is_checked_before_its_teacher_is_trained(house):
     job = check.pose("toy/s")
     assert job.config.pseudo is None
     assert len(job.models) == 6  # each fold in two halves
+
+
+@pytest.mark.parametrize(
+    "init, said", [("b", "run make train COMP=toy NAME=b first"), ("other/run", "init = 'other/run'")]
+)
+def test_first_weights_that_are_not_there_yet_are_told(init, said, house):
+    make_competition(house, "multiclass")
+    prepare()
+    (house / "configs/toy/s.toml").write_text(f'base = "a"\ninit = "{init}"\n')
+    with pytest.raises(UserError, match=said):
+        check.pose("toy/s")

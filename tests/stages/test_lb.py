@@ -181,6 +181,8 @@ def test_what_is_adopted_is_a_run_like_any_other(task, metric, rule, shelf, monk
 @pytest.mark.parametrize("task, strict", [("multiclass", "true"), ("ordinal", "false")])
 def test_neighbours_vote_where_they_are_asked_and_the_gate_has_the_say(task, strict, shelf, monkeypatch):
     house = shelf(task)
+    with pytest.raises(UserError, match=r"neighbours = 1000: a model trains on \d+ rows: lower it"):
+        lb(house, "neighbours = 1000", name="many")
     with monkeypatch.context() as gate:
         adopt(gate, "neighbours")
         receipt, found = lb(house, f"neighbours = 5\nstrict = {strict}")

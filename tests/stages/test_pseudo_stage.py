@@ -450,7 +450,7 @@ def test_a_teacher_that_was_tampered_with(enter):
 def test_a_teacher_that_has_not_run(enter):
     enter()
     write("c", 'base = "a"\n')
-    with pytest.raises(UserError, match="'toy/c' has no runs/toy/c/cv.json: run make for it first"):
+    with pytest.raises(UserError, match="'toy/c' has no runs/toy/c/cv.json: run make train COMP=toy NAME=c first"):
         label(run="c")
     with pytest.raises(UserError, match="toy/bb.toml; did you mean"):
         label(run="bb")

@@ -18,6 +18,7 @@ def test_status_tells_done_stale_partial_broken(house, capsys):
     stage("status")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("done     toy/a      accuracy ")
+    assert lines[1].startswith("broken   toy/b      configs/toy/b.toml: epochs: ")
     assert lines[2].startswith("not run  toy/blend")
     (house / "configs/toy/a.toml").write_text(
         (house / "configs/toy/a.toml").read_text().replace("epochs = 3", "epochs = 4")

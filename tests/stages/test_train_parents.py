@@ -114,7 +114,7 @@ def test_a_run_of_another_stage(house, settings, what):
 def test_a_run_that_is_not_there(house, role):
     refused(f'{role} = "pp"\n', r"no config configs/toy/pp.toml; did you mean")
     RunFiles(f"toy/{RUN[role]}").receipt.unlink()
-    refused(ROLE[role], f"{role} 'toy/{RUN[role]}' has no .*cv.json: run make for it first")
+    refused(ROLE[role], f"{role} 'toy/{RUN[role]}' has no .*cv.json: run make .* COMP=toy NAME={RUN[role]} first")
 
 
 def test_pseudo_labels_that_were_edited_by_hand(house):

@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from house import ROOT, make_competition, prepare
@@ -10,6 +11,8 @@ from house import ROOT, make_competition, prepare
 from pipeline.store.command import check_environment
 from pipeline.store.errors import UserError
 from pipeline.store.plugs import OF_MASKS, TABLES, names_in
+from pipeline.store.section import validate
+from pipeline.store.train import Train
 
 
 @pytest.mark.parametrize("module, table, what", [*TABLES.values(), *OF_MASKS.values()])
@@ -31,6 +34,31 @@ WRONG = {
     "PODIUM_CACHE_GB": ("1.5", "PODIUM_CACHE_GB must be a whole number"),
     "PODIUM_CHECKPOINT_SECONDS": ("-1", "PODIUM_CHECKPOINT_SECONDS must be a whole number"),
 }
+
+
+UNASKED = [
+    ({"semi": {"ratio": 3.0}}, "semi: ratio does nothing by itself: say method, too"),
+    ({"adversarial": {"eps": 0.1}}, "adversarial: eps does nothing by itself: say method, too"),
+    ({"decouple": {"tau": 0.5}}, "decouple: tau does nothing by itself: say method, too"),
+    ({"metric_learning": {"neck": True, "margin": 0.5}}, "metric_learning: margin does nothing by itself: say loss"),
+    ({"predict": {"tta": "d4", "bn_prior": 8}}, "predict: bn_prior does nothing by itself: say bn, too"),
+]
+
+
+@pytest.mark.parametrize("settings, said", UNASKED)
+def test_settings_whose_switch_nobody_named(settings, said):
+    with pytest.raises(UserError, match=said):
+        validate(Train, settings, Path("a.toml"))
+    ((section, given),) = settings.items()
+    switch = said.split("say ")[1].split(",")[0]
+    off = {section: given | {switch: "off" if switch == "bn" else "none"}}  # as a variation of a base may say
+    assert validate(Train, off, Path("a.toml"))
+
+
+@pytest.mark.parametrize("settings", [{"semi": "mean_teacher"}, {"adversarial": 1}, {"loss": {"auxiliary": ["age"]}}])
+def test_a_table_is_told_in_the_words_of_the_user(settings):
+    with pytest.raises(UserError, match=r"a.toml: [\w.]+: it is a table, as in [\w.]+ = \{ key = value \}, got"):
+        validate(Train, settings, Path("a.toml"))
 
 
 @pytest.mark.parametrize("name", WRONG)

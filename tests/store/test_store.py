@@ -239,3 +239,14 @@ def test_names_that_make_cannot_hold_are_left_out(house, capsys):
     assert "b c" not in drawn
     assert capsys.readouterr().err.count("is left out") == 2
     assert "stage.c/odd := train" in drawn
+
+
+def test_an_empty_table_inside_a_section_takes_the_old_one_out():
+    base = {"model": {"name": "cnn", "options": {"widths": [8]}}, "optim": {"lr": 1.0}, "variants": {"a": {"x": 1}}}
+    assert toml.merge(base, {"model": {"name": "resnet18", "options": {}}})["model"] == {
+        "name": "resnet18",
+        "options": {},
+    }
+    assert toml.merge(base, {"optim": {}, "model": {"options": {"act": "relu"}}}) == base | {
+        "model": {"name": "cnn", "options": {"widths": [8], "act": "relu"}}
+    }

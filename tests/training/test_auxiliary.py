@@ -1,5 +1,6 @@
 """Columns that are learnt beside the targets, and several dropout masks: against torch's own losses."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,9 +13,11 @@ from safetensors.torch import load_file
 from school import job_of, write
 from torch.nn import functional as F
 
+from pipeline.competitions.metadata import read_auxiliary
 from pipeline.nets.models import build
 from pipeline.nets.objective import Objective
 from pipeline.store.artifacts import RunFiles
+from pipeline.store.columns import Auxiliary
 from pipeline.store.errors import UserError
 from pipeline.training.auxiliary import Part, Widened, parts_of
 from pipeline.training.job import Which
@@ -185,6 +188,12 @@ def test_what_does_not_fit_is_one_line(aged, house, contract, loss, said):
     with pytest.raises(UserError, match=said) as caught:
         made()
     assert "\n" not in str(caught.value)
+
+
+def test_a_column_without_a_number_is_refused():
+    part = (pd.DataFrame({"age": ["", "NA"]}), np.array(["a", "b"]), Path("train.csv"))
+    with pytest.raises(UserError, match="auxiliary.numeric: column 'age' of train.csv has no number"):
+        read_auxiliary(Auxiliary(numeric=["age"]), [part], [2])
 
 
 def test_masks_of_no_dropout_are_refused(aged):

@@ -270,7 +270,9 @@ def test_predictions_and_features_are_those_of_the_network_as_it_is(toy):
         ("indicators = true\n[metric_learning]\nloss = 'arcface'\n", "excludes indicators"),
         ('fit = "linear"\n[metric_learning]\nneck = true\n', "takes no .metric_learning."),
         ("[sampling]\nper_class = 3\n", "set batch_size to a multiple of it"),
-        ("[sampling]\nper_class = 16\n", "set batch_size to a multiple of it, from 2 on"),
+        ("[sampling]\nper_class = 16\n", "set batch_size to a multiple of it, 32 or more"),
+        ("[retrieval]\nk = 41\n", "retrieval.k = 41: a model trains on 40 rows"),
+        ('[sampling]\nbalance = "clusters"\nclusters = 41\n', "sampling.clusters = 41: a model trains on 40 rows"),
         ('[sampling]\nper_class = 4\nbalance = "sqrt"\n', "balance and per_class exclude each other"),
         ("[metric_learning]\nmargni = 0.1\n", "did you mean 'margin'"),
     ],
@@ -309,8 +311,9 @@ def test_a_start_from_another_head_brings_no_bias(toy):
     net = fresh_network(job, Which((0,)), course)
     assert (net.head.bias == 0).all()
     assert torch.equal(net.head.weight, load_file(RunFiles("toy/a").fold(0).model)["head.weight"])
-    checked = material_of(job, Which((0,))).first  # `make check` looks at the targets alone, with a head as usual
-    assert type(checked.head) is torch.nn.Linear
+    checked = material_of(job, Which((0,))).first  # `make check` looks at the head that is trained
+    assert torch.equal(checked.head.weight, net.head.weight)
+    assert type(checked.head) is type(net.head)
 
 
 DIGITS = """task = "multiclass"

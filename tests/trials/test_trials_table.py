@@ -34,6 +34,8 @@ def test_the_winner_is_shown_with_what_was_measured_again():
     told = {line.split()[0]: line for line in lines(ROWS, WINNER)}
     assert "+0.0300  [+0.0100, +0.0500]" in told["up*"]
     assert "2.00" in told["up*"]
+    assert told["up*"].endswith("; measured again: confirmed")
+    assert "again" not in told["down"]
     assert "-0.0600" in told["down"]
     assert "nan" not in "".join(told.values())
     words = " ".join(notes(ROWS, WINNER, 800, 0.011))
