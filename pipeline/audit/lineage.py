@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.audit.records import Doubt, Model, Records, Refit, Shelf, read_models
+from pipeline.images.near import near_between
 from pipeline.store.artifacts import RUNS, FoldFiles, RunFiles
 from pipeline.store.files import Array
 from pipeline.store.receipts import LEVELS
@@ -59,6 +60,7 @@ class Lineage(Records):
         self._seen: dict[tuple[str, Fold], Seen] = {}
         self._doubts: dict[str, list[Doubt]] = {}
         self._kin: dict[tuple[Fold, str], Array] = {}
+        self._alike: dict[tuple[str, str], tuple[Array, Array]] = {}
 
     def doubts(self, run: str) -> list[Doubt]:
         """Return what of a run's fitted numbers and named rows cannot be had again from what they may rest on."""
@@ -152,11 +154,20 @@ class Lineage(Records):
                 known |= mine | np.isin(here.groups, np.setdiff1d(table.groups[mine], [""]))
                 # An extra row that is nearly a copy of one of the fold is of its unit.
                 known |= (here.folds == EXTRA) & np.isin(here.units, table.units[mine])
-            elif (named := np.isin(here.groups, np.setdiff1d(table.groups[mine], [""]))).any():
-                # Elsewhere a name means the same where the same column gives it.
-                known |= named & (group_column(competition, fold.competition) is not None)
+            else:
+                ours, theirs = self._near(fold.competition, competition)
+                known |= np.isin(theirs, ours[mine & (ours >= 0)])
+                if (named := np.isin(here.groups, np.setdiff1d(table.groups[mine], [""]))).any():
+                    # Elsewhere a name means the same where the same column gives it.
+                    known |= named & (group_column(competition, fold.competition) is not None)
             self._kin[fold, competition] = known & ~np.isin(here.folds, (TEST, UNLABELLED))
         return self._kin[fold, competition]
+
+    def _near(self, ours: str, theirs: str) -> tuple[Array, Array]:
+        """Return what near copies in two competitions share, each pair of them looked at once."""
+        if (ours, theirs) not in self._alike:
+            self._alike[ours, theirs] = near_between(ours, self.table(ours), theirs, self.table(theirs))
+        return self._alike[ours, theirs]
 
     def _trained(self, model: Model, fold: Fold) -> Seen:
         """Return what the rows that a model trained on tell of a fold."""

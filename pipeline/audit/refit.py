@@ -166,11 +166,13 @@ def labels(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
 
 
 def stopping(shelf: Shelf, problem: Problem) -> Iterator[Doubt]:
-    """Doubt epochs (select = "best") that are not the best of the other folds' mean curve."""
+    """Doubt epochs (select = "best") that are not the best of the other folds' mean curve, of losses or of scores."""
     models = [model for model in shelf.models if "curve" in model.header]
+    by_loss = shelf.receipt["config"].get("select_by") == "loss"
 
     def best(curve: Array) -> int:
-        return int(np.argmax(np.nan_to_num(problem.metric.gain(curve, 0.0), nan=-np.inf)))
+        worth = -curve if by_loss else problem.metric.gain(curve, 0.0)
+        return int(np.argmax(np.nan_to_num(worth, nan=-np.inf)))
 
     for model in models:
         within = [other for other in models if other.repeat == model.repeat]

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
+from pipeline.images.near import each, thumbnails
 from pipeline.scoring import clusters
-from pipeline.scoring.duplicates import SIDE, near_copies
+from pipeline.scoring.duplicates import near_copies
 from pipeline.scoring.split import union
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest_file
 from pipeline.store.table import combined, files_of
-
-T = TypeVar("T")
 
 
 def hash_images(data: Path, paths: Array, channel: list[str] | None = None) -> Array:
@@ -40,16 +36,7 @@ def find_near(data: Path, paths: Array, channel: list[str] | None, most: int) ->
     """
     if most == 0:
         return np.full(len(paths), "")
-    import cv2
-
-    def one(path: str) -> Array:
-        first = next(filter(None, files_of(path, channel)))
-        image = cv2.imread(str(data / first), cv2.IMREAD_GRAYSCALE)
-        # What cannot be read is like nothing; `train` tells of it.
-        blank = np.zeros((SIDE, SIDE), np.uint8)
-        return blank if image is None else cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-
-    numbers = near_copies(np.stack(each(one, paths)), most)
+    numbers = near_copies(thumbnails(data, paths, channel), most)
     return np.where(numbers < 0, "", numbers.astype(str))
 
 
@@ -89,9 +76,3 @@ def with_clusters(strata: Array, x: Array, count: int, seed: int) -> Array:
         return strata
     of_row = clusters.clusters(x, count, seed)
     return np.column_stack([strata, np.eye(int(of_row.max()) + 1, dtype=strata.dtype)[of_row]])
-
-
-def each(work: Callable[[str], T], paths: Array) -> list[T]:
-    """Return what `work` makes of every path, by as many threads as there are cores."""
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(work, paths.tolist()))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from pipeline.competitions.copies import each
 from pipeline.competitions.paths import ending
+from pipeline.images.near import each
 from pipeline.store.config import Images
 from pipeline.store.errors import UserError, resolve
 from pipeline.store.files import Array

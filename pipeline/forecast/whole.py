@@ -59,7 +59,7 @@ def whole_rows(job: Job) -> Whole:
 def searched(job: Job, problem: Problem) -> dict[str, Any]:
     """Score the search for rows by their features: those of a fold among the rows that its model trained on."""
     how, scored, y = job.config.retrieval, job.table.scored, problem.hard.reshape(-1)
-    models = [which for which in job.models if len(which.held_out) == 1]
+    models = [which for which in job.models if len(which.held_out) == 1 and which.target == "fold"]
     found = np.full((2, len(models), len(scored)), np.nan)
     for at, which in enumerate(models):
         files, folds = which.files(job.files), job.within(which).table.folds[scored]

@@ -55,6 +55,10 @@ def run(args: argparse.Namespace) -> None:
         with log_to(files.log):
             for run in filter(None, (config.teacher, config.init, config.chosen_by)):
                 refuse_damaged(run)
+            if config.init:
+                from pipeline.images.near import refuse_near_copies
+
+                refuse_near_copies(config.init, files)
             started, job = time.monotonic(), pose(config, competition, files, facts, parents)
             fit_and_predict(job)
             assemble(job, key, started)

@@ -38,6 +38,7 @@ def read_parents(config: Train, files: RunFiles, table: dict[str, Any]) -> dict[
             for leaf in leaves(receipt["run"]):
                 known = read_shelf(leaf, role)
                 refuse_seen(known, role)
+                refuse_adapted(known, role, files)
                 if config.distill.nested == "pairs" and not known["config"].get("pairs"):
                     raise UserError(
                         f'{files.config}: distill.nested = "pairs" needs pairs = true in configs/{leaf}.toml'
@@ -47,10 +48,27 @@ def read_parents(config: Train, files: RunFiles, table: dict[str, Any]) -> dict[
         if role == "chosen_by":
             refuse_other_patches(config, receipt, files)
         if receipt["run"].split("/")[0] == files.competition.name:
+            if role == "init" and config.semi.method == "none":
+                refuse_adapted(receipt, role, files)
             refuse_strangers({receipt["run"]: receipt}, table | ({} if role != "init" else {"test": receipt["test"]}))
         else:
             refuse_overlap(receipt["run"], role, files)
     return receipts
+
+
+def adapted_to_folds(receipt: dict[str, Any]) -> bool:
+    """Say whether a trained run has two models a fold: adapted to the fold's images, and to those of test."""
+    return bool(receipt["config"].get("semi", {}).get("method", "none") != "none")
+
+
+def refuse_adapted(receipt: dict[str, Any], role: str, files: RunFiles) -> None:
+    """Refuse a run whose models learnt from the images of their fold: one that predicts test too would know these."""
+    if adapted_to_folds(receipt):
+        told = "set semi.method here too, or name another run" if role == "init" else "name another run"
+        raise UserError(
+            f"{files.config}: {role} = {receipt['run']!r} is adapted to the images of each fold (semi.method), which "
+            f"would flatter out-of-fold rows against test: {told}"
+        )
 
 
 def refuse_other_patches(config: Train, receipt: dict[str, Any], files: RunFiles) -> None:

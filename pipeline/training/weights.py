@@ -18,6 +18,7 @@ from pipeline.store.artifacts import RunFiles
 from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import atomic, read_json
+from pipeline.store.roles import adapted_to_folds
 from pipeline.training.job import Job, Which, any_network, without_weights
 
 log = logging.getLogger(__name__)
@@ -101,9 +102,12 @@ def start_of(job: Job, which: Which) -> Path:
     """Return the weights of the same model of the run that `init` names: of the same half, where it has halves.
 
     A run of another competition may have fewer folds and repeats: none of its models saw an image that is scored here.
+    What is to be adapted to test starts from the model that was, where the run has such.
     """
     assert job.config.init is not None
     files = RunFiles(job.config.init)
+    if which.target == "test" and not adapted_to_folds(read_json(files.receipt)):
+        which = replace(which, target="fold")
     there = files.fold(which.held_out[0], which.repeat).folder.exists()
     if not there and files.competition != job.files.competition:
         folds = read_json(files.receipt)["folds"]

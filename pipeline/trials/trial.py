@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.images.near import refuse_near_copies
 from pipeline.nets.machine import Machine, choose_machine
 from pipeline.nets.mask_nets import MaskNetwork
 from pipeline.scoring.cuts import crossfit
@@ -63,6 +64,8 @@ def check(bench: Bench, trial: Trial) -> None:
     job, _ = pose(bench, trial)
     for run in filter(None, (trial.config.teacher, trial.config.init, trial.config.chosen_by)):
         refuse_damaged(run)
+    if trial.config.init:
+        refuse_near_copies(trial.config.init, bench.files)
     try:
         check_names(job)
     except UserError as error:

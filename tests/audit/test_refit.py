@@ -241,8 +241,10 @@ def test_a_row_named_twice():
     assert reasons(labels(shelf, problem)) == ["a row names the model of fold 0 twice"]
 
 
-@pytest.mark.parametrize("metric, sign", [("accuracy", 1), ("log_loss", -1)])
-def test_stopping(metric, sign):
+@pytest.mark.parametrize(
+    "metric, by, sign", [("accuracy", "metric", 1), ("log_loss", "metric", -1), ("accuracy", "loss", -1)]
+)
+def test_stopping(metric, by, sign):
     problem = problem_of("multiclass", metric)
     curves = sign * np.array([[0.1, 0.5, 0.2], [0.3, 0.1, 0.2], [0.2, 0.1, 0.6]])
     best = [int(np.argmax(sign * np.delete(curves, k, 0).mean(0))) for k in range(K)]
@@ -254,7 +256,7 @@ def test_stopping(metric, sign):
             for k, (curve, epoch) in enumerate(named)
         ]
 
-    shelf = shelf_of(problem, "train", {})
+    shelf = shelf_of(problem, "train", {"config": {"select_by": by}})
     shelf.models = [*models(best), SimpleNamespace(name="x", named=[0], header={})]
     assert reasons(stopping(shelf, problem)) == []
     shelf.models = models([int(np.argmax(sign * curve)) for curve in curves])

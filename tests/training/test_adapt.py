@@ -148,6 +148,55 @@ def test_a_fold_does_not_change_what_is_said_of_test(house):
     assert to_rows(off, network, pictures, np.arange(10)) is network
 
 
+def test_statistics_are_of_the_patches_of_the_images(house):
+    """Of all of them, of images that are adapted to and of no other; an image counts once against the prior."""
+    make_competition(house, "binary")
+    prepare()
+    write("n", 'base = "a"\npredict.bn = "blend"\npredict.bn_prior = 10\n[patches]\nsize = 6\nstride = 3\n')
+    job = job_of("toy/n")
+    torch.manual_seed(0)
+    network, (pictures, _) = new_network(job), job.images(job.table.scored)
+    rows, corners = np.array([3, 7, 8, 20, 41]), [(top, left) for top in (0, 3, 6) for left in (0, 3, 6)]
+    seen = [pictures[rows][:, top : top + 6, left : left + 6] for top, left in corners]
+    shown = torch.from_numpy(np.concatenate(seen)).permute(0, 3, 1, 2)
+    first = norms_of(network)[0]
+    inputs = []
+    hook = first.register_forward_pre_hook(lambda norm, x: inputs.append(x[0].detach().double()))
+    with torch.inference_mode():
+        network.eval()(shown if network.reads_bytes else shown.float() / 255)
+    hook.remove()
+    norm = norms_of(to_rows(job, network, pictures, rows))[0]
+    share, dims = 5 / 15, (0, 2, 3)
+    wanted = share * inputs[0].mean(dims) + (1 - share) * first.running_mean
+    torch.testing.assert_close(norm.running_mean.double(), wanted, atol=1e-5, rtol=1e-4)
+    wanted = share * inputs[0].var(dims, correction=0) + (1 - share) * first.running_var
+    torch.testing.assert_close(norm.running_var.double(), wanted, atol=1e-5, rtol=1e-4)
+    others = np.setdiff1d(np.arange(len(pictures)), rows)
+    assert not torch.equal(norms_of(to_rows(job, network, pictures, others))[0].running_mean, norm.running_mean)
+
+
+def test_patches_of_own_rows_and_of_test_are_adapted_to_apart(house):
+    """What is kept of each patch is said by the model that is adapted to it, also of pairs and the holdout."""
+    make_competition(house, "multiclass", extra="holdout = 0.2\n")
+    prepare()
+    cut = 'base = "a"\nepochs = 1\npairs = true\n[patches]\nsize = 6\n'
+    write("p", cut)
+    write("n", cut + '[predict]\nbn = "replace"\n')
+    for name in ("p", "n"):
+        stage("train", f"toy/{name}")
+    folds = job_of("toy/n").table.folds[job_of("toy/n").table.scored]
+    for held_out in ((0,), (0, 2)):
+        single = len(held_out) == 1
+        old, new = (RunFiles(f"toy/{n}") for n in "pn")
+        old, new = (f.fold(*held_out) if single else f.pair(*held_out) for f in (old, new))
+        own, before, after = np.isin(folds, held_out), np.load(old.patches), np.load(new.patches)
+        assert np.array_equal(before[~own], after[~own])  # it learnt from these, and is not adapted to them
+        assert (before[own] != after[own]).any((1, 2)).all()
+        for name in ("test_patches", "holdout_patches") if single else ():
+            assert not np.array_equal(np.load(getattr(old, name)), np.load(getattr(new, name)))
+    assert not audited("toy/n").findings
+
+
 @pytest.mark.parametrize("fit", ["resize", "tiles"])
 def test_masks_are_predicted_so_too(house, fit):
     job = masked(f'fit = "{fit}"\n[predict]\nbn = "replace"\n')

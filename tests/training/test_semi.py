@@ -9,6 +9,7 @@ import torch
 from house import make_competition, prepare, stage
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from school import job_of, write
 from test_adapt import audited, sign
 from test_engine import Killed, killer, same
@@ -24,11 +25,11 @@ from pipeline.store.errors import UserError
 from pipeline.store.files import read_json, write_json
 from pipeline.store.shift import Semi
 from pipeline.tasks import TASKS
-from pipeline.training.job import check_names
+from pipeline.training.job import Which, check_names
 from pipeline.training.layers import norms_of
 from pipeline.training.semi import METHODS, Adaptation, ramp
 from pipeline.training.unlabelled import Drawn, Pairs
-from pipeline.training.weights import header_of
+from pipeline.training.weights import header_of, start_of
 
 CPU = Machine("cpu", "fp32", 1)
 NET = ["mean_teacher", "fixmatch", "mmt"]
@@ -233,7 +234,7 @@ def test_resume_is_the_same(run_fit, toy, method, monkeypatch):
 @pytest.mark.parametrize(
     "task, lines",
     [
-        ("multiclass", 'method = "mmt"\nweight = 0.3'),
+        ("multiclass", 'method = "mmt"\nweight = 0.3\n[retrieval]\nk = 3'),
         ("regression", 'method = "mean_teacher"'),
         ("ordinal", 'method = "fixmatch"\nthreshold = 0.3'),
     ],
@@ -285,6 +286,37 @@ def test_a_run_that_waits_for_a_shift_is_the_plain_one_without(house, brighter):
     stage("full", "toy/f")
     (model,) = (house / "runs/toy/f").rglob(asked.fold(0).model.name)
     assert ("unlabelled" in header_of(model)) == bool(brighter)
+
+
+def test_what_is_adapted_to_images_of_a_fold_tells_no_other_run_of_them(house):
+    """The other's models predict test too: only what is adapted to either by itself may go on from it."""
+    make_competition(house, "multiclass")
+    prepare()
+    write("p", 'base = "a"\nepochs = 1\n')
+    write("q", 'base = "p"\nsemi.method = "mean_teacher"\n')
+    for name in ("p", "q"):
+        stage("train", f"toy/{name}")
+    for lines in ('init = "q"', 'teacher = "q"', 'teacher = "q"\nsemi.method = "mmt"'):
+        write("n", f'base = "p"\n{lines}\n')
+        with pytest.raises(UserError, match="= 'toy/q' is adapted to the images of each fold") as caught:
+            stage("train", "toy/n")
+        assert "\n" not in str(caught.value)
+    write("n", 'base = "p"\ninit = "q"\nsemi.method = "fixmatch"\n')
+    job, q = job_of("toy/n"), RunFiles("toy/q")
+    assert start_of(job, Which((1,))) == q.fold(1).model
+    assert start_of(job, Which((1,), target="test")) == q.fold(1).for_test.model
+
+
+def test_both_models_of_a_fold_start_from_one_that_is_not_adapted(house):
+    make_competition(house, "multiclass")
+    prepare()
+    write("n", 'base = "a"\ninit = "a"\nepochs = 1\nsemi.method = "fixmatch"\noptim.lr = 1e-9\n')
+    for name in ("a", "n"):
+        stage("train", f"toy/{name}")
+    assert not audited("toy/n").findings
+    theirs = load_file(RunFiles("toy/a").fold(1).model)["head.weight"]
+    for files in (RunFiles("toy/n").fold(1), RunFiles("toy/n").fold(1).for_test):
+        torch.testing.assert_close(load_file(files.model)["head.weight"], theirs, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Weights of another competition's run: what is taken over, whatever its folds and classes; what was seen is refused."""
 
+import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,10 @@ from school import job_of, write
 
 from pipeline.audit.refit import refit
 from pipeline.audit.report import audit
+from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
+from pipeline.store.keys import read_table_facts
+from pipeline.store.table import read_table
 from pipeline.training.job import Which, new_network
 from pipeline.training.weights import start_from, start_of
 
@@ -53,6 +58,35 @@ def test_a_head_of_other_classes_starts_anew(school, rename):
     report = audit("toy/n", refit)
     assert report.findings == []
     assert "init kin/a" in report.tree[1]
+
+
+def test_near_copies_that_were_learnt_elsewhere_are_refused(school, monkeypatch):
+    """Of the images of a fold, in models that did learn from them; where the contract asks for near copies at all."""
+    other(school)
+    write("n", 'init = "kin/a"\n' + TRAIN.replace("epochs = 3", "epochs = 1"))
+    job, kin = job_of("toy/n"), RunFiles("kin/a").competition
+    theirs = read_table(kin, read_table_facts(kin))
+    mine, known = (rows.paths[rows.folds == fold][0] for rows, fold in ((job.table, 0), (theirs, 1)))
+    picture = cv2.imread(f"data/toy/{mine}", cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(f"data/kin/{known}", picture // 2 + 9)  # darker: other bytes
+    prepare("kin")
+    stage("train", "kin/a")
+    stage("train", "toy/n")  # identical images alone are looked for
+    assert audit("toy/n", refit).findings == []
+    contract = Path("configs/toy/competition.toml")
+    contract.write_text(contract.read_text() + "near = 4\n")
+    prepare("toy")
+    shutil.rmtree("runs/toy/n")  # its folds are the same: it would be done
+    with pytest.raises(UserError, match=r"'kin/a' has trained on near copies of 1 images .* \(folds.near in") as caught:
+        stage("train", "toy/n")
+    assert "\n" not in str(caught.value)
+    # The audit reads the images, whatever was refused before.
+    monkeypatch.setattr("pipeline.images.near.refuse_near_copies", lambda *_: None)
+    stage("train", "toy/n")
+    (finding,) = audit("toy/n", refit).findings
+    assert "fold0 -> init kin/a -> kin/a/fold0: trained on 1 rows that share a group or an image with fold 0" in str(
+        finding
+    )
 
 
 def test_groups_that_were_learnt_elsewhere_are_refused(school):
