@@ -48,7 +48,7 @@ def read_parents(config: Train, files: RunFiles, table: dict[str, Any]) -> dict[
         if role == "chosen_by":
             refuse_other_patches(config, receipt, files)
         if receipt["run"].split("/")[0] == files.competition.name:
-            if role == "init" and config.semi.method == "none":
+            if role == "init" and (config.semi.method == "none" or config.semi.when == "shifted"):
                 refuse_adapted(receipt, role, files)
             refuse_strangers({receipt["run"]: receipt}, table | ({} if role != "init" else {"test": receipt["test"]}))
         else:
@@ -58,16 +58,16 @@ def read_parents(config: Train, files: RunFiles, table: dict[str, Any]) -> dict[
 
 def adapted_to_folds(receipt: dict[str, Any]) -> bool:
     """Say whether a trained run has two models a fold: adapted to the fold's images, and to those of test."""
-    return bool(receipt["config"].get("semi", {}).get("method", "none") != "none")
+    return bool(receipt["config"].get("semi", {}).get("method", "none") != "none" and not receipt.get("unshifted"))
 
 
 def refuse_adapted(receipt: dict[str, Any], role: str, files: RunFiles) -> None:
     """Refuse a run whose models learnt from the images of their fold: one that predicts test too would know these."""
     if adapted_to_folds(receipt):
-        told = "set semi.method here too, or name another run" if role == "init" else "name another run"
+        mend = "adapt this run, too (semi.method, always), or " if role == "init" else ""
         raise UserError(
             f"{files.config}: {role} = {receipt['run']!r} is adapted to the images of each fold (semi.method), which "
-            f"would flatter out-of-fold rows against test: {told}"
+            f"would flatter out-of-fold rows against test: {mend}name another run"
         )
 
 

@@ -284,6 +284,12 @@ def test_a_run_that_waits_for_a_shift_is_the_plain_one_without(house, brighter):
     assert not audited("toy/n").findings
     write("f", 'stage = "full"\nrun = "n"\nseeds = 1\n')
     stage("full", "toy/f")
+    write("g", 'base = "plain"\ninit = "n"\n')
+    if brighter:
+        with pytest.raises(UserError, match="adapt this run, too"):
+            stage("train", "toy/g")
+    else:
+        stage("train", "toy/g")
     (model,) = (house / "runs/toy/f").rglob(asked.fold(0).model.name)
     assert ("unlabelled" in header_of(model)) == bool(brighter)
 
