@@ -18,6 +18,8 @@ from pipeline.store.files import Array, digest_file
 from pipeline.store.table import combined, files_of
 
 T = TypeVar("T")
+# Paths and content hashes of images -> what they look like (N D), of length 1.
+Encode = Callable[[Array, Array], Array]
 
 
 def hash_images(data: Path, paths: Array, channel: list[str] | None = None) -> Array:
@@ -53,8 +55,8 @@ def find_near(data: Path, paths: Array, channel: list[str] | None, most: int) ->
     return np.where(numbers < 0, "", numbers.astype(str))
 
 
-def embeddings(data: Path, paths: Array, channel: list[str] | None) -> Array:
-    """Return what rows look like (N D, see `clusters.embed`): of all their files; what cannot be read looks flat."""
+def small_pictures(data: Path, paths: Array, channel: list[str] | None) -> Array:
+    """Return small pictures of all files of rows (N F SIDE SIDE 3, in 0..1); what cannot be read is black."""
     import cv2
 
     size = (clusters.SIDE, clusters.SIDE)
@@ -64,18 +66,20 @@ def embeddings(data: Path, paths: Array, channel: list[str] | None) -> Array:
         small = np.zeros((*size, 3)) if image is None else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         return np.asarray(small / 255, np.float32)
 
-    return clusters.embed(np.stack(each(lambda row: np.stack([one(f) for f in files_of(row, channel)]), paths)))
+    return np.stack(each(lambda row: np.stack([one(f) for f in files_of(row, channel)]), paths))
 
 
-def find_alike(config: Competition, data: Path, paths: Array) -> tuple[Array, Array]:
+def find_alike(
+    config: Competition, data: Path, paths: Array, digests: Array, encode: Encode | None
+) -> tuple[Array, Array]:
     """Return a key (N, text; "": none) that near copies and look-alikes share, and what rows look like (N D).
 
-    D is 0 where nobody asks.
+    That is what `encode` says, or small pictures; D is 0 where nobody asks.
     """
     folds, channel = config.folds, config.images.channel
     near, x = find_near(data, paths, channel, folds.near), np.zeros((len(paths), 0), np.float32)
-    if folds.alike or folds.clusters:
-        x = embeddings(data, paths, channel)
+    if folds.alike or folds.clusters or folds.holdout_like == "test":
+        x = encode(paths, digests) if encode else clusters.embed(small_pictures(data, paths, channel))
     if folds.alike:
         numbers = clusters.alike(x, folds.alike)
         kin = np.where(numbers < 0, "", numbers.astype(str))

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.columns import Auxiliary, Metadata
+from pipeline.store.encoder import Encoder
 from pipeline.store.errors import UserError, nearest
 from pipeline.store.masks import NO_MASKS, Masks
 from pipeline.store.section import Count, Positive, Section, Seed, validate
@@ -107,7 +108,8 @@ class Folds(Section):
     """How rows are split: `near` joins images whose hashes differ in so many of 64 bits (0: identical ones only).
 
     `alike` joins those whose small pictures lie within a cosine distance (1 - correlation; 0: none); so many `clusters`
-    of small pictures are spread evenly over the folds, beside the classes (0: none).
+    of small pictures are spread evenly over the folds, beside the classes (0: none). With an `encoder` its features are
+    compared instead. The `holdout` is of all rows alike, or of those that look most like `test`.
     """
 
     method: Method = "auto"
@@ -120,8 +122,10 @@ class Folds(Section):
     near: Annotated[int, Field(ge=0, le=16)] = 0
     alike: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     clusters: Annotated[int, Field(ge=0)] = 0
+    encoder: Encoder | None = None
     repeats: Count = 1
     holdout: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    holdout_like: Literal["all", "test"] = "all"
 
     @model_validator(mode="after")
     def _one_scheme(self) -> Folds:
@@ -141,6 +145,10 @@ class Folds(Section):
             raise ValueError("folds.holdout: with folds.column, give the rows of the holdout the fold -2 there")
         if 0 < self.holdout < 0.01:
             raise ValueError("folds.holdout is a share of the labelled rows: 0, or 0.01 to 0.5")
+        if self.holdout_like == "test" and (self.order is not None or not self.holdout):
+            raise ValueError('folds.holdout_like = "test" needs folds.holdout, a share, and no folds.order')
+        if self.encoder and not (self.alike or self.clusters or self.holdout_like == "test"):
+            raise ValueError("folds.encoder says what images look like: give folds.alike, clusters or holdout_like")
         return self
 
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from pipeline.forecast import shift as module
-from pipeline.forecast.shift import CLIP, adversarial, in_words, most_test_like, weighted_cv
+from pipeline.forecast.shift import CLIP, adversarial, in_words, likeness, most_test_like, weighted_cv
 from pipeline.scoring.metrics import METRICS
 
 NAMES = ["mean", "sd", "sharpness"]
@@ -21,6 +21,18 @@ def rows(rng, n, n_test, moved=0.0, k=3, width=20):
     embeddings = [(z @ np.linalg.qr(rng.normal(size=(width, width)))[0]).astype(np.float16) for _ in range(k)]
     statistics = np.column_stack([z[:, 0] + rng.normal(size=n + n_test), rng.normal(size=(n + n_test, 2))])
     return embeddings, np.arange(n) % k, statistics, NAMES
+
+
+@pytest.mark.parametrize("where", ["embedding", "statistics"])
+def test_likeness_orders_rows_by_what_was_moved(where):
+    """Half of the rows lie where all test rows do; scores are held out, so no row is like test by its own label."""
+    rng = np.random.default_rng(0)
+    x, statistics, is_test = rng.normal(size=(300, 8)), rng.normal(size=(300, 2)), np.arange(300) >= 200
+    (x if where == "embedding" else statistics)[100:, 0] += 3
+    found = likeness(x, statistics, is_test, np.arange(300), 0)
+    assert roc_auc_score(np.arange(200) >= 100, found[:200]) > 0.95
+    noise = likeness(rng.normal(size=(300, 8)), rng.normal(size=(300, 2)), is_test, np.arange(300), 0)
+    assert abs(roc_auc_score(is_test, noise) - 0.5) < 0.12
 
 
 def test_without_a_shift_p_is_uniform():

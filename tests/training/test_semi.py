@@ -5,10 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from house import make_competition, prepare, stage
+from house import make_competition, prepare, stage, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from school import job_of, write
 from test_adapt import audited, sign
 from test_engine import Killed, killer, same
 from torch import nn
@@ -19,11 +18,9 @@ from pipeline.images.cache import Rows
 from pipeline.nets.machine import Machine
 from pipeline.nets.objective import Objective
 from pipeline.store.artifacts import RunFiles
-from pipeline.store.errors import UserError
 from pipeline.store.files import read_json, write_json
 from pipeline.store.shift import Semi
 from pipeline.tasks import TASKS
-from pipeline.training.job import check_names
 from pipeline.training.layers import norms_of
 from pipeline.training.semi import METHODS, Adaptation, ramp
 from pipeline.training.unlabelled import Drawn, Pairs
@@ -261,23 +258,3 @@ def test_a_run_is_trained_so(house, task, lines):
     sign("toy/n")
     (finding,) = audited("toy/n").findings
     assert "for what it predicts of the test, to other images" in str(finding)
-
-
-@pytest.mark.parametrize(
-    "task, lines, said",
-    [
-        ("multiclass", 'semi.method = "mmt"\npairs = true', "excludes pairs"),
-        ("multiclass", 'semi.method = "mean_teacher"\naverage.ema = 0.9', "excludes average"),
-        ("multiclass", 'semi.method = "fixmatch"\nadversarial.method = "awp"', "excludes adversarial"),
-        ("multiclass", 'semi.method = "fixmatch"\nselect = "best"', "excludes select"),
-        ("multiclass", 'fit = "linear"\nsemi.method = "fixmatch"', "takes no semi.method"),
-        ("regression", 'semi.method = "fixmatch"', "values have none"),
-    ],
-)
-def test_what_makes_no_sense_is_one_line(house, task, lines, said):
-    make_competition(house, task)
-    prepare()
-    write("n", f'base = "a"\n{lines}\n')
-    with pytest.raises(UserError, match=said) as caught:
-        check_names(job_of("toy/n"))
-    assert "\n" not in str(caught.value)
