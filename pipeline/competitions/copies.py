@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from pipeline.forecast.shift import likeness
 from pipeline.scoring import clusters
 from pipeline.scoring.duplicates import SIDE, near_copies
 from pipeline.scoring.split import union
@@ -85,6 +86,22 @@ def find_alike(
         kin = np.where(numbers < 0, "", numbers.astype(str))
         near = np.where((near == "") & (kin == ""), "", union(near, kin).astype(str))
     return near, x
+
+
+def like_test(
+    config: Competition, data: Path, paths: Array, x: Array, train: Array, test: Array, units: Array
+) -> Array:
+    """Return how much the labelled rows (a mask, with their units) look like test rows (a mask).
+
+    By what rows look like (`x`: N D), and by brightness and contrast, which that may leave out.
+    """
+    if test.sum() < 2:
+        raise UserError('folds.holdout_like = "test" needs test rows, and there are none: take it out')
+    rows = np.r_[np.flatnonzero(train), np.flatnonzero(test)]
+    small = small_pictures(data, paths[rows], config.images.channel)
+    statistics = np.concatenate([small.mean((2, 3)), small.std((2, 3))], 1).reshape(len(small), -1)
+    whole = np.r_[units, units.max() + 1 + np.arange(test.sum())]
+    return likeness(x[rows], statistics, test[rows], whole, config.folds.seed)[: len(units)]
 
 
 def with_clusters(strata: Array, x: Array, count: int, seed: int) -> Array:

@@ -10,13 +10,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competitions.checks import check
-from pipeline.competitions.copies import Encode, find_alike, hash_images, small_pictures, with_clusters
+from pipeline.competitions.copies import Encode, find_alike, hash_images, like_test, with_clusters
 from pipeline.competitions.mask_submission import read_mask_form
 from pipeline.competitions.masks import write_masks
 from pipeline.competitions.pictures import sizes as picture_sizes
 from pipeline.competitions.table_of_images import Raw, read
 from pipeline.competitions.tables import column, read_csv, read_train
-from pipeline.forecast.shift import likeness
 from pipeline.masks.truth import kind_of
 from pipeline.scoring.split import assign, balance, draw_holdout, draw_test_like, too_near, union
 from pipeline.store.artifacts import CompetitionFiles
@@ -62,7 +61,7 @@ def build(
     )
     like = None
     if config.folds.holdout_like == "test" and known is None:
-        like = like_test(config, raw, looks, units, files.data)
+        like = like_test(config, files.data, raw.paths, looks, raw.train, raw.codes == TEST, units)
     method, folds = known or split(config, raw, strata, units, files.data, like)
     held, names = folds[:, 0] == HOLDOUT, stratum_names(task, sized, raw.classes, config.folds.bins)
     names += [f"cluster {c}" for c in range(strata.shape[1] - len(names))]
@@ -202,18 +201,6 @@ def choose_method(config: Competition, grouped: bool) -> str:
     if folds.method in ("multilabel", "iterative") and not labels:
         raise UserError(f'folds.method = "{folds.method}" does not fit a {config.task} task; use "stratified"')
     return folds.method
-
-
-def like_test(config: Competition, raw: Raw, looks: Array, units: Array, data: Path) -> Array:
-    """Return how much labelled rows look like test rows (N,): by `looks` (all rows, D), brightness and contrast."""
-    is_test = raw.codes == TEST
-    if is_test.sum() < 2:
-        raise UserError('folds.holdout_like = "test" needs test rows, and there are none: take it out')
-    small = small_pictures(data, raw.paths, config.images.channel)
-    statistics = np.concatenate([small.mean((2, 3)), small.std((2, 3))], 1).reshape(len(small), -1)
-    rows = np.r_[np.flatnonzero(raw.train), np.flatnonzero(is_test)]
-    whole = np.r_[units, units.max() + 1 + np.arange(is_test.sum())]
-    return likeness(looks[rows], statistics[rows], is_test[rows], whole, config.folds.seed)[: len(units)]
 
 
 def split(
