@@ -19,9 +19,10 @@ from pipeline.competitions.tables import column, read_csv, read_train
 from pipeline.masks.truth import kind_of
 from pipeline.scoring.split import assign, balance, draw_holdout, draw_test_like, too_near, union
 from pipeline.store.artifacts import CompetitionFiles
-from pipeline.store.config import Competition, Folds
+from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest, digest_bytes, digest_file, read_json, write_json, write_text
+from pipeline.store.folds import Folds
 from pipeline.store.table import EXTRA, HOLDOUT, TEST, UNLABELLED, Table, fold_columns, write_table
 from pipeline.tasks import Several, Task, task_of
 
