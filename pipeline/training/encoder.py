@@ -45,8 +45,6 @@ def _see(decoded: Array, images: Images, how: Encoder) -> Array:
     file = Path(how.weights)
     if how.weights != "pretrained" and not file.is_file():
         raise UserError(f'encoder.weights: {how.weights} does not exist; give a file, or "pretrained"')
-    if file.suffix == FoldFiles(file.parent).model.suffix and header_of(file):  # a copy of what a run has learnt
-        raise UserError(f"encoder.weights: {how.weights} is of a run, and has learnt labels: take other weights")
     machine = choose_machine("fp32")
     machine.prepare()
     with torch.random.fork_rng([]):  # what is drawn after must not hang on whether the features were kept
@@ -54,8 +52,10 @@ def _see(decoded: Array, images: Images, how: Encoder) -> Array:
             how.name, weights=how.weights, options={}, channels=images.width, views=images.views,
             size=(how.size, how.size), outputs=1, pool="avg", dropout=0.0, normalize="imagenet",
         )  # fmt: skip
+    if file.suffix == FoldFiles(file.parent).model.suffix and header_of(file):  # a copy of what a run has learnt
+        raise UserError(f"encoder.weights: {how.weights} is of a run, and has learnt labels: take other weights")
     seen = [part.numpy() for part, _ in embed(network, decoded, machine=machine, batch_size=BATCH)]
-    x = unit(np.concatenate(seen))
+    x = unit(np.concatenate(seen).astype(np.float32))  # half precision tells lengths to a thousandth only
     full = np.iinfo(decoded.dtype).max if decoded.dtype.kind == "u" else 1
     x[[float(image.std()) < FLAT * full for image in decoded]] = 0  # as is one that cannot be read: black
     return x

@@ -26,12 +26,12 @@ from pipeline.training.encoder import encode
 from pipeline.training.job import Which
 from pipeline.training.weights import save_weights
 
-SECTION = '[{}.encoder]\nname = "test_resnet"\nweights = "{}"\nsize = 32\n'
+SECTION = '[{}.encoder]\nname = "test_vit"\nweights = "{}"\nsize = 32\n'
 
 
-def network(seed=0):
+def network(seed=0, name="test_vit"):
     torch.manual_seed(seed)
-    return timm.create_model("test_resnet", in_chans=3, num_classes=0)
+    return timm.create_model(name, in_chans=3, num_classes=0)
 
 
 @pytest.fixture
@@ -55,17 +55,21 @@ def seen():
 
 def test_features_are_those_of_timm_pooled_and_of_length_one(looked):
     prepare()
-    x, table = seen()
-    files, net = CompetitionFiles("toy"), timm.create_model("test_resnet", in_chans=1, num_classes=0).eval()
-    state = network().state_dict()
+    table, files, contract = seen()[1], CompetitionFiles("toy"), load_competition("toy").images
+    state, net = network(name="test_resnet").state_dict(), timm.create_model("test_resnet", in_chans=1, num_classes=0)
+    save_file(state, "r.safetensors")
+    x = encode(
+        files, table.paths, table.digests, contract, Encoder(name="test_resnet", weights="r.safetensors", size=32)
+    )
     state["conv1.0.weight"] = state["conv1.0.weight"].sum(1, keepdim=True)  # as timm takes colours for grey
-    net.load_state_dict(state)
-    images, _ = cached(files, table.paths, table.digests, load_competition("toy").images, (32, 32))
+    net.eval().load_state_dict(state)
+    images, _ = cached(files, table.paths, table.digests, contract, (32, 32))
     for row in (0, 31, 77):
         pixels = torch.from_numpy(np.array(images[row])).permute(2, 0, 1)[None] / 255
         with torch.no_grad():
             wanted = net((pixels - 0.449) / 0.226)[0].numpy()
         np.testing.assert_allclose(x[row], wanted / np.linalg.norm(wanted), atol=2e-3)
+    np.testing.assert_allclose(np.linalg.norm(np.delete(x, [5, 6, 9], 0), axis=1), 1, atol=1e-6)
     assert not x[[5, 6, 9]].any(), "flat images, and what cannot be read, look like nothing"
 
 
@@ -77,6 +81,7 @@ def test_look_alikes_of_the_encoder_share_a_fold_and_are_seen_once(looked, caplo
     x, table = seen()
     groups = alike(x, 0.002)[:60]
     assert groups[0] == groups[31] >= 0
+    assert (groups < 0).sum() > 40, "and what is not alike stands alone"
     for number in np.unique(groups[groups >= 0]):
         assert len(np.unique(table.folds[:60][groups == number])) == 1
     assert table.units[0] == table.units[31]
