@@ -81,7 +81,11 @@ def draw_test_like(strata: Any, units: Array, share: float, seed: int, like: Arr
     if share >= TEST_LIKE:
         held[pool] = True
         return held
-    held[pool] = draw_holdout(strata[pool], compact(units[pool]), share * len(units) / len(pool), seed)
+    try:
+        held[pool] = draw_holdout(strata[pool], compact(units[pool]), share / TEST_LIKE, seed)
+    except UserError:
+        told = f"of the {len(pool)} rows most like test it is not one whole group: raise it"
+        raise UserError(f"folds.holdout = {share}: {told}, or take holdout_like out") from None
     return held
 
 

@@ -151,7 +151,7 @@ def test_what_learnt_labels_is_no_encoder(weights, said, house):
 
 def test_an_encoder_that_nobody_asks_is_refused(house):
     make_competition(house, "binary", extra=SECTION.format("folds", "e"))
-    with pytest.raises(UserError, match=r"it needs folds\.alike or folds\.clusters"):
+    with pytest.raises(UserError, match=r"give folds\.alike, clusters or holdout_like"):
         load_competition("toy")
     with pytest.raises(ValueError, match='it needs sampling.balance = "clusters"'):
         Sampling(encoder=Encoder(name="test_resnet"))
