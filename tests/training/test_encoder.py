@@ -1,13 +1,14 @@
 """A frozen encoder: what images look like to it, and that nothing learnt of labels is one."""
 
 import logging
+import sys
 
 import cv2
 import numpy as np
 import pytest
 import timm
 import torch
-from house import make_competition, prepare, write
+from house import make_competition, prepare, stage, write
 from safetensors.torch import save_file
 from school import learn
 
@@ -85,6 +86,16 @@ def test_look_alikes_of_the_encoder_share_a_fold_and_are_seen_once(looked, caplo
     for number in np.unique(groups[groups >= 0]):
         assert len(np.unique(table.folds[:60][groups == number])) == 1
     assert table.units[0] == table.units[31]
+
+
+def test_without_an_encoder_folds_import_none(house, monkeypatch):
+    make_competition(house, "binary", extra="alike = 0.001\nclusters = 3\n")
+    monkeypatch.setitem(sys.modules, "pipeline.training.encoder", None)
+    prepare()
+    path = house / "configs/toy/competition.toml"
+    path.write_text(path.read_text() + SECTION.format("folds", "e.safetensors"))
+    with pytest.raises(ImportError):
+        stage("folds", "toy")
 
 
 def test_other_weights_are_another_split(looked):
