@@ -102,6 +102,11 @@ def make_competition(
     return data
 
 
+def write(name: str, text: str, competition: str = "toy") -> None:
+    """Write the config of a run."""
+    Path(f"configs/{competition}/{name}.toml").write_text(text)
+
+
 def stage(name: str, *arguments: str) -> None:
     """Run a stage in this process."""
     module = importlib.import_module(f"pipeline.stages.{name}")

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
-from house import make_competition, prepare, stage
+from house import make_competition, prepare, stage, write
 
 from pipeline.nets.machine import Machine
 from pipeline.scoring.metrics import get_metric
@@ -27,10 +27,6 @@ CONFIGS = {
     "s": 'base = "a"\npseudo = "p"\n',
 }
 STAGES = {"blend": "ensemble", "p": "pseudo"}
-
-
-def write(name, text):
-    Path(f"configs/toy/{name}.toml").write_text(text)
 
 
 @functools.cache

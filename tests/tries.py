@@ -1,7 +1,5 @@
 """Trials that nobody trains: what a run would predict is told by its settings, so that the truth is known."""
 
-from pathlib import Path
-
 import numpy as np
 
 from pipeline.store.artifacts import CompetitionFiles
@@ -48,7 +46,3 @@ class Trainer:
 def table_of():
     files = CompetitionFiles("toy")
     return read_table(files, read_table_facts(files))
-
-
-def write(name, text):
-    Path(f"configs/toy/{name}.toml").write_text(text)

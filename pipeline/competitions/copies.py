@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.forecast.shift import likeness
 from pipeline.images.near import each, thumbnails
 from pipeline.scoring import clusters
 from pipeline.scoring.duplicates import near_copies
@@ -14,6 +16,9 @@ from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest_file
 from pipeline.store.table import combined, files_of
+
+# Paths and content hashes of images -> what they look like (N D), of length 1.
+Encode = Callable[[Array, Array], Array]
 
 
 def hash_images(data: Path, paths: Array, channel: list[str] | None = None) -> Array:
@@ -40,8 +45,8 @@ def find_near(data: Path, paths: Array, channel: list[str] | None, most: int) ->
     return np.where(numbers < 0, "", numbers.astype(str))
 
 
-def embeddings(data: Path, paths: Array, channel: list[str] | None) -> Array:
-    """Return what rows look like (N D, see `clusters.embed`): of all their files; what cannot be read looks flat."""
+def small_pictures(data: Path, paths: Array, channel: list[str] | None) -> Array:
+    """Return small pictures of all files of rows (N F SIDE SIDE 3, in 0..1); what cannot be read is black."""
     import cv2
 
     size = (clusters.SIDE, clusters.SIDE)
@@ -51,23 +56,41 @@ def embeddings(data: Path, paths: Array, channel: list[str] | None) -> Array:
         small = np.zeros((*size, 3)) if image is None else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         return np.asarray(small / 255, np.float32)
 
-    return clusters.embed(np.stack(each(lambda row: np.stack([one(f) for f in files_of(row, channel)]), paths)))
+    return np.stack(each(lambda row: np.stack([one(f) for f in files_of(row, channel)]), paths))
 
 
-def find_alike(config: Competition, data: Path, paths: Array) -> tuple[Array, Array]:
+def find_alike(
+    config: Competition, data: Path, paths: Array, digests: Array, encode: Encode | None
+) -> tuple[Array, Array]:
     """Return a key (N, text; "": none) that near copies and look-alikes share, and what rows look like (N D).
 
-    D is 0 where nobody asks.
+    That is what `encode` says, or small pictures; D is 0 where nobody asks.
     """
     folds, channel = config.folds, config.images.channel
     near, x = find_near(data, paths, channel, folds.near), np.zeros((len(paths), 0), np.float32)
-    if folds.alike or folds.clusters:
-        x = embeddings(data, paths, channel)
+    if folds.alike or folds.clusters or folds.holdout_like == "test":
+        x = encode(paths, digests) if encode else clusters.embed(small_pictures(data, paths, channel))
     if folds.alike:
         numbers = clusters.alike(x, folds.alike)
         kin = np.where(numbers < 0, "", numbers.astype(str))
         near = np.where((near == "") & (kin == ""), "", union(near, kin).astype(str))
     return near, x
+
+
+def like_test(
+    config: Competition, data: Path, paths: Array, x: Array, train: Array, test: Array, units: Array
+) -> Array:
+    """Return how much the labelled rows (a mask, with their units) look like test rows (a mask).
+
+    By what rows look like (`x`: N D), and by brightness and contrast, which that may leave out.
+    """
+    if test.sum() < 2:
+        raise UserError('folds.holdout_like = "test" needs test rows, and there are none: take it out')
+    rows = np.r_[np.flatnonzero(train), np.flatnonzero(test)]
+    small = small_pictures(data, paths[rows], config.images.channel)
+    statistics = np.concatenate([small.mean((2, 3)), small.std((2, 3))], 1).reshape(len(small), -1)
+    whole = np.r_[units, units.max() + 1 + np.arange(test.sum())]
+    return likeness(x[rows], statistics, test[rows], whole, config.folds.seed)[: len(units)]
 
 
 def with_clusters(strata: Array, x: Array, count: int, seed: int) -> Array:

@@ -10,28 +10,31 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competitions.checks import check
-from pipeline.competitions.copies import find_alike, hash_images, with_clusters
+from pipeline.competitions.copies import Encode, find_alike, hash_images, like_test, with_clusters
 from pipeline.competitions.mask_submission import read_mask_form
 from pipeline.competitions.masks import write_masks
 from pipeline.competitions.pictures import sizes as picture_sizes
 from pipeline.competitions.table_of_images import Raw, read
 from pipeline.competitions.tables import column, read_csv, read_train
 from pipeline.masks.truth import kind_of
-from pipeline.scoring.split import assign, balance, draw_holdout, too_near, union
+from pipeline.scoring.split import assign, balance, draw_holdout, draw_test_like, too_near, union
 from pipeline.store.artifacts import CompetitionFiles
-from pipeline.store.config import Competition, Folds
+from pipeline.store.config import Competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array, digest, digest_bytes, digest_file, read_json, write_json, write_text
-from pipeline.store.table import EXTRA, HOLDOUT, UNLABELLED, Table, fold_columns, write_table
+from pipeline.store.folds import Folds
+from pipeline.store.table import EXTRA, HOLDOUT, TEST, UNLABELLED, Table, fold_columns, write_table
 from pipeline.tasks import Several, Task, task_of
 
 EDITED = ", edited by hand"
 
 
-def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def build(
+    config: Competition, files: CompetitionFiles, target: Path, encode: Encode | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write the committed split, how it was made, and the table of record to `target`.
 
-    Return how it was made, and the hashes that runs depend on.
+    `encode` says what images look like (see `find_alike`). Return how it was made, and the hashes that runs depend on.
     """
     raw, sizes, marks, scored = read(config, files.data), None, None, None
     task = task_of(config, raw.classes)
@@ -44,7 +47,7 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     y = task.harden(task.targets(raw.y[train]))
     channel = config.images.channel
     digests = hash_images(files.data, raw.paths, channel)
-    near, looks = find_alike(config, files.data, raw.paths)
+    near, looks = find_alike(config, files.data, raw.paths, digests, encode)
     wanted = {
         "folds": config.folds.model_dump(),
         "group": config.group and config.group.model_dump(),
@@ -59,7 +62,10 @@ def build(config: Competition, files: CompetitionFiles, target: Path) -> tuple[d
     strata = with_clusters(
         task.strata(sized, config.folds.bins), looks[train], config.folds.clusters, config.folds.seed
     )
-    method, folds = known or split(config, raw, strata, units, files.data)
+    like = None
+    if config.folds.holdout_like == "test" and known is None:
+        like = like_test(config, files.data, raw.paths, looks, raw.train, raw.codes == TEST, units)
+    method, folds = known or split(config, raw, strata, units, files.data, like)
     held, names = folds[:, 0] == HOLDOUT, stratum_names(task, sized, raw.classes, config.folds.bins)
     names += [f"cluster {c}" for c in range(strata.shape[1] - len(names))]
     counts = balance(strata[~held], folds[~held, 0], names)
@@ -201,7 +207,9 @@ def choose_method(config: Competition, grouped: bool) -> str:
     return folds.method
 
 
-def split(config: Competition, raw: Raw, strata: Array, units: Array, data: Path) -> tuple[str, Array]:
+def split(
+    config: Competition, raw: Raw, strata: Array, units: Array, data: Path, like: Array | None
+) -> tuple[str, Array]:
     """Return the scheme, and the fold of every labelled row in every repeat (N R), -2 for the holdout."""
     folds, path = config.folds, data / config.train
     method = choose_method(config, grouped=bool((raw.groups[raw.train] != "").any()))
@@ -209,7 +217,9 @@ def split(config: Competition, raw: Raw, strata: Array, units: Array, data: Path
         return method, whole_folds(column(read_train(config, data), folds.column, path), path, folds.column)[:, None]
     order = None if folds.order is None else read_times(config, data)
     held = np.zeros(len(units), bool)
-    if folds.holdout:
+    if like is not None:
+        held = draw_test_like(strata, units, folds.holdout, folds.seed, like)
+    elif folds.holdout:
         held = draw_holdout(strata, units, folds.holdout, folds.seed, order)
     codes = np.full((len(units), folds.repeats), HOLDOUT)
     rest = None if order is None else order[~held]

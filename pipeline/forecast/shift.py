@@ -97,6 +97,15 @@ def adversarial(
     return Shift(mean, low, high, p, observed, drivers, ratio / (1 + ratio), ratio.clip(*CLIP))
 
 
+def likeness(x: Array, statistics: Array, is_test: Array, units: Array, seed: int) -> Array:
+    """Return how much rows look like test (N,), a cross-validated score that grows with it.
+
+    Embeddings (N D) of one encoder for all, `statistics` (N S), which rows are of test, units that stay whole.
+    """
+    inner = _even_parts(units, np.random.default_rng(seed))
+    return _held_out_scores(_features(x, statistics), is_test[:, None], inner)[:, 0]
+
+
 def weighted_cv(score: Callable[[Array], float], weight: Array, group: Array | None) -> tuple[float, float, float]:
     """Return a CV score under importance weights, its standard error, and the effective number of rows.
 

@@ -58,8 +58,8 @@ def in_model(query: Array, reference: Array, k: int, values: Array | None = None
     from sklearn.neighbors import NearestNeighbors
 
     # Between vectors of length 1 the cosine distance is half of the squared Euclidean one, which needs no table of all.
-    nearest = NearestNeighbors(n_neighbors=min(k, len(reference)), algorithm="brute").fit(_unit(reference, 0))
-    chunks = [nearest.kneighbors(_unit(query[at : at + CHUNK], 1)) for at in range(0, len(query), CHUNK)]
+    nearest = NearestNeighbors(n_neighbors=min(k, len(reference)), algorithm="brute").fit(_apart(reference, 0))
+    chunks = [nearest.kneighbors(_apart(query[at : at + CHUNK], 1)) for at in range(0, len(query), CHUNK)]
     if not chunks:
         return np.zeros(0), None if values is None else values[np.zeros((0, nearest.n_neighbors), int)]
     away, index = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
@@ -82,12 +82,17 @@ def neighbours_say(query: Array, reference: Array, labels: Array, k: int) -> Arr
     return np.where(count > 0, which @ np.where(known, labels, 0.0) / np.maximum(count, 1), np.nan)
 
 
-def _unit(x: Array, side: int) -> Array:
+def unit(x: Array) -> Array:
+    """Return vectors (N F, floats) at length 1; those of length 0 stay."""
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.asarray(x / np.where(length > 0, length, 1))
+
+
+def _apart(x: Array, side: int) -> Array:
     """Return vectors (N F) at length 1 (N F+2); those of length 0 lie at right angles to all of the other side."""
-    x = x.astype(np.float32)
-    length, alone = np.linalg.norm(x, axis=1, keepdims=True), np.zeros((len(x), 2), np.float32)
-    alone[:, side] = length[:, 0] == 0
-    return np.column_stack([x / np.where(length > 0, length, 1), alone])
+    x, alone = unit(x.astype(np.float32)), np.zeros((len(x), 2), np.float32)
+    alone[:, side] = ~x.any(1)
+    return np.column_stack([x, alone])
 
 
 def statistic_names(channels: int) -> list[str]:

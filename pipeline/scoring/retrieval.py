@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.scoring.bootstrap import standard_error
-from pipeline.scoring.features import in_model
+from pipeline.scoring.features import in_model, unit
 from pipeline.scoring.problem import Problem
 from pipeline.store.files import Array
 
@@ -40,7 +40,7 @@ def project(query: Array, gallery: Array, pca: int, whiten: bool) -> tuple[Array
 
     `whiten` gives each the same variance. Both are projected by what the gallery alone says.
     """
-    sides = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in map(np.float64, (query, gallery))]
+    sides = [unit(x.astype(np.float64)) for x in (query, gallery)]
     center = sides[1].mean(0)
     values, axes = np.linalg.eigh(np.cov(sides[1], rowvar=False).reshape(len(center), -1))
     values, axes = values[::-1][:pca], axes[:, ::-1][:, :pca]

@@ -13,6 +13,9 @@ from pipeline.scoring.even import even
 from pipeline.store.errors import UserError
 from pipeline.store.files import Array
 
+# Of so many of the rows, those most like test, a holdout that is like test is drawn.
+TEST_LIKE = 0.2
+
 
 def assign(method: str, strata: Any, units: Array, n: int, seed: int, order: Array | None = None) -> Array:
     """Return a fold 0..n-1 for each row.
@@ -63,6 +66,27 @@ def draw_holdout(strata: Any, units: Array, share: float, seed: int, order: Arra
         return assign("time", strata, units, part.denominator, seed, order) >= part.denominator - part.numerator
     # A seed of its own: the folds of the rows that stay must not depend on the draw.
     return assign("multilabel", strata, units, part.denominator, seed + 2**32) < part.numerator
+
+
+def draw_test_like(strata: Any, units: Array, share: float, seed: int, like: Array) -> Array:
+    """Return which rows (N, bool) are held out: whole units, stratified, out of the rows most `like` (N,) test rows.
+
+    These are a fifth of all, or the share where that is larger; a unit is like test as the mean of its rows is.
+    """
+    _, of, sizes = np.unique(units, return_inverse=True, return_counts=True)
+    order = np.argsort(-np.bincount(of, like) / sizes, kind="stable")
+    enough = int(np.searchsorted(sizes[order].cumsum(), max(share, TEST_LIKE) * len(units))) + 1
+    pool = np.flatnonzero(np.isin(of, order[:enough]))
+    held = np.zeros(len(units), bool)
+    if share >= TEST_LIKE:
+        held[pool] = True
+        return held
+    try:
+        held[pool] = draw_holdout(strata[pool], compact(units[pool]), share / TEST_LIKE, seed)
+    except UserError:
+        told = f"of the {len(pool)} rows most like test it is not one whole group: raise it"
+        raise UserError(f"folds.holdout = {share}: {told}, or take holdout_like out") from None
+    return held
 
 
 def blocks(order: Array, unit: Array, n: int) -> Array:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pipeline.scoring.metrics import metric_of
 from pipeline.store.artifacts import CompetitionFiles
 from pipeline.store.command import main
-from pipeline.store.config import load_competition
+from pipeline.store.config import Competition, load_competition
 from pipeline.store.files import atomic, lock
 from pipeline.store.keys import folds_key
 from pipeline.store.receipts import fresh, touch, write_receipt
@@ -27,13 +29,22 @@ def run(args: argparse.Namespace) -> None:
         from pipeline.competitions.record import build  # pandas and scikit-learn: only where there is work
 
         with atomic(files.table) as target:
-            facts, hashes = build(config, files, target)
+            facts, hashes = build(config, files, target, encoder_of(config, files))
             masks = [files.masks] if config.task == "segmentation" else []
             outputs = {path: path for path in (files.folds, files.folds_receipt, *masks)} | {files.table: target}
             key = folds_key(config, files)
             write_receipt(files.table_receipt, stage="folds", key=key, outputs=outputs, **hashes)
             touch(target)  # Make's target must be younger than the split that was written after it
         say(files, facts)
+
+
+def encoder_of(config: Competition, files: CompetitionFiles) -> Callable[[Any, Any], Any] | None:
+    """Return what says how images look, where the config names an encoder: only then is torch imported."""
+    if config.folds.encoder is None:
+        return None
+    from pipeline.training.encoder import encode
+
+    return partial(encode, files, images=config.images, how=config.folds.encoder)
 
 
 def say(files: CompetitionFiles, facts: dict[str, Any]) -> None:

@@ -199,30 +199,20 @@ def predict_masks(job: Job) -> Made:
     files, problem, table = job.files, job.problem, job.table
     scene = Scene.of(files, job.competition, table, problem.task, problem.metric, job.parent["maps"])
     links = write_links(job) if job.config.mosaic == "fill" else None
-    below, statistics = (
-        mask_lb.Below(scene, job.below, job.parent, job.leaves, links),
-        statistics_of(job, [MASKS, MASKS]),
-    )
+    below = mask_lb.Below(scene, job.below, job.parent, job.leaves, links)
+    statistics = statistics_of(job, [MASKS, MASKS])
     made = mask_lb.post_process(below, files, statistics, job.submitted)
     moved = compare(job, statistics, embedded=False)
     # What the predictor makes of the mean is taken off: the size match is what is known of it.
     predicted = made.test.predicted[: job.submitted] - made.apparent
     foretold = mask_worth.foretell(
         problem,
-        run=files.run,
-        score=made.report["score"],
-        se=made.report["se"],
         actual=made.actual,
         predicted_oof=made.output.oof.predicted,
         predicted_test=predicted,
         models=len(job.parent["folds"]) * len(table.splits),
         match=made.match,
-        public_share=job.config.public_share,
-        shift_auc=moved.auc,
-        shift_p=moved.p,
-        weight=moved.weight if job.config.shift == "weight" else None,
-        leaves=list(job.leaves),
-        past=past_of(job),
+        **known_of(job, made.report, moved),
     )
     write_scores(job, made.output.oof.predicted, made.test.predicted, made.ends, made.actual)
     write_evidence(job, mask_lb.evidence(made), moved, foretold)
@@ -256,23 +246,22 @@ def foretell(
     cuts = np.array(decision["cuts"]) if decision else problem.task.default_cuts(problem.classes)
     found = forecast(
         problem,
-        run=job.files.run,
-        score=report["score"],
-        se=report["se"],
         contributions=rows.actual,
         models=[p[:n] for p in output.models.values()],
         mean=output.test[:n],
         cuts=cuts,
-        public_share=job.config.public_share,
-        shift_auc=moved.auc,
-        shift_p=moved.p,
         predicted_oof=rows.oof,
         predicted_test=rows.test[:n],
-        weight=moved.weight if job.config.shift == "weight" else None,
-        leaves=list(job.leaves),
-        past=past_of(job),
+        **known_of(job, report, moved),
     )
     return replace(found, models=found.models * len(job.table.splits))
+
+
+def known_of(job: Job, report: dict[str, Any], moved: Shift) -> dict[str, Any]:
+    """Return what a forecast is told of rows and of masks alike."""
+    known = {"run": job.files.run, "score": report["score"], "se": report["se"], "past": past_of(job)}
+    known |= {"public_share": job.config.public_share, "shift_auc": moved.auc, "shift_p": moved.p}
+    return known | {"weight": moved.weight if job.config.shift == "weight" else None, "leaves": list(job.leaves)}
 
 
 def write_scores(job: Job, oof: Array, test: Array, ends: tuple[Array, Array], actual: Array) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.store.encoder import Encoder
 from pipeline.store.section import Section, Share, refuse_idle
 
 
@@ -34,14 +35,15 @@ class Sampling(Section):
 
     `balance`: classes in proportion to the root of their counts (sqrt), equally often in an epoch (parity) or in turn
     (balanced), or of each as many rows as the rarest has, others every epoch (under); or so many `clusters` of images
-    that look alike equally often in an epoch (clusters). `repeat`: how often a row of some classes comes where others
-    come once. `synthetic`: rows of rare classes are made, of features (fit = "linear" or
-    "boosted"). Of masks: the share of rows that show any, at first and at last (`non_empty`), or the classes in turn
-    (`equal`).
+    that look alike (to an `encoder`, or as small pictures) equally often in an epoch (clusters). `repeat`: how often a
+    row of some classes comes where others come once. `synthetic`: rows of rare classes are made, of features
+    (fit = "linear" or "boosted"). Of masks: the share of rows that show any, at first and at last (`non_empty`), or the
+    classes in turn (`equal`).
     """
 
     balance: Literal["none", "sqrt", "parity", "balanced", "under", "clusters"] = "none"
     clusters: Annotated[int, Field(ge=2)] = 20
+    encoder: Encoder | None = None
     repeat: dict[str, Annotated[float, Field(ge=1)]] = Field(default_factory=dict)
     synthetic: Literal["none", "gauss", "interpolate", "smote"] = "none"
     per_class: Annotated[int, Field(ge=0)] = 0
@@ -58,4 +60,6 @@ class Sampling(Section):
             raise ValueError(f"sampling: {' and '.join(named)} exclude each other")
         if self.clusters != 20 and self.balance != "clusters":
             raise ValueError('sampling.clusters is how many: it needs sampling.balance = "clusters"')
+        if self.encoder and self.balance != "clusters":
+            raise ValueError('sampling.encoder is for clusters: it needs sampling.balance = "clusters"')
         return self

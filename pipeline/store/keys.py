@@ -31,7 +31,8 @@ def folds_key(config: Competition, files: CompetitionFiles) -> str:
     contract = config.model_dump(exclude={"built_in", *scored})
     # A table of masks from before it told which classes the sample asks for is not of today.
     of_today = ["scored_classes"] if config.task == "segmentation" else []
-    return digest_json([contract, read_json(files.data_receipt)["key"], committed, *of_today])
+    seen = [config.folds.encoder.facts()] if config.folds.encoder else []
+    return digest_json([contract, read_json(files.data_receipt)["key"], committed, *of_today, *seen])
 
 
 def read_table_facts(files: CompetitionFiles) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def train_keys(config: Train, competition: Competition, table: dict[str, Any]) -
     by_score = config.select == "best" and config.select_by == "metric"
     chosen_by = [*scored_by, config.patches.gamma] if by_score else None
     known = [digest_file(weights) if weights.is_file() else None, own_code(config.fitting())]
+    known += [config.sampling.encoder.facts()] if config.sampling.encoder else []
     rows = [table["classes"], table["fold_map"], table["scored"], table.get("extra")]
     adapted = [table["test"]] if config.semi.method != "none" else []
     fitted = digest_json([config.fitting(), known, contract, chosen_by, rows, built_on, *adapted])

@@ -13,6 +13,9 @@ from pipeline.scoring.clusters import clusters, embed, shrink
 from pipeline.store.files import Array
 from pipeline.store.imbalance import Sampling
 from pipeline.tasks import Task
+from pipeline.training.encoder import encode
+from pipeline.training.job import Job
+from pipeline.training.patches import count
 from pipeline.training.sampling import Lessons
 
 # Rows of a class are drawn as often as its count to this power asks for, against the commonest class.
@@ -44,17 +47,30 @@ def balanced(lessons: Lessons, shows: Array, names: Sequence[str], how: Sampling
     return replace(lessons, draw=draw if lessons.draw is None else lessons.draw * draw, anew=True)
 
 
-def evened(lessons: Lessons, images: Images | Ragged, how: Sampling, seed: int) -> Lessons:
+def looks(job: Job, images: Images | Ragged, rows: Array) -> Array:
+    """Return what some of the labelled `images` (or patches of them) look like (N D): to an encoder, or made small."""
+    if how := job.config.sampling.encoder:
+        table, mine = job.table, job.table.labelled
+        seen = encode(job.files.competition, table.paths[mine], table.digests[mine], job.competition.images, how)
+        return np.asarray(seen[rows // count(job)])
+    return small(images, rows)
+
+
+def small(images: Images | Ragged, rows: Array) -> Array:
+    """Return what small pictures of some images look like (N D)."""
+    if isinstance(images, Ragged):
+        made = [shrink(images[int(row)][None]) for row in rows]
+    else:
+        made = [shrink(images[part]) for part in np.split(rows, range(CHUNK, len(rows), CHUNK))]
+    return embed(np.concatenate(made))
+
+
+def evened(lessons: Lessons, x: Array, how: Sampling, seed: int) -> Lessons:
     """Return lessons in which clusters of labelled rows are drawn equally often: a row by 1 / the size of its own.
 
-    The clusters are of the rows that a model learns from, by what they look like; labels are not asked.
+    The clusters are of the rows that a model learns from, by what they look like (x: N D); labels are not asked.
     """
-    rows = lessons.gold
-    if isinstance(images, Ragged):
-        small = [shrink(images[int(row)][None]) for row in rows]
-    else:
-        small = [shrink(images[part]) for part in np.split(rows, range(CHUNK, len(rows), CHUNK))]
-    of_row = clusters(embed(np.concatenate(small)), how.clusters, seed)
+    of_row = clusters(x, how.clusters, seed)
     draw = 1 / np.bincount(of_row)[of_row]
     return replace(lessons, draw=draw if lessons.draw is None else lessons.draw * draw, anew=True)
 

@@ -26,9 +26,10 @@ from pipeline.nets.machine import Machine, memory_advice
 from pipeline.nets.normalize import on_device
 from pipeline.store.command import setting
 from pipeline.store.errors import UserError, resolve
-from pipeline.store.files import Array, atomic
+from pipeline.store.files import Array
 from pipeline.training.adversarial import Attack, backward
 from pipeline.training.alarm import Alarm
+from pipeline.training.checkpoint import resume, save, write_log
 from pipeline.training.feed import feed
 from pipeline.training.layers import free_stages, stages_of, thaw
 from pipeline.training.optim import OPTIMIZERS, averaged, factor, parameter_groups, shrink
@@ -117,7 +118,7 @@ def fit(
     parts |= {"average": average} if average else {}
     parts |= {f"optimizer{n}": optim for n, optim in enumerate(optims) if n}
     parts |= adaptation.parts if adaptation else {}
-    begin = _resume(checkpoint, key, parts, log_file)
+    begin = resume(checkpoint, key, parts, log_file)
     saved, total = time.monotonic(), epochs * batches.steps
     bar = tqdm(range(begin, epochs), initial=begin, total=epochs, desc=title, unit="epoch", disable=None, leave=False)
     for epoch in bar:
@@ -167,14 +168,14 @@ def fit(
             current = average.module
         entry = {"epoch": epoch, "step": (epoch + 1) * batches.steps, "lr": rate, "train_loss": float(np.mean(numbers))}
         entry |= evaluate(current) | {"seconds": round(time.monotonic() - started, 4)}
-        _write_log(log_file, entry, numbers)
+        write_log(log_file, entry, numbers)
         record(entry)
         log.debug("%s: %s", title, json.dumps(entry))
         bar.set_postfix({k: f"{v:.4g}" for k, v in entry.items() if k in ("train_loss", "valid_loss")})
         if keep is not None:
             keep(entry, current)
         if epoch + 1 < epochs and time.monotonic() - saved >= setting("PODIUM_CHECKPOINT_SECONDS", 10):
-            _save(checkpoint, key, epoch, parts)
+            save(checkpoint, key, epoch, parts)
             saved = time.monotonic()
     if average is None:
         return adaptation.predictor(network) if adaptation else network
@@ -242,47 +243,3 @@ def _check_finite(losses: list[Tensor], seen: list[Tensor], title: str, epoch: i
             f"{title}: the loss is not finite in epoch {epoch}, batch of ids {ids}, ...: "
             f"lower optim.lr or set optim.clip = 1.0"
         )
-
-
-def _write_log(path: Path, entry: dict[str, Any], losses: list[float]) -> None:
-    """Append the loss of every step of an epoch, then the epoch's line."""
-    first = entry["step"] - len(losses)
-    lines = [{"step": step, "epoch": entry["epoch"], "loss": loss} for step, loss in enumerate(losses, first)]
-    with open(path, "a", encoding="utf-8") as handle:
-        handle.writelines(json.dumps(line) + "\n" for line in [*lines, entry])
-
-
-def _save(path: Path, key: str, epoch: int, parts: dict[str, Any]) -> None:
-    state = {name: part.state_dict() for name, part in parts.items()}
-    random = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        random["cuda"] = torch.cuda.get_rng_state()
-    # Given a path, torch turns a full disk into a RuntimeError that `atomic` cannot know.
-    with atomic(path) as temporary, open(temporary, "wb") as handle:
-        torch.save({"key": key, "epoch": epoch, "random": random, **state}, handle)
-
-
-def _resume(path: Path, key: str, parts: dict[str, Any], log_file: Path) -> int:
-    """Load a checkpoint of the same key and cut the log back to it; return the epoch to begin with."""
-    begin = 0
-    if path.exists():
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["key"] == key:
-            for name, part in parts.items():
-                part.load_state_dict(state[name])
-            torch.set_rng_state(state["random"]["cpu"])
-            if "cuda" in state["random"] and torch.cuda.is_available():
-                torch.cuda.set_rng_state(state["random"]["cuda"])
-            begin = state["epoch"] + 1
-            log.info("%s: continuing after epoch %d", path.parent, state["epoch"])
-        else:
-            path.unlink()  # of another config, whose log is about to be cut
-    kept = []
-    if begin and log_file.exists():
-        # A killed process may have left half a line at the end.
-        for line in log_file.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n") and json.loads(line)["epoch"] < begin:
-                kept.append(line)
-    with atomic(log_file) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
-    return begin

@@ -20,7 +20,7 @@ from pipeline.store.files import Array, digest, read_npy
 from pipeline.store.imbalance import Sampling
 from pipeline.store.patches import has_background
 from pipeline.store.shelves import leaves
-from pipeline.training.balance import balanced, evened, shows_of
+from pipeline.training.balance import balanced, evened, looks, shows_of
 from pipeline.training.job import Job, Which
 from pipeline.training.patches import choosers, count, cut, patches_of, rejected
 from pipeline.training.sampling import Lessons
@@ -77,7 +77,8 @@ def plan(job: Job, which: Which, images: Rows, bad: dict[int, str]) -> Course:
         targets = torch.cat([targets, said], 1)
     lessons = lessons_of(job, gold, tags)
     if config.sampling.balance == "clusters":
-        lessons = evened(lessons, images, config.sampling, which.seed(config.seed))
+        x = looks(job, images, lessons.gold)
+        lessons = evened(lessons, x, config.sampling, which.seed(config.seed))
     elif config.sampling != NATURAL:
         lessons = balanced(lessons, shows_of(job.task, y[gold], classes), table.classes, config.sampling)
     course = Course(objective, images, targets, weights, rows, lessons, marked)

@@ -23,7 +23,7 @@ from pipeline.store.files import Array, write_npy
 from pipeline.store.tracking import Tracker
 from pipeline.training.adversarial import attack_of
 from pipeline.training.alarm import Alarm
-from pipeline.training.balance import balanced, evened
+from pipeline.training.balance import balanced, evened, looks
 from pipeline.training.engine import fit
 from pipeline.training.job import Job, Which, labelled
 from pipeline.training.lessons import training_rows
@@ -88,7 +88,8 @@ def mask_views(job: Job, which: Which) -> tuple[Ragged, MaskCourse, DenseViews]:
     depth = distances(job.files.competition, truth, rows, table.sizes[rows]) if config.loss.distance else None
     lessons, show = lessons_of(job, training_rows(job, which, bad))
     if config.sampling.balance == "clusters":
-        lessons = evened(lessons, images, config.sampling, which.seed(config.seed))
+        x = looks(job, images, lessons.gold)
+        lessons = evened(lessons, x, config.sampling, which.seed(config.seed))
     course = mask_course(job, which, images, lessons)
     dense = Dense(course.images, truth, rows, depth, course.soft)
     augment = augmenter(config.augment.recipe, masks=dense.masks)

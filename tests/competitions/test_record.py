@@ -7,7 +7,10 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import timm
+import torch
 from house import make_competition, prepare, stage
+from safetensors.torch import save_file
 
 from pipeline.store.artifacts import CompetitionFiles, RunFiles
 from pipeline.store.errors import UserError
@@ -45,6 +48,30 @@ def test_a_holdout_is_of_whole_groups_and_in_no_fold(house):
     assert not set(made.groups[held]) & set(made.groups[made.scored])
     assert not np.isin(held, np.r_[made.scored, made.test]).any()
     assert set(pd.read_csv("folds/toy.csv")["fold"]) == {-2, -1, 0, 1, 2}
+
+
+@pytest.mark.parametrize("shift", ["brighter", "upside down", "encoded"])
+def test_a_holdout_like_test_is_of_rows_that_look_so(house, shift):
+    more = 'holdout = 0.1\nholdout_like = "test"\n'
+    if shift == "encoded":
+        more += '[folds.encoder]\nname = "test_resnet"\nweights = "e.safetensors"\nsize = 32\n'
+        torch.manual_seed(0)
+        save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), "e.safetensors")
+    data, rng = make_competition(house, "multiclass", extra=more), np.random.default_rng(0)
+    like = np.flatnonzero(np.arange(60) % 4 == 0)
+    for name in [*(f"train/i{j:03d}" for j in like), *(f"test/i{j:03d}" for j in range(60, 84))]:
+        image = cv2.imread(str(data / f"{name}.png"), cv2.IMREAD_GRAYSCALE)
+        noisy = rng.integers(100, 255, image.shape).astype(np.uint8)
+        changed = {"brighter": image // 2 + 120, "upside down": np.where(np.arange(12) < 6, noisy, image)}
+        cv2.imwrite(str(data / f"{name}.png"), changed.get(shift, changed["upside down"]).astype(np.uint8))
+    prepare()
+    made = table()
+    assert len(made.holdout) == 6
+    assert np.isin(made.holdout, like).all()
+    before = (house / "folds/toy.csv").read_bytes()
+    (house / "folds/toy.csv").unlink()
+    stage("folds", "toy")
+    assert (house / "folds/toy.csv").read_bytes() == before
 
 
 def test_no_model_learns_from_the_holdout(house):
@@ -293,6 +320,8 @@ def test_near_copies_that_a_given_split_divides_are_told(house):
         ('column = "x"\norder = "y"', "exclude each other"),
         ('order = "x"\nrepeats = 2', "has one form only"),
         ('column = "x"\nholdout = 0.1', "give the rows of the holdout the fold -2"),
+        ('holdout_like = "test"', "needs folds.holdout, a share, and no folds.order"),
+        ('holdout = 0.1\norder = "x"\nholdout_like = "test"', "needs folds.holdout, a share, and no folds.order"),
         ("holdout = 0.001", "0, or 0.01 to 0.5"),
         ("holdout = 0.6", "folds.holdout: Input should be less than or equal to 0.5"),
         ("near = -1", "folds.near: Input should be greater than or equal to 0"),

@@ -6,10 +6,13 @@ from scipy.stats import kstest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
 
 from pipeline.forecast import shift as module
-from pipeline.forecast.shift import CLIP, adversarial, in_words, most_test_like, weighted_cv
+from pipeline.forecast.shift import CLIP, adversarial, in_words, likeness, most_test_like, weighted_cv
+from pipeline.scoring.clusters import embed, shrink
 from pipeline.scoring.metrics import METRICS
+from pipeline.scoring.split import draw_holdout, draw_test_like
 
 NAMES = ["mean", "sd", "sharpness"]
 
@@ -21,6 +24,40 @@ def rows(rng, n, n_test, moved=0.0, k=3, width=20):
     embeddings = [(z @ np.linalg.qr(rng.normal(size=(width, width)))[0]).astype(np.float16) for _ in range(k)]
     statistics = np.column_stack([z[:, 0] + rng.normal(size=n + n_test), rng.normal(size=(n + n_test, 2))])
     return embeddings, np.arange(n) % k, statistics, NAMES
+
+
+@pytest.mark.parametrize("where", ["embedding", "statistics"])
+def test_likeness_orders_rows_by_what_was_moved(where):
+    """Half of the rows lie where all test rows do; scores are held out, so no row is like test by its own label."""
+    rng = np.random.default_rng(0)
+    x, statistics, is_test = rng.normal(size=(300, 8)), rng.normal(size=(300, 2)), np.arange(300) >= 200
+    (x if where == "embedding" else statistics)[100:, 0] += 3
+    found = likeness(x, statistics, is_test, np.arange(300), 0)
+    assert roc_auc_score(np.arange(200) >= 100, found[:200]) > 0.95
+    noise = likeness(rng.normal(size=(300, 8)), rng.normal(size=(300, 2)), is_test, np.arange(300), 0)
+    assert abs(roc_auc_score(is_test, noise) - 0.5) < 0.12
+
+
+def test_a_holdout_like_test_says_what_test_will_say():
+    """Digits, test faint and noisy, a third of the training rows so: a random holdout flatters, one like test does not."""
+    digits, gaps = load_digits(), []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        order, n = rng.permutation(1797), 900
+        images, y = digits.images[order] / 16, digits.target[order]
+        faint = (np.arange(1797) >= n) | (rng.random(1797) < 1 / 3)
+        images[faint] = 0.3 * images[faint] + rng.normal(0, 0.15, images[faint].shape)
+        x, units, strata = embed(shrink(images[..., None].clip(0, 1))), np.arange(n), np.eye(10, dtype=int)[y[:n]]
+        statistics = np.column_stack([images.mean((1, 2)), images.std((1, 2))])
+        like = likeness(x, statistics, np.arange(1797) >= n, np.arange(1797), seed)[:n]
+        flat = images.reshape(1797, -1)
+        for held in (draw_holdout(strata, units, 0.1, seed), draw_test_like(strata, units, 0.1, seed, like)):
+            model = KNeighborsClassifier(3).fit(flat[:n][~held], y[:n][~held])
+            gaps.append(model.score(flat[:n][held], y[:n][held]) - model.score(flat[n:], y[n:]))
+    random, chosen = np.reshape(gaps, (4, 2)).T
+    print(f"holdout less test: random {random.mean():+.3f} {random.std(ddof=1) / 2:.3f}", end=", ")
+    print(f"like test {chosen.mean():+.3f} {chosen.std(ddof=1) / 2:.3f}")
+    assert abs(chosen.mean()) < 0.06 < random.mean() - 0.05
 
 
 def test_without_a_shift_p_is_uniform():

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from house import prepare
-from school import job_of, write
+from house import prepare, write
+from school import job_of
 
 from pipeline.nets.objective import Objective
 from pipeline.store.artifacts import RunFiles

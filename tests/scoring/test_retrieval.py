@@ -15,7 +15,6 @@ from pipeline.scoring.metrics import get_metric
 from pipeline.scoring.problem import Problem
 from pipeline.scoring.retrieval import in_report, project, search
 from pipeline.store.artifacts import RunFiles
-from pipeline.store.errors import UserError
 
 
 def by_hand(query, gallery, y, classes, k):
@@ -127,22 +126,3 @@ def test_a_run_is_searched_out_of_fold(house, task):
     write(house, "n", "")
     stage("train", "toy/n")
     assert "retrieval" not in told("n")
-
-
-@pytest.mark.parametrize(
-    "task, lines, said",
-    [
-        ("multiclass", "k = 3\npca = 17\n", "retrieval.pca = 17: a model has 16 components at most"),
-        ("multiclass", "pca = 3\n", "set k, how many neighbours count"),
-        ("multiclass", "k = 3\nwhiten = true\n", "whiten is of principal components"),
-        ("regression", "k = 3\n", "retrieval.k is for binary or multiclass or ordinal"),
-    ],
-)
-def test_what_cannot_be_searched_is_one_line(house, task, lines, said):
-    make_competition(house, task)
-    prepare()
-    write(house, "n", f"[retrieval]\n{lines}")
-    with pytest.raises(UserError, match=said) as caught:
-        stage("train", "toy/n")
-    assert "\n" not in str(caught.value)
-    assert not (house / "runs/toy/n/fold0").exists()

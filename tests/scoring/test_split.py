@@ -1,13 +1,23 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
-from pipeline.scoring.split import assign, balance, blocks, compact, draw_holdout, to_sparse, too_near, union
+from pipeline.scoring.split import (
+    assign,
+    balance,
+    blocks,
+    compact,
+    draw_holdout,
+    draw_test_like,
+    to_sparse,
+    too_near,
+    union,
+)
 from pipeline.store.errors import UserError
 
 METHODS = ["kfold", "stratified", "group", "stratified-group", "multilabel"]
@@ -226,3 +236,25 @@ def test_to_sparse_is_the_same_matrix(rows, width, seed, kind):
     made = to_sparse(labels)
     assert (made.toarray() == labels).all()
     assert made.has_canonical_format
+
+
+@given(st.integers(90, 200), st.sampled_from([0.05, 0.1, 0.15, 0.2, 0.35]), st.integers(1, 3), st.integers(0, 99))
+@settings(max_examples=40)
+def test_a_holdout_like_test_is_of_whole_units_at_the_top(n, share, size, seed):
+    rng = np.random.default_rng(seed)
+    units, like, y = rng.permutation(n) // size, rng.normal(size=n), rng.integers(0, 3, n)
+    held = draw_test_like(classes(y), units, share, seed, like)
+    assert not set(units[held]) & set(units[~held])
+    assert abs(held.sum() - share * n) <= max(2 * size, 0.05 * n)
+    mean = np.bincount(units, like) / np.bincount(units)
+    order = np.argsort(-mean)
+    least = mean[order[np.bincount(units)[order].cumsum() >= max(share, 0.2) * n - 1e-9][0]]
+    assert mean[units[held]].min() >= least
+    assert (draw_test_like(classes(y), units, share, seed, 3 * like + 1) == held).all()
+
+
+def test_too_few_groups_like_test_are_told():
+    with pytest.raises(
+        UserError, match="folds.holdout = 0.02: of the 10 rows most like test it is not one whole group"
+    ):
+        draw_test_like(np.ones((40, 1), int), np.arange(40) // 3, 0.02, 0, np.arange(40.0))

@@ -1,7 +1,5 @@
 """Shelves of trained runs and blends that nobody trained: predictions and receipts as the stages leave them."""
 
-from pathlib import Path
-
 import numpy as np
 
 from pipeline.store.artifacts import RunFiles
@@ -15,10 +13,6 @@ from pipeline.store.table import read_table
 def table_of(name="toy"):
     files = RunFiles(f"{name}/x").competition
     return read_table(files, read_table_facts(files))
-
-
-def write(name, text, competition="toy"):
-    Path(f"configs/{competition}/{name}.toml").write_text(text)
 
 
 def predictions(task, rows, rng):

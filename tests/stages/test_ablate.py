@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from house import make_competition, prepare, stage
+from house import make_competition, prepare, stage, write
 from mask_house import make_masks
-from tries import Trainer, table_of, write
+from tries import Trainer, table_of
 
 from pipeline.store.errors import UserError
 from pipeline.store.files import read_json

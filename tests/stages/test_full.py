@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from house import ROOT, make_competition, prepare, stage
-from school import write
+from house import ROOT, make_competition, prepare, stage, write
 
 from pipeline.audit.refit import refit
 from pipeline.audit.report import audit

@@ -7,8 +7,8 @@ import fakes
 import numpy as np
 import pandas as pd
 import pytest
-from fakes import table_of, write
-from house import make_competition, prepare, stage
+from fakes import table_of
+from house import make_competition, prepare, stage, write
 from problems import ROW_TASKS as TASKS
 from sklearn.metrics import accuracy_score, root_mean_squared_error
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from house import ROOT, make_competition, prepare, stage
+from house import ROOT, make_competition, prepare, stage, write
 from safetensors.torch import load_file
-from school import filled, write
+from school import filled
 
 from pipeline.audit.refit import refit
 from pipeline.audit.report import audit

@@ -7,8 +7,7 @@ import fakes
 import numpy as np
 import pandas as pd
 import pytest
-from fakes import write
-from house import make_competition, prepare, stage
+from house import make_competition, prepare, stage, write
 
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError

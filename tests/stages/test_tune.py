@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from house import make_competition, prepare, stage
-from tries import Trainer, write
+from house import make_competition, prepare, stage, write
+from tries import Trainer
 
 from pipeline.store.errors import UserError
 from pipeline.store.files import read_json

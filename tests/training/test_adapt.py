@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from house import make_competition, prepare, stage
+from house import make_competition, prepare, stage, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from masked import masked
-from school import job_of, write
+from school import job_of
 from torch import nn
 
 from pipeline.store.artifacts import RunFiles

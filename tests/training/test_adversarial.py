@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from house import make_competition, prepare, stage
-from school import job_of, write
+from house import make_competition, prepare, stage, write
+from school import job_of
 from test_engine import Killed, killer, same
 from torch import nn
 from torch.nn import functional as F

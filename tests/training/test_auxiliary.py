@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from house import make_competition, prepare, stage
+from house import make_competition, prepare, stage, write
 from problems import ROW_TASKS as TASKS
 from safetensors.torch import load_file
-from school import job_of, write
+from school import job_of
 from torch.nn import functional as F
 
 from pipeline.competitions.metadata import read_auxiliary

@@ -4,10 +4,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from house import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import ROW_TASKS as TASKS
-from school import job_of, learn, write
+from school import job_of, learn
 from sklearn.utils.class_weight import compute_class_weight
 
 from pipeline.images.cache import Rows
@@ -16,7 +17,7 @@ from pipeline.scoring.clusters import shrink
 from pipeline.store.errors import UserError
 from pipeline.store.imbalance import Sampling
 from pipeline.training import balance as balancing
-from pipeline.training.balance import balanced, evened, shows_of
+from pipeline.training.balance import balanced, evened, shows_of, small
 from pipeline.training.sampling import Batches, Lessons
 from pipeline.training.switches import check_switches
 
@@ -154,19 +155,19 @@ def test_clusters_are_drawn_equally_often_and_rows_of_others_are_not_asked():
     parts = [Stretch(image.ravel(), np.array([image.shape[:2]]), 1) for image in images]
     rows = Rows([images[:20], images[20:]], np.zeros((45, 0)))
     for source in (images, rows, Ragged(parts)):
-        lessons = evened(Lessons.of(gold), source, how, 0)
+        lessons = evened(Lessons.of(gold), small(source, gold), how, 0)
         np.testing.assert_allclose(lessons.draw, 1 / np.bincount(look[gold])[look[gold]])
         batches = Batches(lessons, 8, 0, 30)
         drawn = [row for batches.epoch in range(30) for batch in batches for _, row, *_ in batch]
         np.testing.assert_allclose(np.bincount(look[drawn]) / len(drawn), 1 / 3, atol=0.02)
     tags = Lessons(gold, gold[:0], draw=np.where(gold == 0, 3.0, 1.0))
-    np.testing.assert_allclose(evened(tags, images, how, 0).draw / lessons.draw, tags.draw)
+    np.testing.assert_allclose(evened(tags, small(images, gold), how, 0).draw / lessons.draw, tags.draw)
 
 
 def test_clusters_of_a_run_are_of_its_own_training_rows_and_stay(school, monkeypatch):
     write("n", 'base = "s"\n[sampling]\nbalance = "clusters"\nclusters = 4\n')
     asked, real = [], balancing.embed
-    monkeypatch.setattr(balancing, "embed", lambda small: asked.append(small) or real(small))
+    monkeypatch.setattr(balancing, "embed", lambda made: asked.append(made) or real(made))
     job, course = learn("toy/n", 1, half=0)
     draw = course.lessons.draw
     gold = np.flatnonzero(job.table.folds[job.table.scored] != 1)

@@ -1,5 +1,4 @@
 import json
-import os
 from itertools import count
 from types import SimpleNamespace
 
@@ -120,16 +119,6 @@ def test_workers_do_not_matter(run_fit, toy, monkeypatch):
     assert same(*runs)
 
 
-def test_checkpoint_of_another_fit_is_ignored(run_fit, toy, monkeypatch):
-    monkeypatch.setenv("PODIUM_CHECKPOINT_SECONDS", "0")
-    fresh = run_fit(toy(), "fresh", lr=0.02)
-    with pytest.raises(Killed):
-        run_fit(toy(), "stale", record=killer(1))
-    other = run_fit(toy(), "stale", lr=0.02, key="another")
-    assert same(fresh, other)
-    assert steps(fresh.log) == steps(other.log)
-
-
 @pytest.mark.parametrize("tick, kept", [(0.001, False), (400, True)])
 def test_checkpoints_wait(run_fit, toy, monkeypatch, tick, kept):
     monkeypatch.setenv("PODIUM_CHECKPOINT_SECONDS", "1000")
@@ -143,16 +132,6 @@ def test_every_step_mixes_anew(run_fit, toy, monkeypatch):
     for seed in (3, 4):
         run_fit(toy(), seed=seed)
     assert len(set(draws)) == len(draws) == 2 * 3 * 4
-
-
-def test_full_disk_at_a_checkpoint(run_fit, toy, monkeypatch, tmp_path):
-    monkeypatch.setenv("PODIUM_CHECKPOINT_SECONDS", "0")
-    monkeypatch.setattr("pipeline.store.files.os.getpid", lambda: 7)
-    (tmp_path / "run").mkdir()
-    os.symlink("/dev/full", tmp_path / "run" / ".last.pt.7.tmp")
-    with pytest.raises(UserError, match="disk full"):
-        run_fit(toy())
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"log.jsonl"}
 
 
 @pytest.mark.parametrize("how", [{"optimizer": "sgd"}, {"optimizer": "adamw"}, {"optimizer": "sgd", "mixup": 1.0}])

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from house import make_competition, prepare, stage
+from house import make_competition, prepare, stage, write
 from safetensors.torch import load_file, save_file
-from school import job_of, write
+from school import job_of
 
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.config import load_competition

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from house import make_competition, prepare, stage
-from school import job_of, write
+from house import make_competition, prepare, stage, write
+from school import job_of
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.audit.refit import refit

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from school import job_of, stage, write
+from house import write
+from school import job_of, stage
 from torch import nn
 
 from pipeline.nets.machine import Machine

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from house import make_competition, prepare, stage
-from school import job_of, write
+from house import make_competition, prepare, stage, write
+from school import job_of
 
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from house import make_competition, prepare
-from school import job_of, labels, learn, write
+from house import make_competition, prepare, write
+from school import job_of, labels, learn
 
 from pipeline.store.artifacts import CompetitionFiles, RunFiles
 from pipeline.store.errors import UserError

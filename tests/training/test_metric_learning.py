@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from house import make_competition, prepare, stage
+from house import make_competition, prepare, stage, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import ROW_TASKS as TASKS
 from safetensors.torch import load_file
-from school import job_of, write
+from school import job_of
 from test_engine import Killed, killer, same
 from torch.nn import functional as F
 
@@ -20,7 +20,6 @@ from pipeline.nets.models import build
 from pipeline.nets.objective import Objective
 from pipeline.preflight.material import material_of
 from pipeline.store.artifacts import RunFiles
-from pipeline.store.errors import UserError
 from pipeline.store.imbalance import Sampling
 from pipeline.training.balance import balanced
 from pipeline.training.fold import fresh_network
@@ -257,50 +256,6 @@ def test_predictions_and_features_are_those_of_the_network_as_it_is(toy):
     np.testing.assert_allclose((30 * cosine).softmax(1), np.load(files.fold(1).train), atol=0.03)  # float16
     own = job.table.folds[job.table.scored] == 1
     np.testing.assert_allclose(np.load(files.fold(1).oof), np.load(files.oof)[own])
-
-
-@pytest.mark.parametrize(
-    "lines, said",
-    [
-        ('[metric_learning]\nloss = "triplet"\n[augment]\nmixup = 0.2\n', "a mixed row is of none"),
-        ('[metric_learning]\nloss = "arcface"\nmargin = "soft"\n', "that of arcface is an angle"),
-        ('[metric_learning]\nloss = "arcface"\nmargin = 1.6\n', "that of arcface is an angle"),
-        ('[metric_learning]\nneck = true\n[model]\nhead_bias = "prior"\n', "leaves the head without one"),
-        ('[metric_learning]\nloss = "arcface"\n[decouple]\nmethod = "tau"\n', "lengths of weights"),
-        ("indicators = true\n[metric_learning]\nloss = 'arcface'\n", "excludes indicators"),
-        ('fit = "linear"\n[metric_learning]\nneck = true\n', "takes no .metric_learning."),
-        ("[sampling]\nper_class = 3\n", "set batch_size to a multiple of it"),
-        ("[sampling]\nper_class = 16\n", "set batch_size to a multiple of it, 32 or more"),
-        ("[retrieval]\nk = 41\n", "retrieval.k = 41: a model trains on 40 rows"),
-        ('[sampling]\nbalance = "clusters"\nclusters = 41\n', "sampling.clusters = 41: a model trains on 40 rows"),
-        ('[sampling]\nper_class = 4\nbalance = "sqrt"\n', "balance and per_class exclude each other"),
-        ("[metric_learning]\nmargni = 0.1\n", "did you mean 'margin'"),
-    ],
-)
-def test_what_does_not_go_together_is_one_line(toy, lines, said):
-    write("n", 'base = "a"\n' + lines)
-    with pytest.raises(UserError, match=said) as caught:
-        stage("train", "toy/n")
-    assert "\n" not in str(caught.value)
-    assert not Path("runs/toy/n/fold0").exists()
-
-
-@pytest.mark.parametrize(
-    "task, lines, said",
-    [
-        ("regression", '[metric_learning]\nloss = "triplet"\n', "metric_learning. is for binary or multiclass"),
-        ("multilabel", "[sampling]\nper_class = 4\n", "sampling.per_class is for binary"),
-        ("binary", '[metric_learning]\nloss = "arcface"\n', "is for multiclass, not for binary"),
-        ("ordinal", "[metric_learning]\nneck = true\n", "not for ordinal"),
-    ],
-)
-def test_other_tasks_are_refused(house, task, lines, said):
-    make_competition(house, task)
-    prepare()
-    write("n", 'base = "a"\n' + lines)
-    with pytest.raises(UserError, match=said) as caught:
-        stage("train", "toy/n")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_start_from_another_head_brings_no_bias(toy):

@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from house import TRAIN, make_competition, prepare, stage
+from house import TRAIN, make_competition, prepare, stage, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from school import job_of, learn, receipt, write
+from school import job_of, learn, receipt
 from sklearn.datasets import load_digits
 
 from pipeline.audit.refit import refit

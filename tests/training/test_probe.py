@@ -5,7 +5,8 @@ import json
 
 import pytest
 import torch
-from school import job_of, stage, write
+from house import write
+from school import job_of, stage
 
 from pipeline.nets.machine import Machine
 from pipeline.store.errors import UserError

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from house import make_competition, prepare, stage
+from house import make_competition, prepare, stage, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from school import job_of, write
+from school import job_of
 from test_adapt import audited, sign
 from test_engine import Killed, killer, same
 from torch import nn
@@ -25,7 +25,7 @@ from pipeline.store.errors import UserError
 from pipeline.store.files import read_json, write_json
 from pipeline.store.shift import Semi
 from pipeline.tasks import TASKS
-from pipeline.training.job import Which, check_names
+from pipeline.training.job import Which
 from pipeline.training.layers import norms_of
 from pipeline.training.semi import METHODS, Adaptation, ramp
 from pipeline.training.unlabelled import Drawn, Pairs
@@ -323,23 +323,3 @@ def test_both_models_of_a_fold_start_from_one_that_is_not_adapted(house):
     theirs = load_file(RunFiles("toy/a").fold(1).model)["head.weight"]
     for files in (RunFiles("toy/n").fold(1), RunFiles("toy/n").fold(1).for_test):
         torch.testing.assert_close(load_file(files.model)["head.weight"], theirs, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize(
-    "task, lines, said",
-    [
-        ("multiclass", 'semi.method = "mmt"\npairs = true', "excludes pairs"),
-        ("multiclass", 'semi.method = "mean_teacher"\naverage.ema = 0.9', "excludes average"),
-        ("multiclass", 'semi.method = "fixmatch"\nadversarial.method = "awp"', "excludes adversarial"),
-        ("multiclass", 'semi.method = "fixmatch"\nselect = "best"', "excludes select"),
-        ("multiclass", 'fit = "linear"\nsemi.method = "fixmatch"', "takes no semi.method"),
-        ("regression", 'semi.method = "fixmatch"', "values have none"),
-    ],
-)
-def test_what_makes_no_sense_is_one_line(house, task, lines, said):
-    make_competition(house, task)
-    prepare()
-    write("n", f'base = "a"\n{lines}\n')
-    with pytest.raises(UserError, match=said) as caught:
-        check_names(job_of("toy/n"))
-    assert "\n" not in str(caught.value)

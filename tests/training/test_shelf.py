@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from house import ROOT, make_competition, prepare, stage
+from house import ROOT, make_competition, prepare, stage, write
 from safetensors.torch import load_file
-from school import job_of, labels, receipt, write
+from school import job_of, labels, receipt
 
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import digest, digest_file

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from house import TRAIN, make_competition, prepare, stage
+from house import TRAIN, make_competition, prepare, stage, write
 from safetensors.torch import load_file
-from school import job_of, write
+from school import job_of
 
 from pipeline.audit.refit import refit
 from pipeline.audit.report import audit

@@ -2,10 +2,10 @@
 
 import cv2
 import numpy as np
-from house import make_competition, prepare
+from house import make_competition, prepare, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from school import job_of, write
+from school import job_of
 
 from pipeline.images.augment import augmenter
 from pipeline.images.cache import Rows

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from house import write
 from safetensors.torch import load_file, save_file
-from school import job_of, receipt, stage, write
+from school import job_of, receipt, stage
 
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError

@@ -1,6 +1,5 @@
 import pytest
-from house import make_competition, prepare
-from tries import write
+from house import make_competition, prepare, write
 
 from pipeline.store.errors import UserError
 from pipeline.store.files import read_json

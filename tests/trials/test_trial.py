@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from house import make_competition, prepare, stage
-from tries import table_of, write
+from house import make_competition, prepare, stage, write
+from tries import table_of
 
 from pipeline.scoring.problem import Problem
 from pipeline.store.artifacts import RunFiles

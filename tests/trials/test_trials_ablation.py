@@ -1,8 +1,7 @@
 """The rounds of an ablation, by what was judged alone."""
 
 import pytest
-from house import make_competition, prepare
-from tries import write
+from house import make_competition, prepare, write
 
 from pipeline.store.runs import load_run
 from pipeline.trials.ablation import Ablation

@@ -3,8 +3,8 @@
 import math
 
 import pytest
-from house import make_competition, prepare
-from tries import Trainer, write
+from house import make_competition, prepare, write
+from tries import Trainer
 
 from pipeline.store.errors import UserError
 from pipeline.store.runs import load_run
