@@ -17,8 +17,10 @@ from pipeline.store.keys import read_table_facts
 from pipeline.store.runs import load_run
 from pipeline.store.table import read_table
 from pipeline.tasks import TASKS
-from pipeline.training.job import Job, Which, labelled_images
+from pipeline.training.job import Job
 from pipeline.training.lessons import plan
+from pipeline.training.readable import labelled_images
+from pipeline.training.which import Which
 
 CONFIGS = {
     "b": 'base = "a"\nseed = 1\npairs = true\n[predict]\ntta = "hflip"\n',

@@ -20,7 +20,8 @@ from pipeline.preflight.rates import STEPS, learning_rate, range_test
 from pipeline.preflight.signals import Layer, flow
 from pipeline.preflight.start import first_loss, head_is_open
 from pipeline.store.files import write_json
-from pipeline.training.job import Job, Which
+from pipeline.training.job import Job
+from pipeline.training.which import Which
 
 # As many rows as a step sees, or nearly so: with one there is nothing to compare, and more may not fit.
 ROWS = (8, 64)

@@ -25,11 +25,13 @@ from pipeline.nets.objective import Objective
 from pipeline.store.files import Array
 from pipeline.training.feed import feed
 from pipeline.training.fold import fresh_network, goal_of
-from pipeline.training.job import Job, Which, labelled_images
+from pipeline.training.job import Job
 from pipeline.training.lessons import plan
 from pipeline.training.mask_fold import fresh_mask_network, mask_views
 from pipeline.training.mask_job import size_of
+from pipeline.training.readable import labelled_images
 from pipeline.training.sampling import Batches, Lessons, Views, collate
+from pipeline.training.which import Which
 
 Net = Network | MaskNetwork
 

@@ -23,7 +23,8 @@ from pipeline.store.shelves import as_parent, leaves, read_shelf, read_stage, re
 from pipeline.tasks import Task, task_of
 
 if TYPE_CHECKING:  # imports torch, which a run with nothing to do must not pay for
-    from pipeline.training.job import Job, Which
+    from pipeline.training.job import Job
+    from pipeline.training.which import Which
 
 log = logging.getLogger("pipeline.full")
 
@@ -119,8 +120,8 @@ def fit(job: Job, leaf: str, seed: int) -> Array:
     """Fit one model on all labelled rows, or find it fitted; return its test predictions (N P, or flat maps)."""
     from pipeline.store.tracking import track
     from pipeline.training.fold import fit_fold
-    from pipeline.training.job import Which
     from pipeline.training.weights import is_fitted
+    from pipeline.training.which import Which
 
     which = Which((), whole=f"{leaf.split('/')[-1]}-{seed}", target="test")
     shelf = which.files(job.files)
@@ -138,8 +139,8 @@ def predict_masks(job: Job, which: Which) -> None:
     from pipeline.nets.mask_nets import MaskNetwork
     from pipeline.store.table import TEST
     from pipeline.training.adapt import to_maps
-    from pipeline.training.job import readable
     from pipeline.training.mask_shelf import write_maps
+    from pipeline.training.readable import readable
     from pipeline.training.weights import fitted
 
     table, shelf = job.table, which.files(job.files)
@@ -155,8 +156,8 @@ def predict_rows(job: Job, which: Which) -> None:
     from pipeline.store.table import TEST
     from pipeline.training.adapt import to_rows
     from pipeline.training.inference import ready
-    from pipeline.training.job import every_image
     from pipeline.training.posthoc import predictor
+    from pipeline.training.readable import every_image
     from pipeline.training.shelf import look_twice
 
     table, shelf = job.table, which.files(job.files)

@@ -30,7 +30,8 @@ from pipeline.tasks import task_of
 
 if TYPE_CHECKING:  # both import torch, which a run with nothing to do must not pay for
     from pipeline.nets.machine import Machine
-    from pipeline.training.job import Job, Which
+    from pipeline.training.job import Job
+    from pipeline.training.which import Which
 
 log = logging.getLogger("pipeline.train")
 

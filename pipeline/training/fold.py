@@ -24,7 +24,7 @@ from pipeline.store.tracking import Tracker
 from pipeline.training.adversarial import attack_of
 from pipeline.training.auxiliary import widened
 from pipeline.training.engine import fit
-from pipeline.training.job import Job, Which, labelled_images, new_network
+from pipeline.training.job import Job, new_network
 from pipeline.training.layers import freeze_for
 from pipeline.training.lessons import Course, plan
 from pipeline.training.mask_fold import fit_masks
@@ -32,10 +32,12 @@ from pipeline.training.mask_job import NAME
 from pipeline.training.metric_learning import margined, tripled
 from pipeline.training.patches import count, cut, joined, of_images, patches_of, trust
 from pipeline.training.predict import scores
+from pipeline.training.readable import labelled_images
 from pipeline.training.semi import Adaptation
 from pipeline.training.unlabelled import Drawn, Pairs, unlabelled_of
 from pipeline.training.watch import Watch
 from pipeline.training.weights import save_weights, start_from
+from pipeline.training.which import Which
 
 log = logging.getLogger(__name__)
 

@@ -19,12 +19,14 @@ from pipeline.store.files import Array, digest, digest_bytes, digest_file, diges
 from pipeline.store.keys import own_code
 from pipeline.store.tracking import Tracker
 from pipeline.training.inference import ready
-from pipeline.training.job import Job, Which, every_image, labelled_images, new_network
+from pipeline.training.job import Job, new_network
 from pipeline.training.lessons import training_rows
 from pipeline.training.posthoc import adjusted
 from pipeline.training.predict import embed, views_of
+from pipeline.training.readable import every_image, labelled_images
 from pipeline.training.shelf import sign
 from pipeline.training.watch import Watch
+from pipeline.training.which import Which
 
 log = logging.getLogger(__name__)
 

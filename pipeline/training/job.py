@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +17,10 @@ from pipeline.nets.mask_nets import MaskNetwork
 from pipeline.nets.models import Network, build, outputs_of
 from pipeline.nets.normalize import by_group
 from pipeline.scoring.metrics import Metric
-from pipeline.store.artifacts import FoldFiles, RunFiles
+from pipeline.store.artifacts import RunFiles
 from pipeline.store.config import Competition
 from pipeline.store.errors import UserError, nearest, resolve
-from pipeline.store.files import Array, digest
+from pipeline.store.files import Array
 from pipeline.store.patches import has_background
 from pipeline.store.shift import Semi
 from pipeline.store.table import Table
@@ -32,48 +31,7 @@ from pipeline.training.mask_job import NAME, check_masks, new_mask_network, refu
 from pipeline.training.optim import OPTIMIZERS, SCHEDULES
 from pipeline.training.predict import TTA
 from pipeline.training.switches import check_norms, check_retrieval, check_switches
-
-Pictures = TypeVar("Pictures", Rows, Ragged)
-
-
-@dataclass(frozen=True)
-class Which:
-    """One model of a run: the folds it never trains on (two for a pair), its half of the pseudo-labels, its repeat.
-
-    One that trains on all labelled rows has a name instead, `whole`. `target` says what a model is adapted to that
-    learns from images without labels: those of its fold or of the test.
-    """
-
-    held_out: tuple[int, ...]
-    half: int | None = None
-    repeat: int = 0
-    whole: str | None = None
-    target: str = "fold"
-
-    def files(self, run: RunFiles) -> FoldFiles:
-        """Return its files."""
-        if self.whole is not None:
-            return run.whole(self.whole)
-        first, last, r = self.held_out[0], self.held_out[-1], self.repeat
-        shelf = run.fold(first, r) if first == last else run.pair(first, last, r)
-        shelf = shelf if self.half is None else shelf.half(self.half)
-        return shelf.for_test if self.target == "test" else shelf
-
-    @property
-    def title(self) -> str:
-        """Return its name for a person."""
-        if self.whole:
-            return f"all rows, {self.whole}"
-        name = f"repeat {self.repeat} " if self.repeat else ""
-        name += "fold " + "-".join(map(str, self.held_out))
-        name = name if self.half is None else f"{name} half {self.half}"
-        return f"{name} for test" if self.target == "test" else name
-
-    def seed(self, seed: int) -> int:
-        """Return its own seed."""
-        more = [self.whole] if self.whole else [] if self.half is None else [f"half{self.half}"]
-        more += [f"repeat{self.repeat}"] if self.repeat else []
-        return int(digest(str(seed), *map(str, self.held_out), *more)[:8], 16)
+from pipeline.training.which import Which
 
 
 @dataclass(frozen=True)
@@ -192,19 +150,6 @@ class Job:
         return cached_ragged(files, table.paths[rows], table.digests[rows], self.competition.images, table.sizes[rows])
 
 
-def every_image(job: Job, rows: Array, who: str = "test row") -> Rows:
-    """Return the images of rows that all need a prediction: an unreadable one is refused."""
-    return readable(job.images, rows, who)
-
-
-def readable(read: Callable[[Array], tuple[Pictures, dict[int, str]]], rows: Array, who: str = "test row") -> Pictures:
-    """Return the images that `read` gives of rows that all need one."""
-    images, unreadable = read(rows)
-    if unreadable:
-        raise UserError(f"{next(iter(unreadable.values()))}: every {who} needs a prediction; mend the file")
-    return images
-
-
 def check_names(job: Job) -> None:
     """Resolve every name of the config before anything is written or trained."""
     config, y = job.config, job.task.targets(job.table.y[job.table.scored])
@@ -291,25 +236,3 @@ def new_network(job: Job) -> Network:
         cosine=metric.scale if metric.loss == "arcface" else 0.0,
         show=metric.loss == "triplet",
     )
-
-
-def labelled_images(job: Job) -> tuple[Rows, dict[int, str]]:
-    """Return the images of the scored rows, then of the extra ones, and what is wrong with those allowed to be bad."""
-    return labelled(job, job.images)
-
-
-def labelled(job: Job, read: Callable[[Array], tuple[Pictures, dict[int, str]]]) -> tuple[Pictures, dict[int, str]]:
-    """Return what `read` gives of the scored rows, then of the extra ones, and what is wrong with bad ones."""
-    table = job.table
-    images, bad = read(table.scored)
-    if len(table.extra):
-        more, worse = read(table.extra)
-        bad |= {len(images) + row: why for row, why in worse.items()}
-        images = images.followed_by(more)
-    if bad and job.config.on_bad_image == "error":
-        row, why = next(iter(bad.items()))
-        raise UserError(
-            f"{why} (id {str(table.ids[table.labelled][row])!r}; {len(bad)} in all): mend it, drop its row, "
-            f'or set on_bad_image = "skip-train"'
-        )
-    return images, bad

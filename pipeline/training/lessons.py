@@ -21,10 +21,11 @@ from pipeline.store.imbalance import Sampling
 from pipeline.store.patches import has_background
 from pipeline.store.shelves import leaves
 from pipeline.training.balance import balanced, evened, looks, shows_of
-from pipeline.training.job import Job, Which
+from pipeline.training.job import Job
 from pipeline.training.patches import choosers, count, cut, patches_of, rejected
 from pipeline.training.sampling import Lessons
 from pipeline.training.weights import start_of
+from pipeline.training.which import Which
 
 NATURAL = Sampling()
 

@@ -25,14 +25,16 @@ from pipeline.training.adversarial import attack_of
 from pipeline.training.alarm import Alarm
 from pipeline.training.balance import balanced, evened, looks
 from pipeline.training.engine import fit
-from pipeline.training.job import Job, Which, labelled
+from pipeline.training.job import Job
 from pipeline.training.lessons import training_rows
 from pipeline.training.mask_job import look_of, mask_objective, new_mask_network, size_of, truth_of
 from pipeline.training.mask_lessons import MaskCourse, mask_course
 from pipeline.training.mask_predict import predicted
 from pipeline.training.mask_score import Scores
+from pipeline.training.readable import labelled
 from pipeline.training.sampling import Lessons
 from pipeline.training.weights import save_weights, start_from
+from pipeline.training.which import Which
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,10 @@ from pipeline.images.ragged import Ragged
 from pipeline.masks.maps import Maps, layout
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.files import Array, read_json, read_npy
-from pipeline.training.job import Job, Which
+from pipeline.training.job import Job
 from pipeline.training.lessons import named_rows, of_half
 from pipeline.training.sampling import Lessons
+from pipeline.training.which import Which
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,13 @@ from pipeline.store.files import Array, read_npy
 from pipeline.store.table import TEST, half_of
 from pipeline.store.tracking import Tracker
 from pipeline.training.adapt import to_maps
-from pipeline.training.job import Job, Which, readable
+from pipeline.training.job import Job
 from pipeline.training.mask_job import look_of, maps_layout
 from pipeline.training.mask_predict import stretches
 from pipeline.training.mask_score import stats_of
+from pipeline.training.readable import readable
 from pipeline.training.weights import fitted
+from pipeline.training.which import Which
 
 
 def predict_masks(job: Job, which: Which, tracker: Tracker) -> None:

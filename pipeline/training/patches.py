@@ -15,7 +15,8 @@ from pipeline.store.files import Array, read_npy
 from pipeline.tasks import Task
 
 if TYPE_CHECKING:
-    from pipeline.training.job import Job, Which
+    from pipeline.training.job import Job
+    from pipeline.training.which import Which
 
 # The share of the weight that a patch keeps of which nothing at all is known.
 LEAST = 1e-6

@@ -25,12 +25,14 @@ from pipeline.store.errors import resolve
 from pipeline.store.files import Array, read_npy
 from pipeline.store.imbalance import Sampling
 from pipeline.training.balance import balanced, shows_of
-from pipeline.training.job import Job, Which, labelled_images
+from pipeline.training.job import Job
 from pipeline.training.lessons import plan
 from pipeline.training.optim import OPTIMIZERS, factor, parameter_groups
 from pipeline.training.predict import scores
+from pipeline.training.readable import labelled_images
 from pipeline.training.sampling import Batches, Lessons
 from pipeline.training.weights import fitted_network
+from pipeline.training.which import Which
 
 PARITY = Sampling(balance="parity")
 LARGEST_SCALE = 100.0

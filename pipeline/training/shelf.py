@@ -21,14 +21,16 @@ from pipeline.store.table import TEST, half_of
 from pipeline.store.tracking import Tracker
 from pipeline.training.adapt import ready_for
 from pipeline.training.inference import ready
-from pipeline.training.job import Job, Which, every_image
+from pipeline.training.job import Job
 from pipeline.training.lessons import sources
 from pipeline.training.mask_job import NAME
 from pipeline.training.mask_shelf import join_mask_halves, predict_masks
 from pipeline.training.patches import cut, joined, patches_of, trust
 from pipeline.training.posthoc import predictor
 from pipeline.training.predict import embed, predict, through
+from pipeline.training.readable import every_image
 from pipeline.training.weights import header_of
+from pipeline.training.which import Which
 
 
 def predict_fold(job: Job, which: Which, tracker: Tracker) -> None:

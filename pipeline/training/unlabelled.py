@@ -12,8 +12,9 @@ from pipeline.images.augment import Augmenter, augmenter
 from pipeline.images.cache import Rows
 from pipeline.store.files import Array
 from pipeline.store.table import UNLABELLED
-from pipeline.training.job import Job, Which
+from pipeline.training.job import Job
 from pipeline.training.sampling import Views
+from pipeline.training.which import Which
 
 
 @dataclass(frozen=True)

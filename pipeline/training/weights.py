@@ -19,7 +19,8 @@ from pipeline.store.config import load_competition
 from pipeline.store.errors import UserError
 from pipeline.store.files import atomic, read_json
 from pipeline.store.roles import adapted_to_folds
-from pipeline.training.job import Job, Which, any_network, without_weights
+from pipeline.training.job import Job, any_network, without_weights
+from pipeline.training.which import Which
 
 log = logging.getLogger(__name__)
 # The parts of a network that answer what a competition asks, or read columns of its own.

@@ -30,7 +30,7 @@ from pipeline.training.cost import forget_peak, peak_memory
 from pipeline.training.fold import fit_fold
 from pipeline.training.frozen import fit_frozen
 from pipeline.training.inference import ready, with_inference
-from pipeline.training.job import Job, Which, check_names
+from pipeline.training.job import Job, check_names
 from pipeline.training.mask_job import extra_maps
 from pipeline.training.mask_shelf import write_maps
 from pipeline.training.patches import trust
@@ -38,6 +38,7 @@ from pipeline.training.posthoc import predictor
 from pipeline.training.probe import with_fastest
 from pipeline.training.shelf import join_halves, look_twice, predict_fold
 from pipeline.training.weights import choose_epochs, fitted, is_fitted
+from pipeline.training.which import Which
 from pipeline.trials.bench import BASE, Bench, Trial, Unit
 from pipeline.trials.fresh import only
 from pipeline.trials.pruning import Pruned, Referee, curve_of

@@ -16,9 +16,10 @@ from pipeline.store.artifacts import RunFiles
 from pipeline.store.tracking import Tracker
 from pipeline.tasks import TASKS
 from pipeline.training.fold import fit_fold
-from pipeline.training.job import Which, every_image
 from pipeline.training.predict import scores
+from pipeline.training.readable import every_image
 from pipeline.training.weights import fitted_network
+from pipeline.training.which import Which
 
 MINIATURES = ["test_resnet", "test_efficientnet", "test_convnext", "test_vit"]
 # Of each family the smallest where the name is free; all take images of 32 pixels.

@@ -5,7 +5,7 @@ from mask_house import make_masks
 
 from pipeline.preflight.material import material_of
 from pipeline.stages.check import pose
-from pipeline.training.job import Which
+from pipeline.training.which import Which
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from pipeline.preflight.material import material_of
 from pipeline.preflight.overfit import overfit
 from pipeline.stages.check import pose
 from pipeline.tasks import TASKS
-from pipeline.training.job import Which
+from pipeline.training.which import Which
 
 
 @given(st.integers(2, 4), st.integers(0, 10**6))

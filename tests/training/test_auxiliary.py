@@ -20,8 +20,8 @@ from pipeline.store.artifacts import RunFiles
 from pipeline.store.columns import Auxiliary
 from pipeline.store.errors import UserError
 from pipeline.training.auxiliary import Part, Widened, parts_of
-from pipeline.training.job import Which
 from pipeline.training.lessons import plan
+from pipeline.training.which import Which
 
 RNG = np.random.default_rng(0)
 N = 9
@@ -127,7 +127,7 @@ def test_columns_reach_the_table_and_the_loss(aged):
 
 def test_numbers_are_in_units_of_the_rows_that_are_trained_on(aged):
     from pipeline.training import fold
-    from pipeline.training.job import labelled_images
+    from pipeline.training.readable import labelled_images
 
     job, which = job_of("toy/n"), Which((1,))
     course = plan(job, which, *labelled_images(job))

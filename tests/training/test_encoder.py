@@ -24,8 +24,8 @@ from pipeline.store.runs import load_run
 from pipeline.store.table import read_table
 from pipeline.training import encoder as encoding
 from pipeline.training.encoder import encode
-from pipeline.training.job import Which
 from pipeline.training.weights import save_weights
+from pipeline.training.which import Which
 
 SECTION = '[{}.encoder]\nname = "test_vit"\nweights = "{}"\nsize = 32\n'
 

@@ -17,8 +17,8 @@ from pipeline.store.keys import read_table_facts, train_keys
 from pipeline.store.runs import load_run
 from pipeline.store.tracking import Tracker
 from pipeline.training import fold
-from pipeline.training.job import Which
 from pipeline.training.layers import freeze_for
+from pipeline.training.which import Which
 
 
 class Caught(Exception):

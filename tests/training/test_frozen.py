@@ -13,7 +13,7 @@ from pipeline.store.artifacts import CompetitionFiles, RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import read_json
 from pipeline.training import frozen
-from pipeline.training.job import labelled_images
+from pipeline.training.readable import labelled_images
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,10 @@ from pipeline.store.files import read_npy
 from pipeline.store.tracking import Tracker
 from pipeline.tasks import TASKS
 from pipeline.training.fold import fit_fold
-from pipeline.training.job import Which
 from pipeline.training.predict import predict
 from pipeline.training.probe import fastest, images_per_second
 from pipeline.training.shelf import predict_fold
+from pipeline.training.which import Which
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 WAYS = [{}, {"ema": 0.9, "mixup": 1.0}, {"swa": 0.3, "accumulate": 2, "optimizer": "sgd", "clip": 1.0},

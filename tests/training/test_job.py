@@ -7,35 +7,9 @@ import pytest
 from house import make_competition, prepare, stage, write
 from school import job_of
 
-from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
-from pipeline.store.files import digest
-from pipeline.training.job import Which, check_names, labelled_images, new_network, without_weights
-
-FILES = RunFiles("toy/a")
-
-
-@pytest.mark.parametrize("which, folder, title", [
-    (Which((2,)), "fold2", "fold 2"),
-    (Which((0,), 1), "fold0/half1", "fold 0 half 1"),
-    (Which((1, 2)), "pair1-2", "fold 1-2"),
-    (Which((2,), repeat=1), "repeat1/fold2", "repeat 1 fold 2"),
-    (Which((0,), 1, 2), "repeat2/fold0/half1", "repeat 2 fold 0 half 1"),
-    (Which((2, 1), repeat=1), "repeat1/pair1-2", "repeat 1 fold 2-1"),
-])  # fmt: skip
-def test_every_model_has_its_place_and_its_name(which, folder, title):
-    assert str(which.files(FILES).folder) == f"runs/toy/a/{folder}"
-    assert which.title == title
-
-
-def test_every_model_has_its_own_seed():
-    assert Which((1,)).seed(7) == int(digest("7", "1")[:8], 16)  # as it always was: shelves stay what they are
-    models = [Which((k,), half) for k in range(12) for half in (None, 0, 1)]
-    models += [Which((j, k)) for k in range(12) for j in range(k)]
-    models += [replace(which, repeat=r) for which in models for r in (1, 2, 11)]
-    seeds = [which.seed(seed) for which in models for seed in (0, 1)]
-    assert len(set(seeds)) == len(seeds)
-    assert 0 <= min(seeds) <= max(seeds) < 2**32
+from pipeline.training.job import check_names, new_network, without_weights
+from pipeline.training.which import Which
 
 
 def test_the_models_of_a_run(school):
@@ -148,25 +122,3 @@ def test_pretrained_weights_are_not_fetched_to_look_at_a_network(school):
     assert without_weights(job).config.model.weights == "none"
     assert without_weights(job).config.model.name == "resnet18"
     assert job.config.model.weights == "pretrained"
-
-
-def test_unreadable_images(school):
-    job = job_of("toy/a")
-    first = job.table.ids[job.table.scored][0]
-    for path in (school / "cache/toy/images").glob("*.json"):
-        path.write_text("[0]")
-    from pipeline.images import cache as images
-    from pipeline.images.decode import BadImage
-
-    def cannot(path, *args):
-        raise BadImage("no end")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "load", cannot)
-        with pytest.raises(UserError, match=f"no end .id '{first}'; 1 in all.*on_bad_image"):
-            labelled_images(job)
-        write("n", 'base = "a"\non_bad_image = "skip-train"\n')
-        array, bad = labelled_images(job_of("toy/n"))
-    assert list(bad) == [0]
-    assert array[np.arange(60)].shape == (60, 12, 12, 1)
-    assert array[0].dtype == np.uint8

@@ -11,8 +11,8 @@ from pipeline.store.artifacts import CompetitionFiles, RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.files import digest_file, read_json, write_json
 from pipeline.store.table import half_of
-from pipeline.training.job import Which
 from pipeline.training.lessons import plan, teacher_says
+from pipeline.training.which import Which
 
 ROWS, TEST, C = 60, 24, 4
 

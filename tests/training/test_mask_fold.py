@@ -17,11 +17,12 @@ from pipeline.store.files import read_npy
 from pipeline.store.tracking import Tracker
 from pipeline.training import engine
 from pipeline.training.fold import fit_fold
-from pipeline.training.job import Which, check_names
+from pipeline.training.job import check_names
 from pipeline.training.mask_fold import lessons_of, measured
 from pipeline.training.mask_job import maps_layout, truth_of
 from pipeline.training.shelf import predict_fold
 from pipeline.training.weights import choose_epochs, fitted, header_of
+from pipeline.training.which import Which
 
 WHICH = Which((1,))
 EVERYTHING = (

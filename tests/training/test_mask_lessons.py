@@ -17,12 +17,13 @@ from pipeline.store.files import read_json, read_npy, write_json
 from pipeline.store.table import half_of
 from pipeline.store.tracking import Tracker
 from pipeline.training.fold import fit_fold
-from pipeline.training.job import Which, check_names
+from pipeline.training.job import check_names
 from pipeline.training.mask_fold import lessons_of
 from pipeline.training.mask_job import maps_layout
 from pipeline.training.mask_lessons import mask_course
 from pipeline.training.sampling import Batches
 from pipeline.training.shelf import join_halves, predict_fold
+from pipeline.training.which import Which
 
 STUDENT = "[student]\nshare = 0.25\n"
 

@@ -9,11 +9,11 @@ from pipeline.store.errors import UserError
 from pipeline.store.files import read_npy
 from pipeline.store.tracking import Tracker
 from pipeline.training.fold import fit_fold
-from pipeline.training.job import Which
 from pipeline.training.mask_job import look_of, maps_layout
 from pipeline.training.mask_predict import predicted
 from pipeline.training.mask_shelf import predict_masks
 from pipeline.training.weights import fitted
+from pipeline.training.which import Which
 
 WHICH = Which((0,))
 

@@ -23,11 +23,12 @@ from pipeline.store.artifacts import RunFiles
 from pipeline.store.imbalance import Sampling
 from pipeline.training.balance import balanced
 from pipeline.training.fold import fresh_network
-from pipeline.training.job import Which, labelled_images
 from pipeline.training.lessons import plan
 from pipeline.training.metric_learning import Margined, Tripled, add_margin, batch_hard
+from pipeline.training.readable import labelled_images
 from pipeline.training.sampling import Batches, Lessons
 from pipeline.training.watch import Watch
+from pipeline.training.which import Which
 
 RNG = np.random.default_rng(0)
 

@@ -22,8 +22,8 @@ from pipeline.store.errors import UserError
 from pipeline.store.patches import Patches, shown, starts
 from pipeline.store.train import Train
 from pipeline.tasks import TASKS
-from pipeline.training.job import every_image
 from pipeline.training.patches import confidence, joined, of_images, of_truth, surest
+from pipeline.training.readable import every_image
 from pipeline.training.shelf import embedded
 from pipeline.training.weights import fitted_network
 

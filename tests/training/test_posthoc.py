@@ -19,9 +19,10 @@ from pipeline.store.artifacts import RunFiles
 from pipeline.store.keys import read_table_facts, train_keys
 from pipeline.tasks import TASKS
 from pipeline.training import posthoc
-from pipeline.training.job import Which, labelled_images
 from pipeline.training.posthoc import nearest_mean, normalise, predictor
+from pipeline.training.readable import labelled_images
 from pipeline.training.weights import fitted_network
+from pipeline.training.which import Which
 
 RNG = np.random.default_rng(0)
 

@@ -25,11 +25,11 @@ from pipeline.store.errors import UserError
 from pipeline.store.files import read_json, write_json
 from pipeline.store.shift import Semi
 from pipeline.tasks import TASKS
-from pipeline.training.job import Which
 from pipeline.training.layers import norms_of
 from pipeline.training.semi import METHODS, Adaptation, ramp
 from pipeline.training.unlabelled import Drawn, Pairs
 from pipeline.training.weights import header_of, start_of
+from pipeline.training.which import Which
 
 CPU = Machine("cpu", "fp32", 1)
 NET = ["mean_teacher", "fixmatch", "mmt"]

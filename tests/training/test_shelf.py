@@ -19,8 +19,9 @@ from pipeline.store.files import digest, digest_file
 from pipeline.store.receipts import fresh
 from pipeline.store.table import half_of
 from pipeline.store.tracking import Tracker
-from pipeline.training.job import Which, new_network
+from pipeline.training.job import new_network
 from pipeline.training.watch import Watch
+from pipeline.training.which import Which
 
 SINGLE = [Which((k,)) for k in range(3)]
 PAIRS = [Which((0, 1)), Which((0, 2)), Which((1, 2))]

@@ -18,8 +18,9 @@ from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
 from pipeline.store.keys import read_table_facts
 from pipeline.store.table import read_table
-from pipeline.training.job import Which, new_network
+from pipeline.training.job import new_network
 from pipeline.training.weights import start_from, start_of
+from pipeline.training.which import Which
 
 
 def other(root, rename=(), groups=None, column="patient"):

@@ -10,8 +10,9 @@ from school import job_of
 from pipeline.images.augment import augmenter
 from pipeline.images.cache import Rows
 from pipeline.store.files import digest
-from pipeline.training.job import Which, labelled_images
+from pipeline.training.readable import labelled_images
 from pipeline.training.unlabelled import Drawn, Pairs, unlabelled_of
+from pipeline.training.which import Which
 
 
 @settings(deadline=None)

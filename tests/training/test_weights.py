@@ -13,8 +13,9 @@ from school import job_of, receipt, stage
 
 from pipeline.store.artifacts import RunFiles
 from pipeline.store.errors import UserError
-from pipeline.training.job import Which, new_network
+from pipeline.training.job import new_network
 from pipeline.training.weights import choose_epochs, curve, header_of, is_fitted, save_weights, start_from
+from pipeline.training.which import Which
 
 
 def test_header_is_read_without_torch(school):
