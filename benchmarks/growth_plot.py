@@ -10,16 +10,17 @@ Line = list[tuple[float, float]]
 
 def draw(panels: dict[str, dict[str, Line]]) -> str:
     """Return the SVG of panels side by side, two in a row: title -> stage -> points."""
-    rows = -(-len(panels) // 2)
+    rows, names = -(-len(panels) // 2), dict.fromkeys(name for lines in panels.values() for name in lines)
+    colours = dict(zip(names, COLOURS, strict=False))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{rows * HEIGHT}" font-family="sans-serif" font-size="11">'
     parts = [head, '<rect width="100%" height="100%" fill="white"/>']
     for number, (title, lines) in enumerate(panels.items()):
         parts.append(f'<g transform="translate({number % 2 * WIDTH},{number // 2 * HEIGHT})">')
-        parts += [*panel(title, lines), "</g>"]
+        parts += [*panel(title, lines, colours), "</g>"]
     return "\n".join([*parts, "</svg>", ""])
 
 
-def panel(title: str, lines: dict[str, Line]) -> Iterator[str]:
+def panel(title: str, lines: dict[str, Line], colours: dict[str, str]) -> Iterator[str]:
     """Yield one panel: decades as a grid, slope 1 as a dashed line, every stage with its slope over the last step."""
     xs, ys = ([p[i] for points in lines.values() for p in points] for i in (0, 1))
     left, right, low, high = (
@@ -46,7 +47,8 @@ def panel(title: str, lines: dict[str, Line]) -> Iterator[str]:
     one = f'x1="{x(left):.1f}" y1="{y(low):.1f}" x2="{x(left * end / low):.1f}" y2="{y(end):.1f}"'
     yield f'<line {one} stroke="#999" stroke-dasharray="4 4"/>'
     taken: list[float] = []
-    for colour, (name, points) in zip(COLOURS, sorted(lines.items(), key=lambda line: -line[1][-1][1]), strict=False):
+    for name, points in sorted(lines.items(), key=lambda line: -line[1][-1][1]):
+        colour = colours[name]
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
         yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
         at = max([y(points[-1][1]), *(other + 12 for other in taken[-1:])])
