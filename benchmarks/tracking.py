@@ -19,7 +19,7 @@ STEPS, EPOCHS = 100, 20
 def rows() -> Iterator[Row]:
     from pipeline.store.artifacts import RunFiles
     from pipeline.store.tracking import track
-    from pipeline.training.engine import _write_log
+    from pipeline.training.checkpoint import write_log
 
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -31,7 +31,7 @@ def rows() -> Iterator[Row]:
                 for epoch in range(EPOCHS):
                     numbers = torch.stack(losses).tolist()
                     entry = {"epoch": epoch, "step": (epoch + 1) * STEPS, "train_loss": sum(numbers) / STEPS}
-                    _write_log(Path("log.jsonl"), entry, numbers)
+                    write_log(Path("log.jsonl"), entry, numbers)
                     tracker.log(entry)
 
             def theirs() -> None:

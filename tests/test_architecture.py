@@ -116,6 +116,20 @@ def test_tests_mirror_the_pipeline():
             assert list((ROOT / "tests" / room_name).glob(f"test_*{path.name}")), path
 
 
+def test_benchmarks_import_what_is_there():
+    """No test runs them, so a name that has moved would be found out by a person."""
+    for script in (ROOT / "benchmarks").glob("*.py"):
+        for node in ast.walk(ast.parse(script.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline."):
+                module = (ROOT / node.module.replace(".", "/")).with_suffix(".py")
+                source = (module if module.exists() else module.with_suffix("") / "__init__.py").read_text()
+                for name in node.names:
+                    there = (module.with_suffix("") / f"{name.name}.py").exists()
+                    assert there or re.search(rf"\b{name.name}\b", source), (
+                        f"{script.name}: {node.module} has no {name.name}"
+                    )
+
+
 def test_constraints_name_every_dependency_and_no_host():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
