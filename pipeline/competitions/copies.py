@@ -61,36 +61,35 @@ def small_pictures(data: Path, paths: Array, channel: list[str] | None) -> Array
 
 def find_alike(
     config: Competition, data: Path, paths: Array, digests: Array, encode: Encode | None
-) -> tuple[Array, Array]:
-    """Return a key (N, text; "": none) that near copies and look-alikes share, and what rows look like (N D).
+) -> tuple[Array, Array, Array]:
+    """Return a key (N, text; "": none) that near copies and look-alikes share, what rows look like (N D), their tones.
 
-    That is what `encode` says, or small pictures; D is 0 where nobody asks.
+    Looks are what `encode` says, or small pictures; tones (N S) the brightness and contrast of channels, which these
+    may leave out. D and S are 0 where nobody asks.
     """
-    folds, channel = config.folds, config.images.channel
+    folds, channel, like = config.folds, config.images.channel, config.folds.holdout_like == "test"
     near, x = find_near(data, paths, channel, folds.near), np.zeros((len(paths), 0), np.float32)
-    if folds.alike or folds.clusters or folds.holdout_like == "test":
-        x = encode(paths, digests) if encode else clusters.embed(small_pictures(data, paths, channel))
+    tones, asked = x, folds.alike or folds.clusters or like
+    if asked and encode:
+        x = encode(paths, digests)
+    if like or (asked and not encode):
+        small = small_pictures(data, paths, channel)
+        x = x if encode else clusters.embed(small)
+        tones = np.concatenate([small.mean((2, 3)), small.std((2, 3))], 1).reshape(len(small), -1)
     if folds.alike:
         numbers = clusters.alike(x, folds.alike)
         kin = np.where(numbers < 0, "", numbers.astype(str))
         near = np.where((near == "") & (kin == ""), "", union(near, kin).astype(str))
-    return near, x
+    return near, x, tones
 
 
-def like_test(
-    config: Competition, data: Path, paths: Array, x: Array, train: Array, test: Array, units: Array
-) -> Array:
-    """Return how much the labelled rows (a mask, with their units) look like test rows (a mask).
-
-    By what rows look like (`x`: N D), and by brightness and contrast, which that may leave out.
-    """
+def like_test(x: Array, tones: Array, train: Array, test: Array, units: Array, seed: int) -> Array:
+    """Return how much the labelled rows (a mask, with their units) look like test rows (a mask), see `find_alike`."""
     if test.sum() < 2:
         raise UserError('folds.holdout_like = "test" needs test rows, and there are none: take it out')
     rows = np.r_[np.flatnonzero(train), np.flatnonzero(test)]
-    small = small_pictures(data, paths[rows], config.images.channel)
-    statistics = np.concatenate([small.mean((2, 3)), small.std((2, 3))], 1).reshape(len(small), -1)
     whole = np.r_[units, units.max() + 1 + np.arange(test.sum())]
-    return likeness(x[rows], statistics, test[rows], whole, config.folds.seed)[: len(units)]
+    return likeness(x[rows], tones[rows], test[rows], whole, seed)[: len(units)]
 
 
 def with_clusters(strata: Array, x: Array, count: int, seed: int) -> Array:

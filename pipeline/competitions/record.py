@@ -44,7 +44,7 @@ def build(
     y = task.harden(task.targets(raw.y[train]))
     channel = config.images.channel
     digests = hash_images(files.data, raw.paths, channel)
-    near, looks = find_alike(config, files.data, raw.paths, digests, encode)
+    near, looks, tones = find_alike(config, files.data, raw.paths, digests, encode)
     wanted = {
         "folds": config.folds.model_dump(),
         "group": config.group and config.group.model_dump(),
@@ -61,7 +61,7 @@ def build(
     )
     like = None
     if config.folds.holdout_like == "test" and known is None:
-        like = like_test(config, files.data, raw.paths, looks, raw.train, raw.codes == TEST, units)
+        like = like_test(looks, tones, raw.train, raw.codes == TEST, units, config.folds.seed)
     method, folds = known or split(config, raw, strata, units, files.data, like)
     held, names = folds[:, 0] == HOLDOUT, stratum_names(task, sized, raw.classes, config.folds.bins)
     names += [f"cluster {c}" for c in range(strata.shape[1] - len(names))]

@@ -189,33 +189,26 @@ def scored_views(job: Job, source: Source, oof: Array) -> Callable[[int | None],
     return lambda k: plain if k is None else strict[k]
 
 
-def shift_of_images(job: Trained) -> Shift:
-    """Return how far the test images are from the scored ones before anything is trained."""
+def compare(job: Job, statistics: Array, embedded: bool) -> Shift:
+    """Return how far the test rows are from the scored ones, `embedded`: inside the models of the first leaf."""
+    leaf = RunFiles(next(iter(job.leaves)))
+    shelves = [leaf.fold(k).embeddings for k in job.parent["folds"]]
+    embedded &= all(path.exists() for path in shelves)
+    return shift_of(job, statistics, [read_npy(path) for path in shelves] if embedded else None)
+
+
+def shift_of(job: Job | Trained, statistics: Array, embeddings: list[Array] | None = None) -> Shift:
+    """Return how far the test rows are from the scored ones, by `statistics_of` and the embeddings of each fold."""
     from pipeline.forecast.shift import adversarial
     from pipeline.scoring.features import statistic_names
     from pipeline.store.table import TEST
 
-    table, size = job.table, job.config.image.size
-    end = len(table.scored) + int((table.folds == TEST).sum())
-    statistics = statistics_of(job, [size, size] if isinstance(size, int) else size)[:end]
-    units = np.concatenate([table.units[table.scored], table.units[table.test]])[:end]
+    table = job.table
+    end = len(table.scored) + int((table.folds == TEST).sum())  # then come images that are in no table
+    units = None if table.group is None else table.units[np.concatenate([table.scored, table.test])][:end]
     names = statistic_names(job.competition.images.width * job.competition.images.views)
-    return adversarial(None, table.folds[table.scored], statistics, names, units, job.config.seed)
-
-
-def compare(job: Job, statistics: Array, embedded: bool) -> Shift:
-    """Return how far the test rows are from the scored ones, `embedded`: inside the models of the first leaf."""
-    from pipeline.forecast.shift import adversarial
-    from pipeline.scoring.features import statistic_names
-
-    table, folds, leaf = job.table, job.problem.folds, RunFiles(next(iter(job.leaves)))
-    end = len(folds) + job.submitted
-    shelves = [leaf.fold(k).embeddings for k in job.parent["folds"]]
-    embedded &= all(path.exists() for path in shelves)
-    embeddings = [read_npy(path)[:end] for path in shelves] if embedded else None
-    units = None if job.problem.group is None else table.units[job.rows][:end]
-    names = statistic_names(job.competition.images.width * job.competition.images.views)
-    return adversarial(embeddings, folds, statistics[:end], names, units, job.config.seed)
+    seen = None if embeddings is None else [part[:end] for part in embeddings]
+    return adversarial(seen, table.folds[table.scored], statistics[:end], names, units, job.config.seed)
 
 
 def past_of(job: Job) -> list[Submission]:

@@ -55,7 +55,7 @@ def near_between(ours: str, here: Table, theirs: str, there: Table) -> tuple[Arr
 def refuse_near_copies(other: str, files: RunFiles) -> None:
     """Refuse a run of another competition that learnt from near copies of images which are scored here."""
     theirs, ours = RunFiles(other).competition, files.competition
-    if theirs == ours:
+    if theirs == ours or not load_competition(ours.name).folds.near:
         return
     here, there = (read_table(each, read_table_facts(each)) for each in (ours, theirs))
     mine, known = near_between(ours.name, here, theirs.name, there)

@@ -118,6 +118,11 @@ def too_near(order: Array, folds: Array, gap: float) -> Array:
     return np.array([" ".join(map(str, codes[row])) for row in near])
 
 
+def fewest_learnt(folds: Array) -> int:
+    """Return how many of the scored rows (their folds: N) the model of the largest fold trains on."""
+    return len(folds) - int(np.unique(folds, return_counts=True)[1].max())
+
+
 def balance(strata: Any, folds: Array, names: list[str]) -> dict[str, list[int]]:
     """Return stratum -> rows in each fold."""
     rows = np.arange(len(folds))

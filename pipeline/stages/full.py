@@ -110,8 +110,9 @@ def pose(files: RunFiles, leaf: str, receipt: dict[str, Any], facts: dict[str, A
     machine.prepare()
     fitted = digest_json(["full", receipt["fit_hash"]])
     predicted = digest_json(["full", receipt["predict_hash"]])
-    how = machine, fitted, predicted
-    job = Job(files, config, competition, table, metric, *how, unshifted=receipt["unshifted"])
+    job = Job(
+        files, config, competition, table, metric, machine, fitted, predicted, unshifted=receipt["unshifted"]
+    )  # fmt: skip
     check_names(job)
     return job
 

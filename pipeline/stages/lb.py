@@ -85,7 +85,9 @@ def run(args: argparse.Namespace) -> None:
 
 def refuse_too_many(files: RunFiles, neighbours: int, folds: Array) -> None:
     """Refuse a vote of more neighbours than the rows that a model of these folds (N) learnt."""
-    rows = len(folds) - int(np.unique(folds, return_counts=True)[1].max())
+    from pipeline.scoring.split import fewest_learnt
+
+    rows = fewest_learnt(folds)
     if neighbours > rows:
         raise UserError(f"{files.config}: neighbours = {neighbours}: a model trains on {rows} rows: lower it")
 

@@ -88,13 +88,16 @@ def pose(
 
 
 def where_shifted(job: Job) -> Job:
-    """Return the job without `[semi]` where that waits for a shift of the test images and none is shown."""
+    """Return the job without `[semi]` where that waits for a shift of the test images and none is shown; asked once."""
     if job.semi.method == "none" or job.semi.when == "always":
         return job
+    known = read_json(job.files.state) if job.files.state.exists() else {}
+    if known.get("fit_hash") == job.fit_key and "unshifted" in known:
+        return replace(job, unshifted=known["unshifted"])
     from pipeline.forecast.shift import SHOWN
-    from pipeline.forecast.sources import shift_of_images
+    from pipeline.forecast.sources import shift_of, statistics_of
 
-    shift = shift_of_images(job)
+    shift = shift_of(job, statistics_of(job, job.size))
     seen = f"AUC {shift.auc:.3f} ({shift.low:.3f} .. {shift.high:.3f}), permutation p {shift.p:.3f}"
     verdict = "a shift: models are adapted" if shift.p < SHOWN else "no shift shown: no model is adapted"
     log.info('%s: semi.when = "shifted": test against scored images %s: %s', job.files.run, seen, verdict)
@@ -140,7 +143,8 @@ def fit_and_predict(job: Job) -> None:
     need = rows * len(job.models) * (width * 4 + 1024)
     need += rows // 2 * len(job.models) * (per_image(job) - 1) * width * 4
     require_space(files.folder, need, "the predictions and features of the run")
-    state = {"fold_map": table.fold_map(), "fit_hash": job.fit_key, "machine": asdict(job.machine)}
+    chosen = {"machine": asdict(job.machine), "unshifted": job.unshifted}
+    state = {"fold_map": table.fold_map(), "fit_hash": job.fit_key, **chosen}
     write_json(files.state, state)
     if job.semi.method != "none":
         log.info("%s: of each fold a second model is adapted to the test images: twice the time", files.run)

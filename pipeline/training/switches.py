@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from pipeline.scoring.split import fewest_learnt
 from pipeline.store.errors import UserError, nearest
 from pipeline.store.metric_learning import MetricLearning
 from pipeline.tasks import refuse_several
@@ -97,17 +98,11 @@ def check_metric_learning(job: Job) -> None:
 
 def check_retrieval(job: Job, width: int) -> None:
     """Refuse more neighbours than training rows, and principal components than them or features (`width`)."""
-    how, rows, where = job.config.retrieval, fewest_rows(job), job.files.config
+    how, rows, where = job.config.retrieval, fewest_learnt(job.table.folds[job.table.scored]), job.files.config
     if how.k > rows:
         raise UserError(f"{where}: retrieval.k = {how.k}: a model trains on {rows} rows: lower it")
     if how.pca > (most := min(width, rows - 1)):
         raise UserError(f"{where}: retrieval.pca = {how.pca}: a model has {most} components at most: lower it")
-
-
-def fewest_rows(job: Job) -> int:
-    """Return how many scored rows the model of the largest fold leaves in."""
-    folds = job.table.folds[job.table.scored]
-    return min(int((folds != k).sum()) for k in job.folds)
 
 
 def check_sampling(job: Job) -> None:
@@ -115,7 +110,8 @@ def check_sampling(job: Job) -> None:
     how, where = job.config.sampling, job.files.config
     if how.synthetic == "smote" and find_spec("imblearn") is None:
         raise UserError(f'{where}: sampling.synthetic = "smote" needs imbalanced-learn: pip install imbalanced-learn')
-    if how.balance == "clusters" and how.clusters > (rows := fewest_rows(job)):
+    rows = fewest_learnt(job.table.folds[job.table.scored])
+    if how.balance == "clusters" and how.clusters > rows:
         raise UserError(f"{where}: sampling.clusters = {how.clusters}: a model trains on {rows} rows: lower it")
     of_classes = [n for n in ("balance", "repeat", "synthetic") if getattr(how, n) not in ("none", {}, "clusters")]
     for name in of_classes:

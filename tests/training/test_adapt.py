@@ -127,14 +127,19 @@ def audited(run):
     return audit(run, refit)
 
 
-def test_a_fold_does_not_change_what_is_said_of_test(house):
-    """Neither do test rows change what is said of a fold: each is adapted to by itself."""
+def posed(house, lines):
+    """Return the job of a run, its untrained network and the pictures of the scored rows."""
     make_competition(house, "binary")
     prepare()
-    write("n", 'base = "a"\n[predict]\nbn = "blend"\nbatch_size = 7\n')
+    write("n", f'base = "a"\n{lines}\n')
     job = job_of("toy/n")
     torch.manual_seed(0)
-    network, (pictures, _) = new_network(job), job.images(job.table.scored)
+    return job, new_network(job), job.images(job.table.scored)[0]
+
+
+def test_a_fold_does_not_change_what_is_said_of_test(house):
+    """Neither do test rows change what is said of a fold: each is adapted to by itself."""
+    job, network, pictures = posed(house, '[predict]\nbn = "blend"\nbatch_size = 7')
     one, two, same = (
         [norm.running_mean for norm in norms_of(to_rows(job, network, pictures, np.array(rows)))]
         for rows in (range(10), range(20), range(10))
@@ -150,12 +155,9 @@ def test_a_fold_does_not_change_what_is_said_of_test(house):
 
 def test_statistics_are_of_the_patches_of_the_images(house):
     """Of all of them, of images that are adapted to and of no other; an image counts once against the prior."""
-    make_competition(house, "binary")
-    prepare()
-    write("n", 'base = "a"\npredict.bn = "blend"\npredict.bn_prior = 10\n[patches]\nsize = 6\nstride = 3\n')
-    job = job_of("toy/n")
-    torch.manual_seed(0)
-    network, (pictures, _) = new_network(job), job.images(job.table.scored)
+    job, network, pictures = posed(
+        house, 'predict.bn = "blend"\npredict.bn_prior = 10\n[patches]\nsize = 6\nstride = 3'
+    )
     rows, corners = np.array([3, 7, 8, 20, 41]), [(top, left) for top in (0, 3, 6) for left in (0, 3, 6)]
     seen = [pictures[rows][:, top : top + 6, left : left + 6] for top, left in corners]
     shown = torch.from_numpy(np.concatenate(seen)).permute(0, 3, 1, 2)
